@@ -1,0 +1,53 @@
+"""Errors the user can act on. Imports nothing.
+
+Every message says what is wrong, where (file, column, key, config path) and what mends it.
+``exit_code`` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+
+class SparkDbpError(Exception):
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong and where.
+    mend : str, optional
+        What the user can do about it.
+
+    Examples
+    --------
+    >>> str(InputError("table has no rows", mend="check input.path"))
+    'table has no rows\\n  to mend it: check input.path'
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        self.what = what
+        self.mend = mend
+        super().__init__(what + (f"\n  to mend it: {mend}" if mend else ""))
+
+
+class ConfigError(SparkDbpError):
+    """The configuration or the command line is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class InputError(SparkDbpError):
+    """The input data is refused (exit code 3)."""
+
+    exit_code = 3
+
+
+class InfeasibleError(InputError):
+    """The quotas asked for cannot be met by the rows there are (exit code 3)."""
+
+
+class ConflictError(SparkDbpError):
+    """The run directory is locked by, or in conflict with, another run (exit code 4)."""
+
+    exit_code = 4

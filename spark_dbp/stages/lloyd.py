@@ -1,0 +1,174 @@
+"""Spherical k-means on an array that fits in memory. Imports numpy and `geometry` only.
+
+The Spark stage (`kmeans`) draws the training sample; this module fits it. Sums of vectors are exact
+(see `geometry`), so the centroids do not depend on the order of addition, threads or machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_dbp.geometry import NearestCentroid, unit_rows
+
+_GATHER_BYTES = 4 << 20
+# A sample this near its centroid is that centroid up to rounding: a second cluster there stays empty.
+_COINCIDENT = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one pass over the training vectors found.
+
+    Attributes
+    ----------
+    objective : float
+        Mean ``1 - cos`` to the nearest centroid before the update.
+    n_moved : int
+        Vectors whose cluster changed.
+    n_reseeded : int
+        Empty clusters that were given a new centroid.
+    """
+
+    objective: float
+    n_moved: int
+    n_reseeded: int
+
+
+@dataclass
+class LloydResult:
+    """Centroids (k, dim) float32 and the history of the fit."""
+
+    centroids: npt.NDArray[np.float32]
+    history: list[Iteration] = field(default_factory=list)
+
+
+def spherical_kmeans(
+    vectors: npt.NDArray[np.float32],
+    n_clusters: int,
+    n_iter: int,
+    on_iteration: Callable[[int, Iteration], None] | None = None,
+) -> LloydResult:
+    """Fit spherical k-means with Lloyd's iterations.
+
+    The first `n_clusters` distinct vectors start as centroids (the caller orders the vectors by hash,
+    so these are a random sample). Stops early when no vector changes its cluster.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dim)
+        Unit norm, on the grid.
+    n_clusters : int
+        At most n.
+    n_iter : int
+        At most this many iterations.
+    on_iteration : callable, optional
+        Called with the iteration number (from 1) and its `Iteration`.
+
+    Returns
+    -------
+    LloydResult
+        With fewer distinct vectors than clusters, the last centroids repeat the first vector; since
+        ties go to the lowest index their clusters stay empty.
+
+    Examples
+    --------
+    >>> vectors, _ = unit_rows(np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]))
+    >>> np.round(spherical_kmeans(vectors, 2, 10).centroids, 2).tolist()
+    [[0.05000000074505806, 1.0], [1.0, 0.05000000074505806]]
+    """
+    centroids = vectors[_first_distinct(vectors, n_clusters)].copy()
+    result = LloydResult(centroids)
+    labels = np.full(len(vectors), -1, dtype=np.int32)
+    sums = np.zeros((n_clusters, vectors.shape[1]))
+    counts = np.zeros(n_clusters, dtype=np.int64)
+    for number in range(1, n_iter + 1):
+        nearest = NearestCentroid(result.centroids)
+        new_labels, similarity = nearest.labels(vectors)
+        moved = np.flatnonzero(new_labels != labels)
+        objective = 1.0 - float(similarity.mean(dtype=np.float64))
+        # Only what moved changes the sums; being exact they do not drift.
+        left, joined = moved[labels[moved] >= 0], moved
+        _add_rows(sums, counts, vectors, left, labels[left], sign=-1)
+        _add_rows(sums, counts, vectors, joined, new_labels[joined], sign=1)
+        labels = new_labels
+        n_reseeded = _reseed_empty(sums, counts, vectors, labels, nearest)
+        has_direction = (counts > 0) & (np.abs(sums).max(axis=1) > 0)
+        result.centroids = result.centroids.copy()
+        result.centroids[has_direction] = unit_rows(sums[has_direction])[0]
+        result.history.append(Iteration(objective, len(moved), n_reseeded))
+        if on_iteration is not None:
+            on_iteration(number, result.history[-1])
+        if len(moved) == 0 and n_reseeded == 0:
+            break
+    return result
+
+
+def _first_distinct(vectors: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+    seen: set[bytes] = set()
+    chosen: list[int] = []
+    for row in range(len(vectors)):
+        raw = vectors[row].tobytes()
+        if raw not in seen:
+            seen.add(raw)
+            chosen.append(row)
+            if len(chosen) == count:
+                break
+    return np.array(chosen + [chosen[0]] * (count - len(chosen)), dtype=np.int64)
+
+
+def _add_rows(
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    clusters: npt.NDArray[np.int32],
+    sign: int,
+) -> None:
+    order = np.argsort(clusters, kind="stable")
+    rows, clusters = rows[order], clusters[order]
+    step = max(1, _GATHER_BYTES // (8 * vectors.shape[1]))
+    for start in range(0, len(rows), step):
+        part = clusters[start : start + step]
+        firsts = np.flatnonzero(np.diff(part, prepend=-1))
+        wide = vectors[rows[start : start + step]].astype(np.float64)
+        sums[part[firsts]] += sign * np.add.reduceat(wide, firsts, axis=0)
+        counts[part[firsts]] += sign * np.diff(firsts, append=len(part))
+
+
+def _reseed_empty(
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    nearest: NearestCentroid,
+) -> int:
+    """Give each empty cluster the sample farthest from its centroid (ties: first row); returns how many."""
+    empty = np.flatnonzero(counts == 0)
+    if empty.size == 0:
+        return 0
+    distances = nearest.distances(vectors, labels)
+    taken: set[bytes] = set()
+    todo = iter(empty)
+    cluster = next(todo)
+    n_reseeded = 0
+    for row in np.argsort(-distances, kind="stable"):
+        raw = vectors[row].tobytes()
+        if distances[row] <= _COINCIDENT:
+            break
+        if counts[labels[row]] < 2 or raw in taken:
+            continue
+        taken.add(raw)
+        one = np.array([row])
+        _add_rows(sums, counts, vectors, one, labels[one], sign=-1)
+        labels[row] = cluster
+        _add_rows(sums, counts, vectors, one, labels[one], sign=1)
+        n_reseeded += 1
+        following = next(todo, None)
+        if following is None:
+            break
+        cluster = following
+    return n_reseeded
