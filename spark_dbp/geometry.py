@@ -210,9 +210,7 @@ class NearestCentroid:
         return labels, self.distances(vectors, labels).astype(np.float32)
 
 
-def mean_distance_to_nearest(
-    centroids: npt.NDArray[np.float32], n_neighbors: int
-) -> npt.NDArray[np.float64]:
+def mean_distance_to_nearest(centroids: npt.NDArray[np.float32], n_neighbors: int) -> npt.NDArray[np.float64]:
     """d_inter: mean ``1 - cos`` to the `n_neighbors` nearest other centroids (arXiv 2401.04578, sec. 3).
 
     With ``n_neighbors >= k`` all k - 1 others count; a single centroid has no others and gets 0.

@@ -7,6 +7,7 @@ endian; vectors are stored as BINARY float32, little endian, which reads without
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,12 +64,13 @@ def _binary_values(
     offsets = np.frombuffer(offset_buffer, dtype=offset_type, count=array.offset + n + 1)
     offsets = offsets[array.offset :].astype(np.int64)
     raw = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, np.uint8)
-    return raw, offsets[:-1], np.diff(offsets)
+    lengths: npt.NDArray[np.int64] = np.diff(offsets)
+    return raw, offsets[:-1], lengths
 
 
 def _gather(
-    values: npt.NDArray[np.generic], starts: npt.NDArray[np.int64], width: int
-) -> npt.NDArray[np.generic]:
+    values: npt.NDArray[Any], starts: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[Any]:
     """Rows of `width` elements from the flat `values`; a view where they follow one another."""
     if len(starts) == 0:
         return values[:0].reshape(0, width)
@@ -129,11 +131,11 @@ def embedding_groups(
 
 
 def _group(
-    flat: npt.NDArray[np.generic],
+    flat: npt.NDArray[Any],
     starts: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
     problems: npt.NDArray[np.object_],
-) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]]:
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
     good = problems == None  # noqa: E711
     problems[good & (lengths == 0)] = EMPTY_EMBEDDING
     good &= lengths > 0
@@ -200,7 +202,7 @@ def _binary_array(
     return pa.array(items, pa.binary())
 
 
-def binary_rows(matrix: npt.NDArray[np.generic]) -> pa.BinaryArray:
+def binary_rows(matrix: npt.NDArray[Any]) -> pa.BinaryArray:
     """One BINARY value a row of `matrix`, without copying it.
 
     Examples
@@ -214,7 +216,7 @@ def binary_rows(matrix: npt.NDArray[np.generic]) -> pa.BinaryArray:
     return pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(matrix)])
 
 
-def matrix_of(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[np.generic]:
+def matrix_of(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[Any]:
     """Matrix of a BINARY column whose rows all hold the same number of values.
 
     Parameters

@@ -56,9 +56,7 @@ def proportional_weights(sizes: npt.ArrayLike) -> FloatVector:
     return np.asarray(values / values.sum() if values.size else values, dtype=np.float64)
 
 
-def solve_quotas(
-    target: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, n_keep: int
-) -> IntVector:
+def solve_quotas(target: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, n_keep: int) -> IntVector:
     """Integer minimum of ``sum (x - target)**2`` with ``sum x = n_keep`` and ``lower <= x <= upper``.
 
     The objective is separable and convex, so an allocation is optimal when no unit can move from one
@@ -217,7 +215,8 @@ def plan_quotas(
     Returns
     -------
     dict of ndarray
-        ``complexity``, ``weight``, ``target`` (float64) and ``quota`` (int64), each of shape (k,).
+        ``complexity``, ``weight``, ``target`` (float64), ``floor`` and ``quota`` (int64), each of
+        shape (k,).
 
     Raises
     ------
@@ -249,5 +248,6 @@ def plan_quotas(
     if used.any():
         floor = max(floor, int(cluster_balance * n_keep / int(used.sum())))
     target = weight * n_keep
-    quota = solve_quotas(target, np.minimum(floor, sizes), sizes, n_keep)
-    return {"complexity": values, "weight": weight, "target": target, "quota": quota}
+    lower = np.minimum(floor, sizes)
+    quota = solve_quotas(target, lower, sizes, n_keep)
+    return {"complexity": values, "weight": weight, "target": target, "floor": lower, "quota": quota}

@@ -1,0 +1,149 @@
+"""The command line ``spark-dbp``: parses, calls, reports. Imports the rest when a command needs it.
+
+Exit codes: 0 done, 2 usage or configuration, 3 input data refused, 4 the run is locked or in conflict,
+1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from spark_dbp._version import __version__
+from spark_dbp.errors import ConfigError, SparkDbpError
+
+if TYPE_CHECKING:
+    from spark_dbp.runs import Run
+
+_NEXT = """what next
+  join the keep list     spark.read.parquet("{keep_list}").join(metadata, "key")
+  filter while loading   "some-key" in spark_dbp.KeepTrie.open("{run}")
+  another ratio          spark-dbp select {run} --set prune.keep_ratio=0.2 --out {run}-0.2"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default the process's.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    parsed = _parser().parse_args(arguments)
+    _log_to_stderr()
+    try:
+        return int(parsed.command(parsed))
+    except SparkDbpError as error:
+        if parsed.debug:
+            raise
+        print(f"spark-dbp: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "spark-dbp: interrupted; the same command goes on after the last finished stage", file=sys.stderr
+        )
+        return 1
+    except Exception as error:
+        if parsed.debug:
+            raise
+        from spark_dbp.compat import first_line
+
+        print(
+            f"spark-dbp: {type(error).__name__}: {first_line(error)}\n"
+            "  to mend it: run with --debug for the whole trace; if the cause is not yours, please report it",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the whole trace of an error")
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument(
+        "--set",
+        dest="settings",
+        metavar="a.b=value",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override configuration keys (values in YAML)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="spark-dbp",
+        description="Prune a dataset by the complexity of its concept clusters (DBP, arXiv 2401.04578).",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"spark-dbp {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run", parents=[common, settings], help="run the whole job of a configuration file"
+    )
+    run.add_argument("conf", metavar="CONF", help="YAML file; conf/example.yaml describes every key")
+    run.set_defaults(command=_run)
+
+    demo = commands.add_parser(
+        "demo", parents=[common], help="cluster and prune 1,797 handwritten digits on this machine"
+    )
+    demo.add_argument("dir", metavar="DIR", nargs="?", default="demo-run", help="where (default: demo-run)")
+    demo.set_defaults(command=_demo)
+
+    select = commands.add_parser(
+        "select", parents=[common, settings], help="prune a finished run again without clustering"
+    )
+    select.add_argument("run", metavar="RUN", help="directory of a finished run")
+    select.add_argument("--out", metavar="DIR", required=True, help="directory of the new run")
+    select.set_defaults(command=_select)
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from spark_dbp.config import RunConfig
+    from spark_dbp.pipeline import run
+
+    if "=" in parsed.conf and not parsed.conf.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{parsed.conf!r} is no configuration file", mend="put CONF before --set")
+    _report(run(RunConfig.from_yaml(parsed.conf, parsed.settings)))
+    return 0
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from spark_dbp.demo import demo_config
+    from spark_dbp.pipeline import run
+
+    print(
+        "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
+    )
+    _report(run(demo_config(parsed.dir)))
+    return 0
+
+
+def _select(parsed: argparse.Namespace) -> int:
+    from spark_dbp.pipeline import prune_again
+    from spark_dbp.runs import open_run
+
+    _report(prune_again(open_run(parsed.run), parsed.out, parsed.settings))
+    return 0
+
+
+def _report(run: Run) -> None:
+    print(f"\n{run.path}\n{run.summary()}")
+    print(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list")))
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("spark_dbp")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

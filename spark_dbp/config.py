@@ -1,0 +1,355 @@
+"""The typed configuration of a run. Imports pydantic and yaml; never pyspark.
+
+Every key is documented in ``conf/example.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from spark_dbp.errors import ConfigError
+
+WhichToKeep = Literal["hard", "easy", "random"]
+Complexity = Literal["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"]
+
+MAX_CLUSTERS = 2**31 - 1
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is a truth value, a number is needed")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputConfig(_Section):
+    """Where the samples are and what their columns are called."""
+
+    path: str | list[str] | None = None
+    table: str | None = None
+    key: str = "key"
+    embedding: str = "embedding"
+    filter: str | None = None
+    cluster_id: str | None = None
+    distance_to_centroid: str | None = None
+    centroids: str | None = None
+    on_bad_rows: Literal["fail", "drop"] = "fail"
+
+    @model_validator(mode="after")
+    def _check(self) -> InputConfig:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give exactly one of input.path and input.table")
+        if self.path is not None and (not self.path or not all(self.paths)):
+            raise ValueError("input.path is empty")
+        for name in ("distance_to_centroid", "centroids"):
+            if getattr(self, name) is not None and self.cluster_id is None:
+                raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        """`path` as a list; empty for a table."""
+        if self.path is None:
+            return []
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @property
+    def needs_embedding(self) -> bool:
+        """Clusters, distances and centroids all given leave nothing to compute from embeddings."""
+        return not (self.cluster_id and self.distance_to_centroid and self.centroids)
+
+
+class OutputConfig(_Section):
+    """Where the run is written."""
+
+    path: str = Field(min_length=1)
+    format: Literal["parquet"] = "parquet"
+
+
+class ClusterConfig(_Section):
+    """Spherical k-means."""
+
+    n_clusters: Whole | None = Field(default=None, ge=1, le=MAX_CLUSTERS)
+    n_iter: Whole = Field(default=20, ge=1)
+    train: Literal["sample", "full"] = "sample"
+    max_points_per_centroid: Whole = Field(default=256, ge=1)
+    seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
+
+
+class PruneConfig(_Section):
+    """How many samples are kept, and which."""
+
+    keep_ratio: Real | None = Field(default=None, gt=0, le=1)
+    n_keep: Whole | None = Field(default=None, ge=1)
+    temperature: Real = Field(default=0.1, gt=0)
+    n_neighbors: Whole = Field(default=20, ge=1)
+    complexity: Complexity = "d_intra*d_inter"
+    which_to_keep: WhichToKeep = "hard"
+    min_per_cluster: Whole = Field(default=1, ge=0)
+    cluster_balance: Real = Field(default=0.0, ge=0, le=1)
+    seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
+
+    @model_validator(mode="after")
+    def _check(self) -> PruneConfig:
+        if (self.keep_ratio is None) == (self.n_keep is None):
+            raise ValueError("give exactly one of prune.keep_ratio and prune.n_keep")
+        return self
+
+    def n_keep_of(self, n_rows: int) -> int:
+        """N: `n_keep`, or floor(keep_ratio * rows) of the rows that reach pruning.
+
+        The ratio counts as the decimal number that was written: 0.29 of 100 rows are 29, although
+        the float nearest to 0.29 times 100 lies below that.
+
+        Examples
+        --------
+        >>> PruneConfig(keep_ratio=0.29).n_keep_of(100)
+        29
+        """
+        if self.n_keep is not None:
+            return self.n_keep
+        from fractions import Fraction
+
+        return math.floor(Fraction(repr(self.keep_ratio)) * n_rows)
+
+
+class TrieConfig(_Section):
+    """Tries of the kept keys."""
+
+    key: str | None = Field(default=None, min_length=1)
+    shards: Whole | None = Field(default=None, ge=1, le=100_000)
+
+
+class RunConfig(_Section):
+    """The whole configuration of a run.
+
+    Examples
+    --------
+    >>> config = RunConfig.from_dict({
+    ...     "input": {"path": "embeddings/"},
+    ...     "output": {"path": "run/"},
+    ...     "cluster": {"n_clusters": 100},
+    ...     "prune": {"keep_ratio": 0.3},
+    ... })
+    >>> config.prune.temperature
+    0.1
+    """
+
+    input: InputConfig
+    output: OutputConfig
+    cluster: ClusterConfig = ClusterConfig()
+    prune: PruneConfig
+    trie: TrieConfig = TrieConfig()
+    spark: dict[str, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.input.cluster_id is None and self.cluster.n_clusters is None:
+            raise ValueError(
+                "cluster.n_clusters is missing (the paper uses 500 for 280M rows, 100 for DataComp Medium)"
+            )
+        bad = [name for name in self.spark if not name.startswith("spark.")]
+        if bad:
+            raise ValueError(f"spark.{bad[0]!r} is no Spark setting: the names start with 'spark.'")
+        return self
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+        """Validate `values`.
+
+        Raises
+        ------
+        ConfigError
+            Naming every key that is wrong, with the nearest known name for an unknown one.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{source} is no mapping of sections", mend="see conf/example.yaml")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(
+                f"{source}:\n" + "\n".join(f"  - {line}" for line in _explain(error)),
+                mend="every key is described in conf/example.yaml",
+            ) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], settings: Iterable[str] = ()) -> RunConfig:
+        """Read a YAML file, then apply ``a.b=value`` settings.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read or a key is wrong.
+        """
+        return cls.from_dict(apply_settings(read_yaml(path), settings), source=os.fspath(path))
+
+    def with_settings(self, settings: Iterable[str]) -> RunConfig:
+        """A copy with ``a.b=value`` settings applied.
+
+        Setting one of keep_ratio and n_keep replaces the other.
+
+        Examples
+        --------
+        >>> base = RunConfig.from_dict({"input": {"path": "e"}, "output": {"path": "o"},
+        ...                             "cluster": {"n_clusters": 9}, "prune": {"keep_ratio": 0.5}})
+        >>> base.with_settings(["prune.n_keep=10"]).prune.keep_ratio is None
+        True
+        """
+        settings = list(settings)
+        values = self.model_dump(exclude_unset=True)
+        given = {item.split("=", 1)[0] for item in settings}
+        for one, other in (("keep_ratio", "n_keep"), ("n_keep", "keep_ratio")):
+            if f"prune.{one}" in given:
+                values["prune"].pop(other, None)
+        return self.from_dict(apply_settings(values, settings), source="--set")
+
+    def redacted(self) -> dict[str, Any]:
+        """All values, with secrets in Spark settings and URIs blanked out; for run.json and logs."""
+        values = self.model_dump()
+        values["spark"] = {
+            name: "(redacted)" if _SECRET.search(name) else value for name, value in self.spark.items()
+        }
+        return _without_uri_secrets(values)
+
+
+_SECRET = re.compile(r"secret|password|passwd|token|credential|access.?key|account.?key|sas", re.IGNORECASE)
+_URI_SECRET = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+
+
+def _without_uri_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return _URI_SECRET.sub("(redacted)", value)
+    if isinstance(value, dict):
+        return {name: _without_uri_secrets(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_uri_secrets(item) for item in value]
+    return value
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Content of a YAML file that holds a mapping.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such file or it holds something else.
+    """
+    name = os.fspath(path)
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {name}: {error.strerror}",
+            mend="give the path of a YAML file; conf/example.yaml is one",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" line {place.line + 1}" if place else ""
+        raise ConfigError(
+            f"{name}{where} is not valid YAML: {getattr(error, 'problem', None) or error}",
+            mend="conf/example.yaml shows the form",
+        ) from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name} holds no mapping of sections", mend="conf/example.yaml shows the form")
+    return content
+
+
+def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` items (values in YAML) over nested `values`.
+
+    What follows ``spark.`` is one name: ``spark.spark.driver.memory=4g``, or short
+    ``spark.driver.memory=4g``.
+
+    Raises
+    ------
+    ConfigError
+        For an item without ``=`` or a path through a plain value.
+
+    Examples
+    --------
+    >>> apply_settings({"prune": {"keep_ratio": 0.3}}, ["prune.keep_ratio=0.2"])
+    {'prune': {'keep_ratio': 0.2}}
+    """
+    result = _deep_copy(values)
+    for item in settings:
+        path, equals, text = item.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {item!r} is not of the form section.key=value")
+        parts = path.strip().split(".")
+        if parts[0] == "spark":
+            rest = ".".join(parts[1:])
+            parts = ["spark", rest if rest.startswith("spark.") else f"spark.{rest}"]
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        node = result
+        for part in parts[:-1]:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {item!r}: {part!r} is a value, not a section")
+        node[parts[-1]] = value
+    return result
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _deep_copy(item) for name, item in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        parts = [str(part) for part in item["loc"] if not _is_union_branch(part)]
+        path = ".".join(parts)
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(parts[:-1])
+            near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
+            message = f"unknown key {path!r}" + (
+                f"; did you mean {'.'.join([*parts[:-1], near[0]])!r}?"
+                if near
+                else f"; known here: {', '.join(known)}"
+            )
+            lines.append(message)
+        elif item["type"] == "missing":
+            lines.append(f"{path}: is missing")
+        elif path and item["type"] != "value_error":
+            lines.append(f"{path}: {message} (got {item['input']!r})")
+        elif path and not message.startswith((path.split(".")[0] + ".", "give ")):
+            lines.append(f"{path}: {message}")
+        else:
+            lines.append(message)
+    return list(dict.fromkeys(lines))
+
+
+def _is_union_branch(part: Any) -> bool:
+    return part in ("str", "int", "float", "bool", "list[str]")
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,185 @@
+"""Small files of a run on a local disk or an object store. Imports pyarrow, and that only when used.
+
+Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from spark_dbp.errors import SparkDbpError
+
+_URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+# The same store under the names that Spark's connectors give it.
+_ALIASES = {"s3a://": "s3://", "s3n://": "s3://", "abfss://": "abfs://"}
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is on this machine's file system.
+
+    Examples
+    --------
+    >>> is_local("/data/run"), is_local("s3://bucket/run")
+    (True, False)
+    """
+    return not _URI.match(path) or path.startswith("file:")
+
+
+def normalize(path: str | os.PathLike[str]) -> str:
+    """Absolute local path, or the URI without a trailing slash.
+
+    Examples
+    --------
+    >>> normalize("s3://bucket/run/"), normalize("file:///data/run")
+    ('s3://bucket/run', '/data/run')
+    """
+    text = os.fspath(path)
+    if not is_local(text):
+        return text.rstrip("/")
+    if text.startswith("file:"):
+        text = "/" + text[len("file:") :].lstrip("/")
+    return str(Path(text).expanduser().absolute())
+
+
+def spark_path(path: str) -> str:
+    """`path` as Spark must be given it: local paths by scheme, for its default may be another store."""
+    if not is_local(path) or path.startswith(("file:", "/Volumes/", "/Workspace/")):
+        return path  # Databricks serves these two itself, under the plain name
+    return "file://" + normalize(path)
+
+
+def join(base: str, *parts: str) -> str:
+    """Path below `base`.
+
+    Examples
+    --------
+    >>> join("s3://bucket/run", "tables", "../other")
+    's3://bucket/run/other'
+    """
+    if is_local(base):
+        return os.path.normpath(Path(base).joinpath(*parts))
+    scheme, rest = base.split("://", 1)
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, *parts))}"
+
+
+def relative(path: str, base: str) -> str:
+    """`path` as seen from the directory `base`; `path` itself where they share no root.
+
+    Examples
+    --------
+    >>> relative("s3://b/runs/one/tables/x", "s3://b/runs/two"), relative("s3://b/x", "/data")
+    ('../one/tables/x', 's3://b/x')
+    """
+    if is_local(path) != is_local(base):
+        return path
+    if is_local(path):
+        return os.path.relpath(path, base)
+    (scheme, rest), (base_scheme, base_rest) = path.split("://", 1), base.split("://", 1)
+    if scheme != base_scheme or rest.split("/")[0] != base_rest.split("/")[0]:
+        return path
+    return posixpath.relpath(rest, base_rest)
+
+
+def resolve(base: str, reference: str) -> str:
+    """Undo `relative`."""
+    return reference if _URI.match(reference) or reference.startswith("/") else join(base, reference)
+
+
+def _open_filesystem(path: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    if is_local(path):
+        return fs.LocalFileSystem(), normalize(path)
+    for alias, name in _ALIASES.items():
+        if path.startswith(alias):
+            path = name + path[len(alias) :]
+    try:
+        return fs.FileSystem.from_uri(path)
+    except Exception as error:
+        raise SparkDbpError(
+            f"cannot open {path!r}: {error}",
+            mend="check the URI and this machine's credentials for that store",
+        ) from error
+
+
+def exists(path: str) -> bool:
+    """Whether a file or a directory is there."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
+
+
+def list_names(path: str) -> list[str]:
+    """Sorted names of what lies in the directory `path`; empty when it does not exist."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
+def read_bytes(path: str) -> bytes:
+    """Whole content of a small file."""
+    filesystem, inner = _open_filesystem(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file so that readers see all of it or none; directories are made as needed.
+
+    An object store publishes an object when its upload ends; a local file is renamed into place.
+    """
+    if is_local(path):
+        target = Path(normalize(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(target)
+        return
+    filesystem, inner = _open_filesystem(path)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
+
+
+def delete_tree(path: str) -> None:
+    """Delete a directory with all it holds; nothing happens when it does not exist."""
+    if exists(path):
+        filesystem, inner = _open_filesystem(path)
+        filesystem.delete_dir(inner)
+
+
+def read_parquet(path: str) -> Any:
+    """All of a small Parquet directory or file as a pyarrow Table (never follows partition names)."""
+    import pyarrow.parquet as pq
+
+    filesystem, inner = _open_filesystem(path)
+    return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+
+
+def delete_file(path: str) -> None:
+    """Delete a file; nothing happens when it does not exist."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    if filesystem.get_file_info(inner).type != fs.FileType.NotFound:
+        filesystem.delete_file(inner)
+
+
+def write_parquet(path: str, table: Any) -> None:
+    """Write a small pyarrow Table as the one file of the new directory `path`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())

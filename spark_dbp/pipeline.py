@@ -1,0 +1,422 @@
+"""The story of a run: which stage follows which, and what each one reads and writes.
+
+Imports the stages, the store and the session; knows none of the mathematics.
+
+::
+
+    input ─ ingest ─► samples ─ cluster ─► centroids ─ assign ─► assignments ─ cluster_stats ─► cluster_stats
+                                                                     │                              │ quota
+                       keep_trie ◄─ keep_trie ─ keep_list ◄─ select ─┴──────────── quotas ◄─────────┘
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spark_dbp import files
+from spark_dbp.columns import (
+    CLUSTER_ID,
+    D_INTER,
+    D_INTRA,
+    DISTANCE,
+    N_ITEMS,
+    QUOTA,
+    TARGET,
+    WEIGHT,
+)
+from spark_dbp.compat import readable_errors
+from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
+from spark_dbp.digest import table_digest
+from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
+from spark_dbp.keep.build import build_keep_trie
+from spark_dbp.runs import Run, open_run
+from spark_dbp.session import get_session, guarded
+from spark_dbp.stages import given_centroids, kmeans
+from spark_dbp.stages import ingest as ingesting
+from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
+from spark_dbp.stages.quota import plan_quotas
+from spark_dbp.stages.select import select
+from spark_dbp.store import RunStore, Stage, StageWriter, opened
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
+    """Run the whole job: from an embeddings table to a keep list and its tries.
+
+    Stages that an earlier run in the same directory finished with the same input and settings are
+    reused. Progress goes to the logger ``spark_dbp``.
+
+    Parameters
+    ----------
+    config : RunConfig
+    spark : SparkSession, optional
+        Classic or Connect; by default the active, the platform's or a new local one.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError, InputError, ConflictError
+        With a message that names what is wrong and what mends it. Nothing is committed then.
+    """
+    spark = spark or get_session(config.spark)
+    with opened(config.output.path) as store, guarded(spark), readable_errors():
+        source = ingesting.read_source(spark, config.input)
+        with readable_errors(_describe(config)):
+            snapshot = ingesting.take_snapshot(source)
+            samples = _ingest(store, spark, config, source, snapshot)
+        centroids = _cluster(store, spark, config, samples)
+        assignments = _assign(store, spark, config, samples, centroids)
+        n_rows = samples.info["n_rows"]
+        stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
+        _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
+        account = {
+            "rows_in": snapshot.rows,
+            "dropped": {
+                "input.filter": samples.info["filtered"],
+                **samples.info["dropped"],
+                "pruned": n_rows - quotas.info["n_keep"],
+            },
+            "kept": quotas.info["n_keep"],
+        }
+        _commit(store, spark, config, asdict(snapshot), account)
+    return open_run(config.output.path)
+
+
+def prune_again(
+    source: Run, out: str, settings: Iterable[str] = (), spark: SparkSession | None = None
+) -> Run:
+    """Prune a finished run again with other ``prune`` or ``trie`` settings, without clustering.
+
+    Parameters
+    ----------
+    source : Run
+    out : str
+        Directory of the new run; its run.json refers to the tables of `source` that it shares.
+    settings : iterable of str
+        Items like ``prune.keep_ratio=0.2``.
+    spark : SparkSession, optional
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError
+        Also when a setting outside ``prune``, ``trie`` and ``spark`` is named.
+    """
+    settings = list(settings)
+    for item in settings:
+        if item.split(".")[0] not in ("prune", "trie", "spark"):
+            raise ConfigError(
+                f"--set {item!r} cannot change when pruning again",
+                mend="only prune.*, trie.* and spark.* can; run the job anew for other settings",
+            )
+    out = files.normalize(out)
+    if out == source.path:
+        raise ConfigError(f"--out {out} is the run to prune again", mend="name another directory")
+    config = _config_of(source).with_settings([*settings, f"output.path={out}"])
+    spark = spark or get_session(config.spark)
+    with opened(out) as store, guarded(spark), readable_errors():
+        base = {name: _shared_stage(source, store, name) for name in ("ingest", "cluster", "assign")}
+        n_rows = source.document["summary"]["rows_to_prune"]
+        if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
+            _shared_stage(source, store, "cluster_stats")
+        stats, quotas = _plan(store, spark, config.prune, base["cluster"], base["assign"], n_rows)
+        _keep(store, spark, config.prune, config.trie, base["assign"], stats, quotas)
+        account = dict(source.document["accounting"])
+        n_keep = quotas.info["n_keep"]
+        account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
+        account["kept"] = n_keep
+        _commit(store, spark, config, source.document["input"], account, source=source)
+    return open_run(out)
+
+
+def _describe(config: RunConfig) -> str:
+    return f"input.path {', '.join(config.input.paths)}" if config.input.paths else str(config.input.table)
+
+
+# The stages. Each names what its result depends on, builds its tables, and reads them back.
+
+
+def _ingest(
+    store: RunStore, spark: SparkSession, config: RunConfig, source: DataFrame, snapshot: ingesting.Snapshot
+) -> Stage:
+    given = config.input
+
+    def build(writer: StageWriter) -> None:
+        samples = ingesting.ingest(
+            ingesting.apply_filter(source, given.filter),
+            key=given.key,
+            embedding=given.embedding if given.needs_embedding else None,
+            cluster_id=given.cluster_id,
+            distance_to_centroid=given.distance_to_centroid,
+        )
+        written = _write(writer, spark, "samples", samples, with_digest=False)
+        report = ingesting.check_samples(written, given.on_bad_rows)
+        writer.stage.info.update(asdict(report), filtered=snapshot.rows - writer.stage.rows["samples"])
+        if config.cluster.n_clusters is not None and given.cluster_id is None:
+            kmeans.check_n_clusters(config.cluster.n_clusters, report.n_rows)
+        _n_keep(config.prune, report.n_rows)
+
+    depends = [asdict(snapshot), given.model_dump(exclude={"centroids"}), given.needs_embedding]
+    return store.stage("ingest", "Reading and checking the samples", depends, build)
+
+
+def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage) -> Stage:
+    if config.input.cluster_id is not None:
+        return _take_clusters(store, spark, config, samples)
+    settings = config.cluster
+
+    def build(writer: StageWriter) -> None:
+        assert settings.n_clusters is not None
+        model = kmeans.SphericalKMeans(
+            settings.n_clusters,
+            n_iter=settings.n_iter,
+            train=settings.train,
+            max_points_per_centroid=settings.max_points_per_centroid,
+            seed=settings.seed,
+        ).fit(_samples(store, spark, samples), samples.info["n_rows"])
+        cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
+        _write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, model.centroids_))
+        history = [asdict(iteration) for iteration in model.history_]
+        writer.stage.info.update(n_train=model.n_train_, history=history)
+
+    depends = [samples.fingerprint, settings.model_dump()]
+    return store.stage("cluster", f"Clustering into {settings.n_clusters:,} concepts", depends, build)
+
+
+def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage) -> Stage:
+    path = config.input.centroids
+
+    def build(writer: StageWriter) -> None:
+        frame = _samples(store, spark, samples)
+        if path is None:
+            cluster_ids, centroids = kmeans.mean_centroids(frame)
+        else:
+            cluster_ids, centroids = given_centroids.read_centroids(spark, path)
+            given_centroids.check_centroids(frame, cluster_ids, centroids, samples.info["dimension"], path)
+        _write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
+
+    depends = [samples.fingerprint, path, given_centroids.snapshot(spark, path) if path else None]
+    title = "Taking the centroids as given" if path else "Averaging the given clusters"
+    return store.stage("cluster", title, depends, build)
+
+
+def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage, cluster: Stage) -> Stage:
+    def build(writer: StageWriter) -> None:
+        frame = _samples(store, spark, samples)
+        cluster_ids, centroids = _centroids(store, cluster)
+        if config.input.cluster_id is None:
+            assigned = kmeans.assign(frame, centroids)
+        elif config.input.distance_to_centroid is None:
+            assigned = kmeans.assign_given(frame, cluster_ids, centroids)
+        else:
+            assigned = frame.select("key", CLUSTER_ID, DISTANCE)
+        _write(writer, spark, "assignments", assigned, expected_rows=samples.info["n_rows"])
+
+    return store.stage("assign", "Assigning every sample to its centroid", [cluster.fingerprint], build)
+
+
+def _plan(
+    store: RunStore,
+    spark: SparkSession,
+    prune: PruneConfig,
+    cluster: Stage,
+    assignments: Stage,
+    n_rows: int,
+) -> tuple[Stage, Stage]:
+    def build_stats(writer: StageWriter) -> None:
+        frame = cluster_stats(_table(store, spark, assignments, "assignments"))
+        table = complete_stats(frame, *_centroids(store, cluster), prune.n_neighbors)
+        _write_arrow(writer, spark, "cluster_stats", table)
+
+    depends = [assignments.fingerprint, prune.n_neighbors]
+    stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
+
+    def build_quotas(writer: StageWriter) -> None:
+        table = files.read_parquet(store.at(stats.tables["cluster_stats"]))
+        columns = {name: table.column(name).to_numpy() for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER)}
+        n_keep = _n_keep(prune, n_rows)
+        plan = plan_quotas(
+            columns[N_ITEMS],
+            columns[D_INTRA],
+            columns[D_INTER],
+            n_keep,
+            complexity=prune.complexity,
+            temperature=prune.temperature,
+            min_per_cluster=prune.min_per_cluster,
+            cluster_balance=prune.cluster_balance,
+        )
+        import pyarrow as pa
+
+        quotas = {CLUSTER_ID: columns[CLUSTER_ID], N_ITEMS: columns[N_ITEMS]}
+        quotas |= {WEIGHT: plan["weight"], TARGET: plan["target"], QUOTA: plan["quota"]}
+        _write_arrow(writer, spark, "quotas", pa.table(quotas))
+        writer.stage.info.update(_quota_facts(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
+
+    depends = [stats.fingerprint, n_rows, prune.model_dump(exclude={"which_to_keep", "seed"})]
+    return stats, store.stage("quota", "Setting the quotas", depends, build_quotas)
+
+
+def _keep(
+    store: RunStore,
+    spark: SparkSession,
+    prune: PruneConfig,
+    trie: TrieConfig,
+    assignments: Stage,
+    stats: Stage,
+    quotas: Stage,
+) -> None:
+    n_keep = quotas.info["n_keep"]
+
+    def build_keep_list(writer: StageWriter) -> None:
+        kept = select(
+            _table(store, spark, assignments, "assignments"),
+            _table(store, spark, quotas, "quotas"),
+            which_to_keep=prune.which_to_keep,
+            seed=prune.seed,
+            stats=_table(store, spark, stats, "cluster_stats"),
+        )
+        _write(writer, spark, "keep_list", kept, expected_rows=n_keep)
+
+    depends = [quotas.fingerprint, prune.which_to_keep, prune.seed]
+    keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
+
+    def build_trie(writer: StageWriter) -> None:
+        frame = _table(store, spark, keep_list, "keep_list")
+        path = writer.new_directory("keep_trie")
+        manifest = build_keep_trie(frame, path, n_keep, key=trie.key, shards=trie.shards)
+        writer.report("keep_trie", manifest["n_keys"])
+
+    store.stage("keep_trie", "Writing the trie", [keep_list.fingerprint, trie.model_dump()], build_trie)
+
+
+def _commit(
+    store: RunStore,
+    spark: SparkSession,
+    config: RunConfig,
+    snapshot: dict[str, Any],
+    account: dict[str, Any],
+    source: Run | None = None,
+) -> None:
+    if account["rows_in"] != account["kept"] + sum(account["dropped"].values()):
+        raise SparkDbpError(f"rows do not add up: {account}", mend="please report this as a bug")
+    quotas = store.stages["quota"].info
+
+    def mean_of(stage: str, table: str) -> float:
+        return mean_distance(_table(store, spark, store.stages[stage], table))
+
+    store.commit(
+        {
+            "config": config.redacted(),
+            "versions": {
+                "spark": spark.version,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+            },
+            "input": snapshot,
+            "accounting": account,
+            "base_run": source and {"path": source.path, "run_id": source.document["run_id"]},
+            "kmeans": store.stages["cluster"].info,
+            "summary": {
+                "rows_to_prune": account["kept"] + account["dropped"]["pruned"],
+                "which_to_keep": config.prune.which_to_keep,
+                **{name: value for name, value in quotas.items() if name != "n_keep"},
+                "mean_distance": mean_of("assign", "assignments"),
+                "mean_distance_kept": mean_of("select", "keep_list"),
+            },
+        }
+    )
+
+
+# Reading and writing tables.
+
+
+def _write(
+    writer: StageWriter,
+    spark: SparkSession,
+    table: str,
+    frame: DataFrame,
+    *,
+    expected_rows: int | None = None,
+    with_digest: bool = True,
+) -> DataFrame:
+    """Write `frame` to a new directory, read it back, count it; returns what was read back."""
+    path = files.spark_path(writer.new_directory(table))
+    frame.write.parquet(path)
+    back = spark.read.schema(frame.schema).parquet(path)
+    rows, digest = table_digest(back) if with_digest else (back.count(), None)
+    if expected_rows is not None and rows != expected_rows:
+        raise SparkDbpError(
+            f"table {table} has {rows:,} rows where {expected_rows:,} were expected",
+            mend="the input changed while it was read, or this is a bug: run again, then report it",
+        )
+    writer.report(table, rows, digest)
+    return back
+
+
+def _write_arrow(writer: StageWriter, spark: SparkSession, table: str, content: Any) -> None:
+    path = writer.new_directory(table)
+    files.write_parquet(path, content)
+    writer.report(table, *table_digest(spark.read.parquet(files.spark_path(path))))
+
+
+def _table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> DataFrame:
+    return spark.read.parquet(files.spark_path(store.at(stage.tables[table])))
+
+
+def _samples(store: RunStore, spark: SparkSession, samples: Stage) -> DataFrame:
+    return ingesting.good_samples(_table(store, spark, samples, "samples"), samples.info["dimension"])
+
+
+def _centroids(store: RunStore, cluster: Stage) -> tuple[Any, Any]:
+    return given_centroids.arrays_of(files.read_parquet(store.at(cluster.tables["centroids"])))
+
+
+def _n_keep(prune: PruneConfig, n_rows: int) -> int:
+    n_keep = prune.n_keep_of(n_rows)
+    if not 1 <= n_keep <= n_rows:
+        asked = f"prune.n_keep {n_keep:,}" if prune.n_keep else f"prune.keep_ratio {prune.keep_ratio}"
+        raise InfeasibleError(
+            f"{asked} of {n_rows:,} rows cannot be kept", mend=f"keep between 1 and {n_rows:,} rows"
+        )
+    return n_keep
+
+
+def _quota_facts(n_items: Any, quota: Any, floor: Any) -> dict[str, Any]:
+    used = n_items > 0
+    return {
+        "clusters": int(used.sum()),
+        "empty_clusters": int((~used).sum()),
+        "cluster_sizes": [int(n_items[used].min()), int(n_items[used].max())],
+        "quotas": [int(quota[used].min()), int(quota[used].max())],
+        "saturated": int((used & (quota == n_items)).sum()),
+        "at_floor": int((used & (quota == floor) & (quota < n_items)).sum()),
+    }
+
+
+def _config_of(source: Run) -> RunConfig:
+    values = source.document["config"]
+    hidden = [name for name, value in values["spark"].items() if value == "(redacted)"]
+    for name in hidden:  # a secret was never written down; the session has to bring its own
+        del values["spark"][name]
+    prune = {name: value for name, value in values["prune"].items() if value is not None}
+    return RunConfig.from_dict({**values, "prune": prune}, source=f"{source.path}/run.json")
+
+
+def _shared_stage(source: Run, store: RunStore, name: str) -> Stage:
+    """A stage of `source` as a stage of the new run, its tables seen from there."""
+    stage = Stage(**source.document["stages"][name])
+    stage.tables = {table: files.relative(source.table_path(table), store.path) for table in stage.tables}
+    return store.adopt(stage)

@@ -1,0 +1,170 @@
+"""Read a finished run. Imports `files`, numpy; pandas and pyspark only in the methods that return them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp import files
+from spark_dbp.columns import CENTROID, CLUSTER_ID
+from spark_dbp.errors import InputError
+from spark_dbp.store import RUN_JSON
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
+
+    from spark_dbp.keep.trie import KeepTrie
+
+
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    path : str
+        The run directory.
+    document : dict
+        Content of ``run.json``.
+    """
+
+    def __init__(self, path: str, document: dict[str, Any]) -> None:
+        self.path = path
+        self.document = document
+
+    def table_path(self, table: str) -> str:
+        """Where a table lies.
+
+        Raises
+        ------
+        InputError
+            When the run has no such table.
+        """
+        tables = self.document["tables"]
+        if table not in tables:
+            raise InputError(f"{self.path} has no table {table!r}", mend=f"it has: {', '.join(tables)}")
+        return files.resolve(self.path, tables[table])
+
+    def table(self, name: str, spark: SparkSession) -> DataFrame:
+        """Any Parquet table of the run as a DataFrame."""
+        return spark.read.parquet(files.spark_path(self.table_path(name)))
+
+    def keep_list(self, spark: SparkSession) -> DataFrame:
+        """Kept samples: ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank``."""
+        return self.table("keep_list", spark)
+
+    def assignments(self, spark: SparkSession) -> DataFrame:
+        """All samples: ``key``, ``cluster_id``, ``distance_to_centroid``."""
+        return self.table("assignments", spark)
+
+    def cluster_stats(self) -> pd.DataFrame:
+        """Size, d_intra, d_inter, complexity and distance histogram of every cluster."""
+        return files.read_parquet(self.table_path("cluster_stats")).to_pandas()
+
+    def quotas(self) -> pd.DataFrame:
+        """Weight, target and quota of every cluster."""
+        return files.read_parquet(self.table_path("quotas")).to_pandas()
+
+    def centroids(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Cluster ids, shape (k,), and centroids, shape (k, dim), unit norm."""
+        table = files.read_parquet(self.table_path("centroids")).combine_chunks()
+        values = table.column(CENTROID).combine_chunks().flatten().to_numpy()
+        return table.column(CLUSTER_ID).to_numpy(), values.reshape(table.num_rows, -1)
+
+    def keep_trie(self) -> KeepTrie:
+        """The kept keys as a set on disk."""
+        from spark_dbp.keep.trie import KeepTrie
+
+        return KeepTrie.open(self.table_path("keep_trie"))
+
+    def summary(self) -> RunSummary:
+        """What the run did; prints as a short text, and as a table in a notebook."""
+        return RunSummary(self)
+
+    def __repr__(self) -> str:
+        return f"Run({self.path!r})"
+
+
+class RunSummary:
+    """What a run did, for people; ``items`` has the same as label and text."""
+
+    def __init__(self, run: Run) -> None:
+        document, summary = run.document, run.document["summary"]
+        account = document["accounting"]
+        dropped = [f"{rows:,} {reason}" for reason, rows in account["dropped"].items() if rows]
+        kept, reached = account["kept"], summary["rows_to_prune"]
+        self.items: list[tuple[str, str]] = [
+            ("rows in", f"{account['rows_in']:,}"),
+            ("rows out", f"{', '.join(dropped) or 'none'}"),
+            ("clusters", f"{summary['clusters']:,} (sizes {_span(summary['cluster_sizes'])})"),
+            ("kept", f"{kept:,} of {reached:,} ({kept / reached:.1%}), {summary['which_to_keep']} first"),
+            ("quotas", f"{_span(summary['quotas'])}; {summary['saturated']:,} clusters kept whole, "
+                       f"{summary['at_floor']:,} at their floor"),
+            ("distance", f"mean {summary['mean_distance']:.4f} to the centroid, "
+                         f"{summary['mean_distance_kept']:.4f} among the kept"),
+            ("digest", f"{document['digests']['keep_list']} (of the keep list)"),
+        ]  # fmt: skip
+        self.tables = [(name, run.table_path(name)) for name in document["tables"]]
+
+    def __str__(self) -> str:
+        lines = [f"{label:<12}{text}" for label, text in self.items]
+        return "\n".join(lines + ["tables"] + [f"  {name:<14}{path}" for name, path in self.tables])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(label)}</th>"
+            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            for label, text in self.items
+        )
+        return f"<table>{rows}</table>"
+
+
+def _span(pair: list[int]) -> str:
+    return f"{pair[0]:,} to {pair[1]:,}"
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open a finished run.
+
+    Parameters
+    ----------
+    path : str or path
+        The run directory; local or a URI.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        When there is no finished run.
+
+    Examples
+    --------
+    >>> open_run("/no/such/run")
+    Traceback (most recent call last):
+    ...
+    spark_dbp.errors.InputError: no finished run at /no/such/run: there is no run.json
+      to mend it: give the directory that output.path named; a run that was cut off has no run.json yet
+    """
+    base = files.normalize(path)
+    file = files.join(base, RUN_JSON)
+    if not files.exists(file):
+        raise InputError(
+            f"no finished run at {base}: there is no {RUN_JSON}",
+            mend="give the directory that output.path named; a run that was cut off has no run.json yet",
+        )
+    try:
+        document = json.loads(files.read_bytes(file))
+        document["tables"], document["summary"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is not a run.json of this program", mend="run the job again") from None
+    return Run(base, document)

@@ -1,0 +1,435 @@
+"""Stage 1: read the samples, check every row, turn embeddings into unit vectors.
+
+Imports pyspark inside functions; pyarrow and numpy through `vectors`, in the workers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR
+from spark_dbp.compat import (
+    collect_arrow,
+    column,
+    condition_of,
+    first_line,
+    is_ml_vector,
+    ml_vector_to_array,
+    readable_errors,
+)
+from spark_dbp.config import InputConfig
+from spark_dbp.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import DataType, StructType
+
+NULL_KEY = "null key"
+WRONG_DIMENSION = "embedding of another dimension"
+NULL_CLUSTER = "null cluster_id"
+BAD_CLUSTER = "cluster_id below 0 or above 2147483647"
+BAD_DISTANCE = "distance_to_centroid null, NaN or outside [0, 2]"
+
+# 1 - cos computed in float32 strays this far beyond [0, 2] for vectors that are equal or opposite.
+_DISTANCE_SLACK = 1e-5
+_EXAMPLES = 5
+
+
+def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
+    """The input table as it is, before `filter`.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : InputConfig
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    InputError
+        When there is no such path or table.
+    """
+    where = f"input.path {', '.join(config.paths)}" if config.paths else f"input.table {config.table}"
+    with readable_errors(where):
+        if config.table is not None:
+            return spark.read.table(config.table)
+        return spark.read.parquet(*config.paths)
+
+
+def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
+    """Rows for which the SQL `predicate` is true; all of them without one.
+
+    Raises
+    ------
+    ConfigError
+        When the predicate is no valid SQL for these columns.
+    """
+    if predicate is None:
+        return frame
+    try:
+        filtered = frame.where(predicate)
+        _ = filtered.schema  # Connect analyses when asked
+        return filtered
+    except Exception as error:
+        if not condition_of(error):
+            raise
+        raise ConfigError(
+            f"input.filter {predicate!r}: {first_line(error)}",
+            mend=f"use SQL on the input's columns: {', '.join(frame.columns[:20])}",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the input was when it was read.
+
+    Attributes
+    ----------
+    rows : int
+    files, bytes : int or None
+        None where the source does not tell its files.
+    digest : str or None
+        Of every file's path, size, modification time and number of rows.
+    """
+
+    rows: int
+    files: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+
+
+def take_snapshot(frame: DataFrame) -> Snapshot:
+    """Count the rows of `frame` and fingerprint the files they come from.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `read_source` returns it. Only file footers are read.
+
+    Returns
+    -------
+    Snapshot
+    """
+    from pyspark.sql import functions as F
+
+    from spark_dbp.digest import table_digest
+
+    fields = ["file_path", "file_size", "file_modification_time"]
+    try:
+        files = frame.groupBy(*[F.col(f"_metadata.{name}").alias(name) for name in fields]).agg(
+            F.count(F.lit(1)).alias("rows")
+        )
+        _ = files.schema
+    except Exception as error:
+        if not condition_of(error):
+            raise
+        return Snapshot(rows=frame.count())  # a view, or a source without files
+    n_files, digest = table_digest(files)
+    rows, size = files.agg(F.sum("rows"), F.sum("file_size")).collect()[0]
+    return Snapshot(rows=int(rows or 0), files=n_files, bytes=int(size or 0), digest=digest)
+
+
+def ingest(
+    frame: DataFrame,
+    *,
+    key: str = "key",
+    embedding: str | None = "embedding",
+    cluster_id: str | None = None,
+    distance_to_centroid: str | None = None,
+) -> DataFrame:
+    """Samples with unit vectors, and what is wrong with a row where something is.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    key : str
+        Column of any atomic type that names a sample.
+    embedding : str or None
+        Column of ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or ``pyspark.ml``
+        vectors; None when none is needed.
+    cluster_id, distance_to_centroid : str, optional
+        Columns of data that is clustered already: an integer, and ``1 - cos`` to its centroid.
+
+    Returns
+    -------
+    DataFrame
+        ``key`` in its own type; ``vector`` BINARY (float32 little endian, unit norm) and
+        ``dimension`` INT when there is an `embedding`; ``cluster_id`` INT and
+        ``distance_to_centroid`` FLOAT when given; ``problem`` STRING, null for a good row.
+
+    Raises
+    ------
+    InputError
+        When a column is missing or of another type.
+    """
+    from pyspark.sql import functions as F
+
+    _check_key_type(type_of(frame, key, "key"))
+    columns = [column(key).alias(KEY)]
+    problems = [F.when(column(key).isNull(), F.lit(NULL_KEY))]
+    if cluster_id is not None:
+        value, problem = _checked_cluster_id(frame, cluster_id)
+        columns.append(value.alias(CLUSTER_ID))
+        problems.append(problem)
+    if distance_to_centroid is not None:
+        value, problem = _checked_distance(frame, distance_to_centroid)
+        columns.append(value.alias(DISTANCE))
+        problems.append(problem)
+    columns.append(F.coalesce(*problems, F.lit(None).cast("string")).alias(PROBLEM))
+    if embedding is None:
+        return frame.select(*columns)
+    columns.append(embedding_column(frame, embedding).alias(VECTOR))
+    checked = frame.select(*columns)
+    return checked.mapInArrow(_with_unit_vectors, _samples_schema(checked.schema))
+
+
+def _samples_schema(checked: StructType) -> StructType:
+    from pyspark.sql import types as T
+
+    return T.StructType(
+        [field for field in checked.fields if field.name != VECTOR]
+        + [T.StructField(VECTOR, T.BinaryType()), T.StructField(DIMENSION, T.IntegerType())]
+    )
+
+
+def _with_unit_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from spark_dbp.vectors import tiles, unit_vectors
+
+    for batch in batches:
+        names = [name for name in batch.schema.names if name != VECTOR]
+        for rows in tiles(batch.num_rows, batch.nbytes // max(1, batch.num_rows)):
+            part = batch.slice(rows.start, rows.stop - rows.start)
+            vectors, dimensions, problems = unit_vectors(part.column(VECTOR))
+            columns = {name: part.column(name) for name in names}
+            columns[PROBLEM] = pc.coalesce(columns[PROBLEM], problems)
+            columns |= {VECTOR: vectors, DIMENSION: dimensions}
+            yield pa.RecordBatch.from_pydict(columns)
+
+
+def type_of(frame: DataFrame, name: str, role: str) -> DataType:
+    """Type of the column of exactly this name; refuses when there is none."""
+    if name not in frame.columns:
+        near = difflib.get_close_matches(name, frame.columns, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"input.{role}: there is no column {name!r}",
+            mend=f"{hint}the table has: {', '.join(frame.columns[:30])}",
+        )
+    if frame.columns.count(name) > 1:
+        raise InputError(f"input.{role}: {name!r} names several columns", mend="rename one of them")
+    return frame.schema[name].dataType
+
+
+def _check_key_type(data_type: DataType) -> None:
+    from pyspark.sql import types as T
+
+    nested = (T.ArrayType, T.MapType, T.StructType, T.NullType, T.UserDefinedType)
+    if isinstance(data_type, nested) or type(data_type).__name__ == "VariantType":
+        raise InputError(
+            f"input.key: a column of type {data_type.simpleString().upper()} cannot be a key",
+            mend="name a column of strings, integers or another atomic type",
+        )
+
+
+def embedding_column(frame: DataFrame, name: str, role: str = "embedding") -> Column:
+    """Column `name` in a form that `vectors` reads; `role` is its config key, for messages."""
+    from pyspark.sql import types as T
+
+    data_type = type_of(frame, name, role)
+    if is_ml_vector(data_type):
+        return ml_vector_to_array(name)
+    is_array = isinstance(data_type, T.ArrayType) and isinstance(
+        data_type.elementType, T.FloatType | T.DoubleType
+    )
+    if is_array or isinstance(data_type, T.BinaryType):
+        return column(name)
+    raise InputError(
+        f"input.{role}: column {name!r} is {data_type.simpleString().upper()}",
+        mend="embeddings are ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or pyspark.ml "
+        "vectors; cast the column in a view",
+    )
+
+
+def _checked_cluster_id(frame: DataFrame, name: str) -> tuple[Column, Column]:
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    data_type = type_of(frame, name, "cluster_id")
+    if not isinstance(data_type, T.IntegralType):
+        raise InputError(
+            f"input.cluster_id: column {name!r} is {data_type.simpleString().upper()}",
+            mend="cluster ids are integers from 0; cast the column in a view",
+        )
+    given = column(name).cast("bigint")
+    in_range = given.between(0, 2**31 - 1)
+    problem = F.when(given.isNull(), F.lit(NULL_CLUSTER)).when(~in_range, F.lit(BAD_CLUSTER))
+    return F.when(in_range, given).cast("int"), problem
+
+
+def _checked_distance(frame: DataFrame, name: str) -> tuple[Column, Column]:
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    data_type = type_of(frame, name, "distance_to_centroid")
+    if not isinstance(data_type, T.FractionalType):
+        raise InputError(
+            f"input.distance_to_centroid: column {name!r} is {data_type.simpleString().upper()}",
+            mend="distances are FLOAT or DOUBLE: 1 - cos to the centroid, in [0, 2]",
+        )
+    given = column(name).cast("double")
+    in_range = given.isNotNull() & ~F.isnan(given) & given.between(-_DISTANCE_SLACK, 2 + _DISTANCE_SLACK)
+    clipped = F.greatest(F.lit(0.0), F.least(F.lit(2.0), given)).cast("float")
+    return F.when(in_range, clipped), F.when(~in_range | given.isNull(), F.lit(BAD_DISTANCE))
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """What the check of the samples found.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows that are good, which the run goes on with.
+    dimension : int or None
+        Of every good row's vector; None without embeddings.
+    dropped : dict of str to int
+        Rows left out, by problem.
+    """
+
+    n_rows: int
+    dimension: int | None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
+    """Rows of `samples` without a problem and, with embeddings, of the one `dimension`."""
+    from pyspark.sql import functions as F
+
+    good = samples.where(F.col(PROBLEM).isNull())
+    if dimension is not None:
+        good = good.where(F.col(DIMENSION) == dimension)
+    return good.drop(PROBLEM, DIMENSION)
+
+
+def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
+    """Count the rows by problem and refuse what cannot be used.
+
+    Of several dimensions the most frequent counts as right (of equally frequent ones the largest).
+
+    Parameters
+    ----------
+    samples : DataFrame
+        From `ingest`, best read back from a committed table: it is scanned up to three times.
+    on_bad_rows : {"fail", "drop"}
+
+    Returns
+    -------
+    InputReport
+
+    Raises
+    ------
+    InputError
+        For bad rows under ``fail``, for duplicate keys, and when no good row is left; with examples.
+    """
+    from pyspark.sql import functions as F
+
+    has_vectors = VECTOR in samples.columns
+    by = [PROBLEM, DIMENSION] if has_vectors else [PROBLEM]
+    counted = collect_arrow(samples.groupBy(*by).agg(F.count(F.lit(1)).alias("rows"))).to_pylist()
+    if not counted:
+        raise InputError("the input has no rows", mend="check input.path and input.filter")
+    dropped: dict[str, int] = {}
+    by_dimension: dict[int | None, int] = {}
+    for row in counted:
+        if row[PROBLEM] is not None:
+            dropped[row[PROBLEM]] = dropped.get(row[PROBLEM], 0) + row["rows"]
+        else:
+            by_dimension[row.get(DIMENSION)] = row["rows"]
+    dimension = None
+    if has_vectors and by_dimension:
+        dimension = max(by_dimension, key=lambda d: (by_dimension[d], d))
+        others = sum(by_dimension.values()) - by_dimension[dimension]
+        if others:
+            dropped[WRONG_DIMENSION] = others
+    if dropped and on_bad_rows == "fail":
+        raise _bad_rows_error(samples, dropped, dimension, by_dimension)
+    n_rows = by_dimension.get(dimension, 0)
+    if n_rows == 0:
+        raise InputError(f"no usable row is left: {_counts(dropped)}", mend="check the input's columns")
+    _refuse_duplicate_keys(good_samples(samples, dimension))
+    return InputReport(n_rows, dimension, dict(sorted(dropped.items())))
+
+
+def _counts(dropped: dict[str, int]) -> str:
+    return "; ".join(f"{reason}: {rows:,} rows" for reason, rows in sorted(dropped.items()))
+
+
+def _bad_rows_error(
+    samples: DataFrame,
+    dropped: dict[str, int],
+    dimension: int | None,
+    by_dimension: dict[int | None, int],
+) -> InputError:
+    from pyspark.sql import functions as F
+
+    lines = []
+    for reason, rows in sorted(dropped.items()):
+        is_it = F.col(PROBLEM) == reason
+        detail = ""
+        if reason == WRONG_DIMENSION:
+            is_it = F.col(PROBLEM).isNull() & (F.col(DIMENSION) != dimension)
+            found = sorted(d for d in by_dimension if d != dimension and d is not None)[:_EXAMPLES]
+            detail = f" ({', '.join(map(str, found))} where most have {dimension})"
+        keys = "" if reason == NULL_KEY else f", such as key {_example_keys(samples.where(is_it))}"
+        lines.append(f"{reason}: {rows:,} row{'s' if rows > 1 else ''}{detail}{keys}")
+    return InputError(
+        "the input has rows that cannot be used\n  - " + "\n  - ".join(lines),
+        mend="mend them, leave them out with input.filter, or set input.on_bad_rows: drop",
+    )
+
+
+def _example_keys(frame: DataFrame) -> str:
+    from pyspark.sql import functions as F
+
+    rows = frame.select(F.col(KEY).cast("string")).orderBy(KEY).limit(_EXAMPLES).collect()
+    return ", ".join(repr(_shortened(row[0])) for row in rows)
+
+
+def _shortened(text: Any, limit: int = 80) -> Any:
+    return text[:limit] + "..." if isinstance(text, str) and len(text) > limit else text
+
+
+def _refuse_duplicate_keys(samples: DataFrame) -> None:
+    from pyspark.sql import functions as F
+
+    # Grouping 8-byte hashes moves far less than grouping keys; equal hashes are then looked at.
+    hashed = samples.select(KEY, F.xxhash64(KEY).alias("hash"))
+    suspects = hashed.groupBy("hash").count().where("count > 1").select("hash")
+    if suspects.isEmpty():
+        return
+    repeated = (
+        hashed.join(suspects, "hash", "left_semi")
+        .groupBy(KEY)
+        .agg(F.count(F.lit(1)).alias("times"))
+        .where("times > 1")
+    )
+    n_keys = repeated.count()
+    if n_keys == 0:
+        return
+    rows = repeated.select(F.col(KEY).cast("string"), "times").orderBy(F.desc("times"), KEY).limit(_EXAMPLES)
+    shown = ", ".join(f"{_shortened(name)!r} ({times} times)" for name, times in rows.collect())
+    raise InputError(
+        f"input.key: {n_keys:,} key{'s are' if n_keys > 1 else ' is'} not unique, such as {shown}",
+        mend="keep one row a key (for example a view with max_by(struct(*), ...) GROUP BY key), "
+        "or name a column that is unique",
+    )

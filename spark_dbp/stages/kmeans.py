@@ -1,0 +1,465 @@
+"""Stage 2: spherical k-means on Spark, and the assignment of every sample to its centroid.
+
+Imports pyspark inside functions; numpy, pyarrow, `geometry`, `lloyd` and `vectors`.
+
+The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, the convention
+of faiss; ``train="full"`` then goes over all rows, workers returning sums of vectors. These are whole
+multiples of the grid (see `geometry`), so they add up to the same centroids in any order.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY, N_ITEMS, VECTOR
+from spark_dbp.compat import collect_arrow
+from spark_dbp.errors import InputError
+from spark_dbp.geometry import GRID, NearestCentroid, unit_rows
+from spark_dbp.stages.lloyd import Iteration, spherical_kmeans
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
+
+log = logging.getLogger("spark_dbp")
+
+_SUM = "vector_sum"
+_OBJECTIVE = "distance_sum"
+_PARTIAL_SCHEMA = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {_OBJECTIVE} BIGINT, {_SUM} BINARY"
+# A worker hands its sums on when they take this much, so that it never holds all of k * dim.
+_PARTIAL_BYTES = 128 << 20
+
+
+class SphericalKMeans:
+    """Spherical k-means: centroids of unit vectors by cosine.
+
+    Parameters
+    ----------
+    n_clusters : int
+        k, at most the number of samples.
+    n_iter : int
+        At most this many Lloyd iterations; fewer when no sample moves any more.
+    train : {"sample", "full"}
+        Fit on a sample; or go on from there with `n_iter` passes over all rows.
+    max_points_per_centroid : int
+        The sample has at most this many times `n_clusters` rows: those of smallest hash.
+    seed : int
+        Chooses the sample and the first centroids.
+
+    Attributes
+    ----------
+    centroids_ : ndarray of float32, shape (k, dim)
+        Unit norm; the row number is the cluster id.
+    history_ : list of Iteration
+        Objective of every iteration, on the sample and then (``full``) on all rows.
+    n_train_ : int
+        Vectors in the sample.
+
+    Examples
+    --------
+    ``samples = ingest(df, key="uid", embedding="clip")`` prepares any DataFrame of embeddings;
+    ``SphericalKMeans(100).fit(samples).transform(samples)`` is then the assignments table.
+    """
+
+    def __init__(
+        self,
+        n_clusters: int,
+        *,
+        n_iter: int = 20,
+        train: str = "sample",
+        max_points_per_centroid: int = 256,
+        seed: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_iter = n_iter
+        self.train = train
+        self.max_points_per_centroid = max_points_per_centroid
+        self.seed = seed
+
+    def fit(self, samples: DataFrame, n_rows: int | None = None) -> SphericalKMeans:
+        """Fit the centroids.
+
+        Parameters
+        ----------
+        samples : DataFrame
+            ``key`` and ``vector`` from `ingest`, without problem rows and duplicate keys.
+        n_rows : int, optional
+            Number of rows, if known; counted otherwise.
+
+        Returns
+        -------
+        SphericalKMeans
+            Itself.
+
+        Raises
+        ------
+        InputError
+            When there are fewer rows than clusters.
+        """
+        n_rows = samples.count() if n_rows is None else n_rows
+        check_n_clusters(self.n_clusters, n_rows)
+        n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
+        vectors = training_sample(samples, n_points, n_rows, self.seed)
+        self.n_train_ = len(vectors)
+        result = spherical_kmeans(vectors, self.n_clusters, self.n_iter, _log_iteration)
+        self.centroids_, self.history_ = result.centroids, result.history
+        if self.train == "full":
+            self._refine(samples)
+        return self
+
+    def _refine(self, samples: DataFrame) -> None:
+        for number in range(1, self.n_iter + 1):
+            # A cluster that no row is nearest to keeps its centroid.
+            sums = vector_sums(samples, self.centroids_)
+            centroids = self.centroids_.copy()
+            updated, is_zero = unit_rows(sums.sums)
+            centroids[sums.cluster_ids[~is_zero]] = updated[~is_zero]
+            n_changed = int((centroids != self.centroids_).any(axis=1).sum())
+            self.centroids_ = centroids
+            objective = float(sums.distance_sum) * DISTANCE_UNIT / int(sums.n_items.sum())
+            self.history_.append(Iteration(objective, n_moved=-1, n_reseeded=0))
+            log.info("  all rows, iteration %d: mean distance %.6f", number, objective)
+            if n_changed == 0:
+                break
+
+    def transform(self, samples: DataFrame) -> DataFrame:
+        """Assign every sample to its nearest centroid.
+
+        Parameters
+        ----------
+        samples : DataFrame
+            ``key`` and ``vector`` from `ingest`, without problem rows.
+
+        Returns
+        -------
+        DataFrame
+            ``key``, ``cluster_id`` INT, ``distance_to_centroid`` FLOAT (``1 - cos``).
+        """
+        return assign(samples, self.centroids_)
+
+
+def check_n_clusters(n_clusters: int, n_rows: int) -> None:
+    """Refuse more clusters than rows.
+
+    Raises
+    ------
+    InputError
+    """
+    if n_clusters > n_rows:
+        raise InputError(
+            f"cluster.n_clusters is {n_clusters:,} but there are only {n_rows:,} rows to cluster",
+            mend=f"set cluster.n_clusters to at most {n_rows:,} (the paper has 500 for 280M rows)",
+        )
+
+
+def _log_iteration(number: int, iteration: Iteration) -> None:
+    log.info(
+        "  iteration %d: mean distance %.6f, %s moved%s",
+        number,
+        iteration.objective,
+        f"{iteration.n_moved:,}",
+        f", {iteration.n_reseeded} empty clusters reseeded" if iteration.n_reseeded else "",
+    )
+
+
+def training_sample(samples: DataFrame, n_points: int, n_rows: int, seed: int) -> npt.NDArray[np.float32]:
+    """Vectors of the `n_points` samples with the smallest ``xxhash64(key, seed)``, in that order.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``key`` and ``vector``; `n_rows` rows.
+    n_points, n_rows, seed : int
+
+    Returns
+    -------
+    ndarray of float32, shape (n_points, dim)
+    """
+    from pyspark.sql import functions as F
+
+    from spark_dbp.vectors import matrix_of
+
+    hashed = samples.select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
+    wanted = n_points
+    while True:
+        # Hashes are spread evenly: take those below the level that should hold `wanted` rows, with
+        # six standard deviations to spare; the driver sorts only these.
+        share = (wanted + 6 * math.sqrt(wanted) + 10) / n_rows
+        part = hashed
+        if share < 1:
+            part = hashed.where(F.col("hash") <= -(2**63) + int(share * 2**64))
+        table = collect_arrow(part).combine_chunks()
+        if table.num_rows >= n_points or share >= 1:
+            break
+        wanted *= 2
+    hashes = table.column("hash").to_numpy()
+    order = np.argsort(hashes, kind="stable")
+    repeated = hashes[order][1:] == hashes[order][:-1]
+    vectors = _joined_matrix(table.column(VECTOR), matrix_of)
+    if repeated.any():  # equal hashes of different keys: the vectors' bytes decide
+        order = np.array(sorted(range(len(hashes)), key=lambda row: (hashes[row], vectors[row].tobytes())))
+    return np.asarray(vectors[order[:n_points]], dtype=np.float32)
+
+
+def _joined_matrix(chunks: pa.ChunkedArray, matrix_of: object) -> npt.NDArray[np.float32]:
+    parts = [matrix_of(chunk) for chunk in chunks.chunks if len(chunk)]  # type: ignore[operator]
+    return np.concatenate(parts)
+
+
+def assign(samples: DataFrame, centroids: npt.NDArray[np.float32]) -> DataFrame:
+    """Nearest centroid of every sample; see `SphericalKMeans.transform`.
+
+    Parameters
+    ----------
+    samples : DataFrame
+    centroids : ndarray of float32, shape (k, dim)
+        Unit norm, on the grid.
+    """
+
+    def nearest_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        from spark_dbp.vectors import matrix_of
+
+        nearest = NearestCentroid(centroids)
+        for batch in batches:
+            labels, distances = nearest.assign(matrix_of(batch.column(1)))
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(0), pa.array(labels), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
+            )
+
+    return samples.select(KEY, VECTOR).mapInArrow(nearest_of, _assignments_type(samples))
+
+
+def assign_given(
+    samples: DataFrame, cluster_ids: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]
+) -> DataFrame:
+    """Distances of samples that have a ``cluster_id`` already.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``key``, ``vector`` and ``cluster_id``.
+    cluster_ids : ndarray of int32, shape (k,)
+        Rising ids of the rows of `centroids`.
+    centroids : ndarray of float32, shape (k, dim)
+
+    Returns
+    -------
+    DataFrame
+        ``key``, ``cluster_id`` INT, ``distance_to_centroid`` FLOAT.
+    """
+
+    def distances_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        from spark_dbp.vectors import matrix_of
+
+        nearest = NearestCentroid(centroids)
+        for batch in batches:
+            labels = np.searchsorted(cluster_ids, batch.column(2).to_numpy()).astype(np.int32)
+            distances = nearest.distances(matrix_of(batch.column(1)), labels).astype(np.float32)
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(0), batch.column(2), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
+            )
+
+    return samples.select(KEY, VECTOR, CLUSTER_ID).mapInArrow(distances_of, _assignments_type(samples))
+
+
+def _assignments_type(samples: DataFrame) -> StructType:
+    from pyspark.sql import types as T
+
+    return T.StructType(
+        [
+            samples.schema[KEY],
+            T.StructField(CLUSTER_ID, T.IntegerType()),
+            T.StructField(DISTANCE, T.FloatType()),
+        ]
+    )
+
+
+class VectorSums:
+    """Sums of the vectors of each cluster.
+
+    Attributes
+    ----------
+    cluster_ids : ndarray of int32, shape (m,)
+        Clusters that have samples, rising.
+    n_items : ndarray of int64, shape (m,)
+    sums : ndarray of float64, shape (m, dim)
+    distance_sum : int
+        Of all samples, in units of ``DISTANCE_UNIT``; 0 when clusters were given.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        from spark_dbp.vectors import matrix_of
+
+        order = np.argsort(table.column(CLUSTER_ID).to_numpy())
+        self.cluster_ids = table.column(CLUSTER_ID).to_numpy()[order].astype(np.int32)
+        self.n_items = table.column(N_ITEMS).to_numpy()[order]
+        self.distance_sum = int(table.column(_OBJECTIVE).to_numpy().sum())
+        whole = np.concatenate([matrix_of(c, "<i8") for c in table.column(_SUM).chunks if len(c)])
+        self.sums = whole[order].astype(np.float64) * GRID
+
+
+def vector_sums(samples: DataFrame, centroids: npt.NDArray[np.float32] | None = None) -> VectorSums:
+    """Add up the vectors of each cluster, exactly.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``vector`` and, without `centroids`, ``cluster_id``.
+    centroids : ndarray of float32, shape (k, dim), optional
+        Then a sample counts for its nearest centroid.
+
+    Returns
+    -------
+    VectorSums
+
+    Notes
+    -----
+    Workers hold at most `_PARTIAL_BYTES` of sums; the driver O(k * dim).
+    """
+
+    def partial(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from spark_dbp.vectors import matrix_of
+
+        nearest = None if centroids is None else NearestCentroid(centroids)
+        collected = _Partial()
+        for batch in batches:
+            vectors = matrix_of(batch.column(0))
+            if nearest is None:
+                collected.add(vectors, batch.column(1).to_numpy().astype(np.int32), None)
+            else:
+                labels, _ = nearest.labels(vectors)
+                collected.add(vectors, labels, nearest.distances(vectors, labels))
+            if collected.nbytes > _PARTIAL_BYTES:
+                yield collected.flush()
+        if collected.nbytes:
+            yield collected.flush()
+
+    def combined(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from spark_dbp.vectors import matrix_of
+
+        collected = _Partial()
+        for batch in batches:
+            collected.merge(
+                batch.column(0).to_numpy(),
+                batch.column(1).to_numpy(),
+                batch.column(2).to_numpy(),
+                matrix_of(batch.column(3), "<i8"),
+            )
+        if collected.nbytes:
+            yield collected.flush()
+
+    wanted = [VECTOR] if centroids is not None else [VECTOR, CLUSTER_ID]
+    parts = samples.select(*wanted).mapInArrow(partial, _PARTIAL_SCHEMA)
+    return VectorSums(collect_arrow(parts.repartition(CLUSTER_ID).mapInArrow(combined, _PARTIAL_SCHEMA)))
+
+
+class _Partial:
+    """Sums by cluster, as whole multiples of the grid: longs hold 2**37 unit vectors without overflow."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[int, int, npt.NDArray[np.int64]]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(total.nbytes for _, _, total in self._of.values())
+
+    def add(
+        self,
+        vectors: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int32],
+        distances: npt.NDArray[np.float64] | None,
+    ) -> None:
+        from spark_dbp.vectors import tiles
+
+        order = np.argsort(labels, kind="stable")
+        for rows in tiles(len(order), 8 * vectors.shape[1]):
+            part = order[rows]
+            firsts = np.flatnonzero(np.diff(labels[part], prepend=-1))
+            sums = np.add.reduceat(vectors[part].astype(np.float64), firsts, axis=0)
+            counts = np.diff(firsts, append=len(part))
+            objective = np.zeros(len(firsts), dtype=np.int64)
+            if distances is not None:
+                whole = np.rint(distances[part] / DISTANCE_UNIT).astype(np.int64)
+                objective = np.add.reduceat(whole, firsts)
+            self.merge(labels[part][firsts], counts, objective, (sums / GRID).astype(np.int64))
+
+    def merge(
+        self,
+        clusters: npt.NDArray[np.int32],
+        counts: npt.NDArray[np.int64],
+        objectives: npt.NDArray[np.int64],
+        sums: npt.NDArray[np.int64],
+    ) -> None:
+        for row, cluster in enumerate(clusters.tolist()):
+            known = self._of.get(cluster)
+            if known is None:
+                self._of[cluster] = (int(counts[row]), int(objectives[row]), sums[row].copy())
+            else:
+                known[2][:] += sums[row]
+                self._of[cluster] = (known[0] + int(counts[row]), known[1] + int(objectives[row]), known[2])
+
+    def flush(self) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        from spark_dbp.vectors import binary_rows
+
+        items, self._of = self._of, {}
+        counts, objectives, sums = zip(*items.values(), strict=True)
+        return pa.RecordBatch.from_arrays(
+            [
+                pa.array(list(items), pa.int32()),
+                pa.array(counts, pa.int64()),
+                pa.array(objectives, pa.int64()),
+                binary_rows(np.stack(sums)),
+            ],
+            [CLUSTER_ID, N_ITEMS, _OBJECTIVE, _SUM],
+        )
+
+
+def mean_centroids(samples: DataFrame) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Normalised mean of each given cluster.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``vector`` and ``cluster_id``.
+
+    Returns
+    -------
+    cluster_ids : ndarray of int32, shape (k,), rising
+    centroids : ndarray of float32, shape (k, dim)
+
+    Raises
+    ------
+    InputError
+        When the vectors of a cluster cancel out.
+    """
+    sums = vector_sums(samples)
+    centroids, is_zero = unit_rows(sums.sums)
+    if is_zero.any():
+        raise InputError(
+            f"cluster {sums.cluster_ids[is_zero][0]}: its vectors cancel out, so it has no mean direction",
+            mend="give centroids with input.centroids",
+        )
+    return sums.cluster_ids, centroids
+
+
+def centroids_table(cluster_ids: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]) -> pa.Table:
+    """The centroids table: ``cluster_id`` INT, ``centroid`` ARRAY<FLOAT>."""
+    import pyarrow as pa
+
+    k, dim = centroids.shape
+    offsets = pa.array(np.arange(k + 1, dtype=np.int32) * dim)
+    values = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(centroids).ravel()))
+    return pa.table({CLUSTER_ID: pa.array(cluster_ids, pa.int32()), CENTROID: values})
