@@ -1,1 +1,3 @@
+"""Version of the package, read by the build. Imports nothing."""
+
 __version__ = "0.1.0"

@@ -180,6 +180,7 @@ class RunConfig(_Section):
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source} is no mapping of sections", mend="see conf/example.yaml")
+        values = {name: {} if section is None else section for name, section in values.items()}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

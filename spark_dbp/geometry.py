@@ -64,7 +64,8 @@ def unit_rows(
     Returns
     -------
     vectors : ndarray of float32, shape (n, dim)
-        Unit norm up to the grid; multiples of ``GRID``. A row without direction is all zero.
+        Unit norm up to the grid; multiples of ``GRID``. A row without direction is all zero; one that
+        is such a vector already does not change.
     is_zero : ndarray of bool, shape (n,)
         True where the row has no direction (norm 0).
 
@@ -94,6 +95,7 @@ def _unit_block(
         largest = np.abs(wide[extreme]).max(axis=1, initial=0.0)
         wide[extreme] /= np.where(largest > 0, largest, 1.0)[:, None]
         norms[extreme] = np.sqrt(row_sums(np.square(wide[extreme])))
+    norms[_is_done(wide, norms)] = 1.0
     is_zero = norms == 0
     wide /= np.where(is_zero, 1.0, norms)[:, None]
     # Onto the grid; float32 then rounds what is above 2**-2 to coarser steps, multiples of the grid too.
@@ -102,6 +104,15 @@ def _unit_block(
     wide *= GRID
     wide += 0.0  # no negative zeros: equal vectors are equal bytes
     return wide, is_zero
+
+
+def _is_done(wide: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Rows that are unit vectors on the grid already: they stay the bytes they are."""
+    rows = np.flatnonzero(np.abs(norms - 1.0) < 2.0**-18)
+    for columns in (slice(0, 8), slice(8, None)):  # a few components tell most other rows apart
+        steps = wide[rows, columns] * (1 / GRID)
+        rows = rows[(steps == np.rint(steps)).all(axis=1)]
+    return rows
 
 
 class NearestCentroid:

@@ -224,13 +224,15 @@ def opened(path: str) -> Iterator[RunStore]:
             f"output.path {base} holds something that is not a run: {', '.join(strangers[:5])}",
             mend="name a new or an empty directory, or the directory of an earlier run",
         )
-    with _locked(base):
-        try:
-            yield RunStore(base)
-        finally:
-            for name in ("tables", "stages"):
-                _delete_if_empty(files.join(base, name))
-    _delete_if_empty(base)
+    try:
+        with _locked(base):
+            try:
+                yield RunStore(base)
+            finally:
+                for name in ("tables", "stages"):
+                    _delete_if_empty(files.join(base, name))
+    finally:
+        _delete_if_empty(base)
 
 
 def _names(base: str) -> list[str]:

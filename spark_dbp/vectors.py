@@ -62,10 +62,12 @@ def _binary_values(
     if n == 0 or offset_buffer is None:
         return np.zeros(0, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.int64)
     offsets = np.frombuffer(offset_buffer, dtype=offset_type, count=array.offset + n + 1)
-    offsets = offsets[array.offset :].astype(np.int64)
-    raw = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, np.uint8)
-    lengths: npt.NDArray[np.int64] = np.diff(offsets)
-    return raw, offsets[:-1], lengths
+    offsets = offsets[array.offset :]
+    raw: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+    if data is not None:
+        raw = np.frombuffer(data, dtype=np.uint8)
+    starts: npt.NDArray[np.int64] = offsets.astype(np.int64)
+    return raw, starts[:-1], np.diff(starts)
 
 
 def _gather(

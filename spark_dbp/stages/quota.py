@@ -1,4 +1,4 @@
-"""How many samples each cluster keeps. Imports numpy only.
+"""How many samples each cluster keeps. Imports numpy, names and errors only.
 
 Equations of arXiv 2401.04578, section 3: complexity ``C_j = d_intra,j * d_inter,j``, weight
 ``P_j = softmax(C_j / temperature)``, quotas the integer minimum of ``sum_j (x_j - P_j N)**2``.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spark_dbp.columns import D_INTER, D_INTRA
 from spark_dbp.errors import InfeasibleError
 
 FloatVector = npt.NDArray[np.float64]
@@ -231,19 +232,15 @@ def plan_quotas(
     """
     sizes = np.asarray(n_items, dtype=np.int64)
     used = sizes > 0
-    values = {
-        "d_intra*d_inter": lambda: np.asarray(d_intra, float) * np.asarray(d_inter, float),
-        "d_intra": lambda: np.asarray(d_intra, float),
-        "d_inter": lambda: np.asarray(d_inter, float),
-        "cluster_size": lambda: sizes.astype(float),
-        "uniform": lambda: np.ones(len(sizes)),
-    }[complexity]()
-    values = np.where(used, values, np.nan)
     weight = np.zeros(len(sizes))
     if complexity in ("cluster_size", "uniform"):
+        values = sizes.astype(np.float64) if complexity == "cluster_size" else np.ones(len(sizes))
         weight[used] = proportional_weights(values[used])
     else:
+        measures = {D_INTRA: np.asarray(d_intra, float), D_INTER: np.asarray(d_inter, float)}
+        values = np.prod([measures[name] for name in complexity.split("*")], axis=0)
         weight[used] = softmax_weights(values[used], temperature)
+    values = np.where(used, values, np.nan)
     floor = min_per_cluster
     if used.any():
         floor = max(floor, int(cluster_balance * n_keep / int(used.sum())))

@@ -1,0 +1,71 @@
+"""Shared by all tests: one Spark session a process, and small real-looking inputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[object]:
+    """A classic local session; small shuffles, since the data is small."""
+    from spark_dbp.session import start_local_session
+
+    session = start_local_session({"spark.sql.shuffle.partitions": "4", "spark.driver.memory": "1g"})
+    yield session
+    session.stop()
+
+
+def make_embeddings(n: int, dim: int, n_concepts: int, seed: int = 0) -> np.ndarray:
+    """Embeddings around a few directions, of uneven number and spread, not of unit norm."""
+    rng = np.random.default_rng(seed)
+    concepts = rng.standard_normal((n_concepts, dim))
+    share = rng.dirichlet(np.full(n_concepts, 0.7))
+    of = rng.choice(n_concepts, size=n, p=share)
+    spread = rng.uniform(0.1, 1.0, n_concepts)
+    points = concepts[of] + spread[of, None] * rng.standard_normal((n, dim))
+    return (points * rng.uniform(0.5, 3.0, (n, 1))).astype(np.float32)
+
+
+def make_keys(n: int) -> list[str]:
+    return [f"part/{i * 7919 % 1_000_003:07d}.jpg" for i in range(n)]
+
+
+def write_table(path: Path, keys: object, embeddings: object, n_files: int = 1, **more: object) -> Path:
+    """Write (key, embedding, ...) as `n_files` Parquet files of uneven size."""
+    path.mkdir(parents=True, exist_ok=True)
+    if isinstance(embeddings, np.ndarray):
+        embeddings = pa.array(list(embeddings), pa.list_(pa.from_numpy_dtype(embeddings.dtype)))
+    table = pa.table({"key": keys, "embedding": embeddings, **more})
+    cuts = np.unique((np.linspace(0, 1, n_files + 1) ** 1.5 * len(table)).astype(int))
+    for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+        pq.write_table(table.slice(start, stop - start), path / f"{number:05d}.parquet")
+    return path
+
+
+def config_of(source: Path | str, out: Path | str, **sections: dict) -> dict:
+    """A configuration with small defaults."""
+    values = {
+        "input": {"path": str(source)},
+        "output": {"path": str(out)},
+        "cluster": {"n_clusters": 12, "n_iter": 8},
+        "prune": {"keep_ratio": 0.3},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return values
+
+
+def rows_of(frame: object) -> list[tuple]:
+    """All rows of a DataFrame, sorted."""
+    return sorted(tuple(row) for row in frame.collect())

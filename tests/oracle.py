@@ -1,0 +1,163 @@
+"""The whole job in plain numpy and Python, written from the method: what the Spark job must equal.
+
+Nothing here is shared with the package: hashes come from the xxhash library, k-means is a float64
+loop, quotas are filled one unit at a time, samples are sorted as Python tuples.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import xxhash
+
+
+def spark_xxhash64(key: str | int, seed: int) -> int:
+    """Spark's ``xxhash64(key, seed)``: the hash of a column seeds that of the next, the first with 42."""
+    raw = key.encode() if isinstance(key, str) else key.to_bytes(8, "little", signed=True)
+    first = xxhash.xxh64_intdigest(raw, seed=42)
+    both = xxhash.xxh64_intdigest(seed.to_bytes(8, "little", signed=True), seed=first)
+    return both - 2**64 if both >= 2**63 else both
+
+
+def unit(embeddings: np.ndarray) -> np.ndarray:
+    """Unit rows, rounded to multiples of 2**-26; rows that are such vectors already stay."""
+    wide = embeddings.astype(np.float64)
+    norms = np.sqrt((wide**2).sum(axis=1))
+    done = (np.abs(norms - 1) < 2**-18) & (wide * 2**26 % 1 == 0).all(axis=1)
+    wide /= np.where(done, 1, norms)[:, None]
+    return (np.rint(wide * 2**26) / 2**26).astype(np.float32)
+
+
+def kmeans(vectors: np.ndarray, k: int, n_iter: int) -> np.ndarray:
+    """Lloyd from the first k distinct vectors; empty clusters get the farthest samples in turn."""
+    _, firsts = np.unique(vectors, axis=0, return_index=True)
+    centroids = vectors[np.sort(firsts)[:k]]
+    wide = vectors.astype(np.float64)
+    labels = None
+    for _ in range(n_iter):
+        cosine = wide @ centroids.astype(np.float64).T
+        new = cosine.argmax(axis=1)
+        distance = 1 - cosine[np.arange(len(wide)), new]
+        stable = labels is not None and (new == labels).all()
+        labels, reseeded = new.copy(), False
+        empty = [j for j in range(k) if not (labels == j).any()]
+        taken = []
+        for row in np.argsort(-distance, kind="stable"):
+            if not empty or distance[row] <= 2**-20:
+                break
+            if (labels == labels[row]).sum() > 1 and not any((vectors[row] == t).all() for t in taken):
+                taken.append(vectors[row])
+                labels[row] = empty.pop(0)
+                reseeded = True
+        sums = np.array([wide[labels == j].sum(axis=0) for j in range(k)])
+        known = np.abs(sums).max(axis=1) > 0
+        centroids = centroids.copy()
+        centroids[known] = unit(sums[known])
+        if stable and not reseeded:
+            break
+    return centroids
+
+
+def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cosine = vectors.astype(np.float64) @ centroids.astype(np.float64).T
+    labels = cosine.argmax(axis=1)
+    distances = np.clip(1 - cosine[np.arange(len(vectors)), labels], 0, 2)
+    return labels, distances.astype(np.float32)
+
+
+def quotas(target: list[float], lower: list[int], upper: list[int], n_keep: int) -> list[int]:
+    """One unit at a time to where it costs least (exact arithmetic; ties to the lowest index)."""
+    wanted = [Fraction(float(t)) for t in target]
+    x = list(lower)
+    heap = [(x[j] - wanted[j], j) for j in range(len(x)) if x[j] < upper[j]]
+    heapq.heapify(heap)
+    for _ in range(n_keep - sum(x)):
+        _, j = heapq.heappop(heap)
+        x[j] += 1
+        if x[j] < upper[j]:
+            heapq.heappush(heap, (x[j] - wanted[j], j))
+    return x
+
+
+@dataclass
+class Answer:
+    centroids: np.ndarray
+    assignments: list[tuple]  # key, cluster_id, distance
+    n_items: np.ndarray
+    d_intra: np.ndarray
+    d_inter: np.ndarray
+    quotas: list[int]
+    keep_list: list[tuple]  # key, cluster_id, distance, rank; sorted
+
+
+def prune(
+    keys: list,
+    labels: np.ndarray,
+    distances: np.ndarray,
+    centroids: np.ndarray,
+    *,
+    keep_ratio: float,
+    temperature: float = 0.1,
+    n_neighbors: int = 20,
+    complexity: str = "d_intra*d_inter",
+    which_to_keep: str = "hard",
+    min_per_cluster: int = 1,
+    cluster_balance: float = 0.0,
+    seed: int = 0,
+) -> Answer:
+    k = len(centroids)
+    n_keep = math.floor(Fraction(str(keep_ratio)) * len(keys))
+    n_items = np.bincount(labels, minlength=k)
+    used = np.flatnonzero(n_items)
+    d_intra, d_inter = np.full(k, np.nan), np.full(k, np.nan)
+    wide = centroids.astype(np.float64)
+    for j in used:
+        whole = np.rint(distances[labels == j].astype(np.float64) * 2**28)
+        d_intra[j] = sum(int(d) for d in whole) * 2.0**-28 / n_items[j]
+        others = sorted(1 - wide[j] @ wide[i] for i in used if i != j)[:n_neighbors]
+        d_inter[j] = sum(others) / len(others) if others else 0.0
+    if complexity == "cluster_size":
+        weight = n_items / n_items.sum()
+    elif complexity == "uniform":
+        weight = np.where(n_items > 0, 1 / len(used), 0)
+    else:
+        value = {"d_intra*d_inter": d_intra * d_inter, "d_intra": d_intra, "d_inter": d_inter}[complexity]
+        power = np.where(n_items > 0, np.exp((value - np.nanmax(value)) / temperature), 0)
+        weight = power / power.sum()
+    floor = max(min_per_cluster, int(cluster_balance * n_keep / len(used)))
+    quota = quotas(list(weight * n_keep), [min(floor, int(m)) for m in n_items], list(n_items), n_keep)
+    order = {
+        "hard": lambda row: (-float(row[2]), row[0]),
+        "easy": lambda row: (float(row[2]), row[0]),
+        "random": lambda row: (spark_xxhash64(row[0], seed), row[0]),
+    }[which_to_keep]
+    rows = [(key, int(c), float(d)) for key, c, d in zip(keys, labels, distances, strict=True)]
+    kept = []
+    for j in range(k):
+        members = sorted((row for row in rows if row[1] == j), key=order)
+        kept += [(*row, rank) for rank, row in enumerate(members[: quota[j]], start=1)]
+    return Answer(centroids, sorted(rows), n_items, d_intra, d_inter, quota, sorted(kept))
+
+
+def run(
+    keys: list,
+    embeddings: np.ndarray,
+    *,
+    n_clusters: int,
+    n_iter: int,
+    max_points_per_centroid: int = 256,
+    kmeans_seed: int = 0,
+    **prune_settings: object,
+) -> Answer:
+    """The whole job: keys and embeddings in, keep list out."""
+    vectors = unit(embeddings)
+    hashes = [spark_xxhash64(key, kmeans_seed) for key in keys]
+    n_train = min(len(keys), n_clusters * max_points_per_centroid)
+    train = vectors[np.argsort(hashes, kind="stable")[:n_train]]
+    centroids = kmeans(train, n_clusters, n_iter)
+    labels, distances = assign(vectors, centroids)
+    return prune(keys, labels, distances, centroids, **prune_settings)

@@ -1,0 +1,145 @@
+"""The quota solver: integer optimum, exact sum, bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, minimize
+
+from spark_dbp.errors import InfeasibleError
+from spark_dbp.stages.quota import plan_quotas, softmax_weights, solve_quotas
+
+
+@st.composite
+def problems(draw, max_size=30, max_k=12):
+    k = draw(st.integers(1, max_k))
+    upper = draw(st.lists(st.integers(0, max_size), min_size=k, max_size=k))
+    lower = [min(u, draw(st.integers(0, 3))) for u in upper]
+    n_keep = draw(st.integers(sum(lower), sum(upper)))
+    scale = draw(st.sampled_from([1.0, 1e-9, 1e3, 1e12]))
+    halves = draw(st.booleans())  # many exact ties
+    numbers = st.integers(-60, 60).map(lambda v: v / 2) if halves else st.floats(-40, 60)
+    target = [draw(numbers) * scale for _ in range(k)]
+    return target, lower, upper, n_keep
+
+
+@given(problems())
+@settings(max_examples=400, deadline=None)
+def test_equals_filling_one_unit_at_a_time_in_exact_arithmetic(problem):
+    target, lower, upper, n_keep = problem
+    quotas = solve_quotas(target, lower, upper, n_keep)
+    assert quotas.sum() == n_keep
+    assert (quotas >= lower).all()
+    assert (quotas <= upper).all()
+    assert quotas.tolist() == oracle.quotas(target, lower, upper, n_keep)
+
+
+@given(problems(), st.randoms())
+@settings(max_examples=200, deadline=None)
+def test_no_unit_moved_lowers_the_objective_and_order_does_not_matter(problem, random):
+    target, lower, upper, n_keep = problem
+    quotas = solve_quotas(target, lower, upper, n_keep)
+
+    def cost(x):
+        return sum(
+            (oracle.Fraction(int(a)) - oracle.Fraction(float(t))) ** 2 for a, t in zip(x, target, strict=True)
+        )
+
+    best = cost(quotas)
+    for i in range(len(quotas)):
+        for j in range(len(quotas)):
+            if i != j and quotas[i] > lower[i] and quotas[j] < upper[j]:
+                moved = quotas.copy()
+                moved[i] -= 1
+                moved[j] += 1
+                assert cost(moved) >= best
+    order = list(range(len(target)))
+    random.shuffle(order)
+    shuffled = solve_quotas(np.array(target)[order], np.array(lower)[order], np.array(upper)[order], n_keep)
+    assert cost(shuffled[np.argsort(order)]) == best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_a_general_solver_on_the_continuous_problem(seed):
+    rng = np.random.default_rng(seed)
+    k = 15
+    upper = rng.integers(5, 400, k)
+    lower = np.minimum(1, upper)
+    n_keep = int(upper.sum() * 0.4)
+    target = softmax_weights(rng.random(k), 0.3) * n_keep
+    found = minimize(
+        lambda x: ((x - target) ** 2).sum(),
+        x0=upper * n_keep / upper.sum(),
+        jac=lambda x: 2 * (x - target),
+        bounds=Bounds(lower, upper),
+        constraints=LinearConstraint(np.ones(k), n_keep, n_keep),
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-9},
+    )
+    assert found.success
+    # The integer optimum lies within a unit of the real one in every coordinate.
+    assert np.abs(solve_quotas(target, lower, upper, n_keep) - found.x).max() < 1 + 1e-3
+
+
+@pytest.mark.parametrize(("n_keep", "range_"), [(2, "between 3 and 30"), (31, "between 3 and 30")])
+def test_infeasible_requests_name_the_feasible_range(n_keep, range_):
+    with pytest.raises(InfeasibleError, match=range_):
+        solve_quotas([1.0, 2.0, 3.0], [1, 1, 1], [10, 10, 10], n_keep)
+
+
+@pytest.mark.parametrize(
+    ("target", "lower", "upper", "message"),
+    [
+        ([np.nan], [0], [1], "not finite"),
+        ([1.0], [2], [1], "0 <= lower <= upper"),
+        ([1.0], [-1], [1], "0 <= lower <= upper"),
+        ([1.0, 2.0], [0], [1], "shape"),
+        ([1.0], [0.5], [1], "integers"),
+    ],
+)
+def test_malformed_arguments(target, lower, upper, message):
+    with pytest.raises(ValueError, match=message):
+        solve_quotas(target, lower, upper, 1)
+
+
+def test_a_hundred_thousand_clusters():
+    rng = np.random.default_rng(0)
+    upper = rng.integers(1, 10**6, 100_000)
+    n_keep = int(upper.sum() * 0.3)
+    target = softmax_weights(rng.random(len(upper)), 0.1) * n_keep
+    quotas = solve_quotas(target, np.ones_like(upper), upper, n_keep)
+    assert quotas.sum() == n_keep
+    gain = (quotas - target)[quotas < upper].min() - ((quotas - target)[quotas > 1].max() - 1)
+    assert gain >= 0  # no unit is cheaper elsewhere
+
+
+def test_softmax_does_not_overflow():
+    weights = softmax_weights([1.0, 2.0, 1000.0], 1e-6)
+    assert weights.tolist() == [0.0, 0.0, 1.0]
+    assert softmax_weights(np.random.default_rng(0).random(10_000), 0.1).sum() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("complexity", ["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"])
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_plan_covers_empty_clusters_and_floors(complexity, balance):
+    sizes = np.array([100, 0, 3, 50])
+    nan = np.nan
+    plan = plan_quotas(
+        sizes, [0.4, nan, 0.1, 0.2], [0.5, nan, 0.2, 0.3], 60, complexity=complexity, cluster_balance=balance
+    )
+    assert plan["quota"].sum() == 60
+    assert plan["quota"][1] == 0
+    assert plan["weight"].sum() == pytest.approx(1)
+    assert (plan["quota"] >= np.minimum(max(1, int(balance * 60 / 3)), sizes)).all()
+    if complexity == "cluster_size":
+        assert plan["weight"].tolist() == pytest.approx((sizes / 153).tolist())
+    if complexity == "uniform":
+        assert plan["weight"].tolist() == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+
+
+def test_higher_complexity_gets_more():
+    plan = plan_quotas([100, 100, 100], [0.1, 0.2, 0.3], [0.5, 0.5, 0.5], 90)
+    assert plan["quota"][0] < plan["quota"][1] < plan["quota"][2]

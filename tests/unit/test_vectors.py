@@ -1,0 +1,113 @@
+"""Arrow columns to matrices: every accepted form, slices, nulls, and what ails a row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from spark_dbp import vectors as v
+
+RAW = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+
+
+def forms():
+    rows = RAW.tolist()
+    return {
+        "list<float>": pa.array(rows, pa.list_(pa.float32())),
+        "list<double>": pa.array(rows, pa.list_(pa.float64())),
+        "large_list<float>": pa.array(rows, pa.large_list(pa.float32())),
+        "fixed_size_list<float>": pa.array(rows, pa.list_(pa.float32(), 4)),
+        "binary": pa.array([row.tobytes() for row in RAW], pa.binary()),
+        "large_binary": pa.array([row.tobytes() for row in RAW], pa.large_binary()),
+    }
+
+
+@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("cut", [(0, 9), (2, 5), (8, 1), (4, 0)])
+def test_every_form_reads_the_same_also_as_a_slice(form, cut):
+    array = forms()[form]
+    assert v.is_embedding_type(array.type)
+    part = array.slice(*cut)
+    groups, problems = v.embedding_groups(part)
+    assert problems.tolist() == [None] * cut[1]
+    if cut[1] == 0:
+        assert groups == []
+        return
+    ((rows, matrix),) = groups
+    assert rows.tolist() == list(range(cut[1]))
+    assert matrix.astype(np.float32).tolist() == RAW[cut[0] : cut[0] + cut[1]].tolist()
+
+
+@pytest.mark.parametrize("form", forms())
+def test_null_rows_between_good_ones(form):
+    array = forms()[form]
+    mask = pa.array([i % 3 != 1 for i in range(9)])
+    import pyarrow.compute as pc
+
+    with_nulls = (
+        pc.if_else(mask, array, pa.scalar(None, array.type))
+        if "fixed" not in form
+        else pa.array([row if i % 3 != 1 else None for i, row in enumerate(RAW.tolist())], array.type)
+    )
+    vectors, dimensions, problems = v.unit_vectors(with_nulls.slice(1))
+    good = [i for i in range(1, 9) if i % 3 != 1]
+    assert problems.to_pylist() == [None if i in good else v.NULL_EMBEDDING for i in range(1, 9)]
+    assert dimensions.to_pylist() == [4 if i in good else None for i in range(1, 9)]
+    kept = v.matrix_of(vectors.drop_null())
+    expected = RAW[good] / np.linalg.norm(RAW[good].astype(float), axis=1, keepdims=True)
+    assert np.allclose(kept, expected, atol=1e-7)
+
+
+def test_each_problem_is_told_apart():
+    array = pa.array(
+        [
+            [1.0, 2.0],
+            None,
+            [1.0, None],
+            [np.nan, 1.0],
+            [np.inf, 1.0],
+            [0.0, 0.0],
+            [],
+            [1.0, 2.0, 3.0],
+            [3.0, 4.0],
+        ]
+    )
+    vectors, dimensions, problems = v.unit_vectors(array)
+    assert problems.to_pylist() == [
+        None,
+        v.NULL_EMBEDDING,
+        v.NULL_ELEMENT,
+        v.NOT_FINITE,
+        v.NOT_FINITE,
+        v.ZERO_VECTOR,
+        v.EMPTY_EMBEDDING,
+        None,
+        None,
+    ]
+    assert dimensions.to_pylist() == [2, None, None, None, None, None, None, 3, 2]
+    assert [None if x is None else len(x) for x in vectors.to_pylist()] == [8, *[None] * 6, 12, 8]
+
+
+def test_broken_bytes():
+    _, _, problems = v.unit_vectors(pa.array([b"12345", b"", RAW[0].tobytes()], pa.binary()))
+    assert problems.to_pylist() == [v.BROKEN_BINARY, v.EMPTY_EMBEDDING, None]
+
+
+def test_doubles_beyond_float32_keep_their_direction():
+    vectors, _, problems = v.unit_vectors(pa.array([[3e300, 4e300], [3e-300, 4e-300]]))
+    assert problems.to_pylist() == [None, None]
+    assert v.matrix_of(vectors).round(6).tolist() == np.float32([[0.6, 0.8], [0.6, 0.8]]).tolist()
+
+
+@pytest.mark.parametrize("bad", [[None, b"1234"], [b"1234", b"12345678"], [b"123"]])
+def test_matrix_of_refuses_what_is_no_matrix(bad):
+    with pytest.raises(ValueError, match="null or of different lengths"):
+        v.matrix_of(pa.array(bad, pa.binary()))
+
+
+def test_a_tile_is_bounded():
+    sizes = [s.stop - s.start for s in v.tiles(10_000, 65_536)]
+    assert sum(sizes) == 10_000
+    assert max(sizes) * 65_536 <= 16 << 20
+    assert [s.stop for s in v.tiles(3, 1 << 30)] == [1, 2, 3]
