@@ -34,7 +34,7 @@ format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Measure against peers (BENCH="--rows 200000" for a quick look)
+bench: $(STAMP)  ## Measure against peers (BENCH=--quick for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 lock:  ## Resolve requirements.lock anew (needs uv)

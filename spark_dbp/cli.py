@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
@@ -38,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parsed = _parser().parse_args(arguments)
-    _log_to_stderr()
     try:
-        return int(parsed.command(parsed))
+        with _progress_on_stderr():
+            return int(parsed.command(parsed))
     except SparkDbpError as error:
         if parsed.debug:
             raise
@@ -140,10 +141,14 @@ def _report(run: Run) -> None:
     print(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list")))
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _progress_on_stderr() -> Iterator[None]:
     logger = logging.getLogger("spark_dbp")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

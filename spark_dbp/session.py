@@ -248,6 +248,9 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
 @contextmanager
 def guarded(session: SparkSession) -> Iterator[SparkSession]:
     """Hold the session settings that the job's answer rests on; restore the user's afterwards."""
+    # Spark logs the trace of every analysis error by itself; ours say what there is to say.
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     before = {name: session.conf.get(name, None) for name in _GUARDED_CONF}
     for name, value in _GUARDED_CONF.items():
         session.conf.set(name, value)

@@ -70,9 +70,7 @@ def _binary_values(
     return raw, starts[:-1], np.diff(starts)
 
 
-def _gather(
-    values: npt.NDArray[Any], starts: npt.NDArray[np.int64], width: int
-) -> npt.NDArray[Any]:
+def _gather(values: npt.NDArray[Any], starts: npt.NDArray[np.int64], width: int) -> npt.NDArray[Any]:
     """Rows of `width` elements from the flat `values`; a view where they follow one another."""
     if len(starts) == 0:
         return values[:0].reshape(0, width)

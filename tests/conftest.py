@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def write_table(path: Path, keys: object, embeddings: object, n_files: int = 1, 
         embeddings = pa.array(list(embeddings), pa.list_(pa.from_numpy_dtype(embeddings.dtype)))
     table = pa.table({"key": keys, "embedding": embeddings, **more})
     cuts = np.unique((np.linspace(0, 1, n_files + 1) ** 1.5 * len(table)).astype(int))
-    for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for number, (start, stop) in enumerate(pairwise(cuts)):
         pq.write_table(table.slice(start, stop - start), path / f"{number:05d}.parquet")
     return path
 

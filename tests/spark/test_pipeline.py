@@ -251,7 +251,7 @@ def clustered(spark, base, tmp_path_factory):
     by_key = {row[0]: row for row in rows_of(base.assignments(spark))}
     ids = np.array([by_key[key][1] * 3 + 1 for key in KEYS], dtype=np.int64)
     distances = np.array([by_key[key][2] for key in KEYS], dtype=np.float32)
-    source = write_table(path / "in", KEYS, EMBEDDINGS, n_files=2, cid=ids, dist=distances)
+    write_table(path / "in", KEYS, EMBEDDINGS, n_files=2, cid=ids, dist=distances)
     _, centroids = base.centroids()
     pq.write_table(
         pa.table({"cluster_id": [3 * i + 1 for i in range(K)][::-1], "centroid": centroids[::-1].tolist()}),

@@ -1,0 +1,54 @@
+"""Assignment of all rows to their centroids, against reading the file with pyarrow and one matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.common import in_turn, report, scratch, write_vectors
+from spark_dbp.session import start_local_session
+from spark_dbp.stages.kmeans import assign
+from spark_dbp.vectors import matrix_of
+
+
+def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
+    """Print the medians and their ratio.
+
+    Parameters
+    ----------
+    n_rows, dim, n_clusters : int
+    runs : int
+        Counted runs of each side.
+    """
+    with scratch() as folder:
+        source = folder / "vectors"
+        write_vectors(source, n_rows, dim)
+        first = pq.ParquetFile(next(iter(sorted(source.iterdir())))).read_row_group(0)
+        centroids = np.concatenate([matrix_of(c) for c in first.column("vector").chunks])[:n_clusters].copy()
+        spark = start_local_session()
+        frame = spark.read.parquet(str(source))
+
+        def ours() -> None:
+            assign(frame, centroids).write.format("noop").mode("overwrite").save()
+
+        def ours_written() -> None:
+            assign(frame, centroids).write.mode("overwrite").parquet(str(folder / "out"))
+
+        def floor() -> None:
+            for file in sorted(source.iterdir()):
+                for chunk in pq.read_table(file, columns=["key", "vector"]).column("vector").chunks:
+                    matrix = matrix_of(chunk)
+                    for start in range(0, len(matrix), 8192):
+                        (matrix[start : start + 8192] @ centroids.T).argmax(axis=1)
+
+        seconds = in_turn(runs, ours=ours, floor=floor, written=ours_written)
+        spark.stop()
+    report(
+        f"assignment of {n_rows:,} x {dim} to {n_clusters} centroids (median of {runs}, in turn)",
+        [
+            ("pyarrow read + numpy product and argmax", f"{seconds['floor']:.2f} s"),
+            ("ours: scan, assign, exact distance", f"{seconds['ours']:.2f} s"),
+            ("ours, written as Parquet too", f"{seconds['written']:.2f} s"),
+            ("ratio of ours to the floor", f"{seconds['ours'] / seconds['floor']:.2f}"),
+        ],
+    )

@@ -1,0 +1,206 @@
+"""The installed command as users start it, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
+
+from spark_dbp import KeepTrie, open_run
+
+BIN = Path(sys.executable).parent
+COMMAND = [str(BIN / "spark-dbp")]
+
+
+def start(arguments: list, environment: dict | None = None, **more: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(a) for a in arguments],
+        capture_output=True, text=True, timeout=300, env={**os.environ, **(environment or {})}, **more,
+    )  # fmt: skip
+
+
+def without_java(tmp_path: Path) -> dict[str, str]:
+    """A PATH with every program of this one except Java's, and no JAVA_HOME."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for folder in os.environ["PATH"].split(os.pathsep):
+        for program in Path(folder).iterdir() if Path(folder).is_dir() else ():
+            if not program.name.startswith(("java", "jshell")) and not (tools / program.name).exists():
+                (tools / program.name).symlink_to(program)
+    environment = {**os.environ, "PATH": str(tools)}
+    environment.pop("JAVA_HOME", None)
+    assert shutil.which("java", path=str(tools)) is None
+    return environment
+
+
+def test_demo_on_a_machine_without_java(tmp_path):
+    """No Java anywhere but in the wheel; the workers run this interpreter, not the PATH's python3."""
+    environment = without_java(tmp_path)
+    fake = tmp_path / "bin" / "python3"
+    fake.unlink(missing_ok=True)
+    fake.write_text("#!/bin/sh\nexit 42\n")
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [*COMMAND, "demo", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for words in (
+        "rows in     1,797",
+        "kept        539 of 1,797 (30.0%)",
+        "what next",
+        "clusters kept whole",
+    ):
+        assert words in done.stdout
+    assert "Keeping the 539 samples" in done.stderr
+    run = open_run(tmp_path / "demo/run")
+    assert len(run.keep_trie()) == 539
+    assert run.document["accounting"]["rows_in"] == 1797
+
+
+def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
+    """JAVA_HOME names a Java 8: the wheel's is used all the same."""
+    home = tmp_path / "java8"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin/java").write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
+    (home / "bin/java").chmod(0o755)
+    code = (
+        "from spark_dbp.session import *; import os\n"
+        "print(java_major_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
+    )
+    environment = {**without_java(tmp_path), "JAVA_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    version, chosen = done.stdout.split()
+    assert version == "8"
+    assert "spark-dbp-java" in chosen
+
+
+@pytest.mark.parametrize("version", ["17.0.15", "21.0.1"])
+def test_an_installed_java_17_or_21_is_used(tmp_path, version):
+    java = tmp_path / "home/bin/java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    java.chmod(0o755)
+    code = "from spark_dbp.session import find_java_home; print(find_java_home())"
+    environment = {**os.environ, "JAVA_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "home")
+
+
+def test_run_then_select(tmp_path):
+    keys = make_keys(400)
+    source = write_table(tmp_path / "in", keys, make_embeddings(400, 8, 4), n_files=2)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of(source, "relative-run")))
+    more = [
+        "--set",
+        "prune.keep_ratio=0.25",
+        "cluster.n_clusters=6",
+        "--set",
+        "trie.shards=3",
+        "trie.key=concat(key, '!')",
+    ]
+    done = start([*COMMAND, "run", tmp_path / "conf.yaml", *more], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "kept        100 of 400 (25.0%)" in done.stdout
+    run = open_run(tmp_path / "relative-run")
+    trie = KeepTrie.open(str(tmp_path / "relative-run"))
+    assert len(trie) == 100
+    assert sum(f"{key}!" in trie for key in keys) == 100
+    assert not any(key in trie for key in keys)
+    assert len(json.loads((Path(run.table_path("keep_trie")) / "manifest.json").read_text())["shards"]) == 3
+
+    select = ["select", "relative-run", "--set", "prune.keep_ratio=0.5", "--out", "again"]
+    done = start([sys.executable, "-m", "spark_dbp", *select], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "kept        200 of 400 (50.0%)" in done.stdout
+    again = open_run(tmp_path / "again")
+    assert again.document["tables"]["assignments"].startswith("../relative-run/tables/")
+    assert again.document["base_run"]["run_id"] == run.document["run_id"]
+
+    # The two directories move together.
+    (tmp_path / "moved").mkdir()
+    for name in ("relative-run", "again"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert len(open_run(tmp_path / "moved/again").cluster_stats()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "nothing.yaml"], 2, ["cannot read nothing.yaml", "to mend it"]),
+        (["run"], 2, ["CONF"]),
+        (["prune"], 2, ["invalid choice"]),
+        (["run", "missing-input.yaml"], 3, ["no such path", "/no/such/place"]),
+        (["select", "nowhere", "--out", "x"], 3, ["no finished run"]),
+    ],
+)
+def test_exit_codes_and_messages(tmp_path, arguments, code, words):
+    (tmp_path / "missing-input.yaml").write_text(yaml.safe_dump(config_of("/no/such/place", "run")))
+    done = start([*COMMAND, *arguments], cwd=tmp_path)
+    assert done.returncode == code
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\tat " not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_and_version():
+    assert "run the whole job" in start([*COMMAND, "--help"]).stdout
+    assert "spark-dbp 0.1.0" in start([*COMMAND, "--version"]).stdout
+
+
+def test_spark_submit_with_the_wheel_on_a_local_cluster(tmp_path):
+    """The documented line: the wheel through --py-files, executors in processes of their own."""
+    sources, wheel_folder = tmp_path / "sources", tmp_path / "dist"
+    sources.mkdir()  # building in the checkout would leave its debris there
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    shutil.copytree(ROOT / "spark_dbp", sources / "spark_dbp", ignore=shutil.ignore_patterns("__pycache__"))
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    built = start([*pip_wheel, "-w", wheel_folder, sources])
+    assert built.returncode == 0, built.stderr
+    (wheel,) = wheel_folder.glob("spark_dbp-*.whl")
+    keys = make_keys(500)
+    source = write_table(tmp_path / "in", keys, make_embeddings(500, 8, 4), n_files=4)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of(source, tmp_path / "run")))
+    environment = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    submit = [
+        BIN / "spark-submit", "--master", "local-cluster[2,1,1024]", "--conf", "spark.ui.enabled=false",
+        "--conf", "spark.sql.shuffle.partitions=4", "--py-files", wheel,
+    ]  # fmt: skip
+    # The shipped entry, and a line that tells where the package came from.
+    job = tmp_path / "spark_dbp_job.py"
+    shipped = (ROOT / "jobs" / "spark_dbp_job.py").read_text()
+    job.write_text(
+        shipped.replace("import sys\n", "import sys\nimport spark_dbp\nprint('FROM', spark_dbp.__file__)\n")
+    )
+    done = start([*submit, job, "run", tmp_path / "conf.yaml"], environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "kept        150 of 500 (30.0%)" in done.stdout
+    assert re.search(r"FROM .*spark_dbp-.*\.whl/", done.stdout)
+    submitted = open_run(tmp_path / "run")
+
+    local = start([*COMMAND, "run", tmp_path / "conf.yaml", "--set", f"output.path={tmp_path / 'local'}"])
+    assert local.returncode == 0, local.stderr[-2000:]
+    assert submitted.document["digests"] == open_run(tmp_path / "local").document["digests"]
+
+    failed = start([*submit, job, "run", tmp_path / "conf.yaml", "--set", "input.path=/no/such", f"output.path={tmp_path / 'x'}"], environment, cwd=tmp_path)  # fmt: skip
+    assert failed.returncode == 3
+    assert "no such path" in failed.stdout  # spark-submit joins a job's stderr to its stdout
+    assert not (tmp_path / "x").exists()
