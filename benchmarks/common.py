@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,12 @@ def in_turn(runs: int, **sides: Callable[[], object]) -> dict[str, float]:
 
 
 def write_vectors(path: Path, n_rows: int, dim: int, n_concepts: int = 800, n_files: int = 8) -> None:
-    """Unit vectors around a few hundred directions: ``key`` STRING, ``vector`` BINARY, as a run stages them."""
+    """Unit vectors around a few hundred directions, as a run stages them: ``key``, ``vector`` BINARY."""
     rng = np.random.default_rng(0)
     concepts = rng.standard_normal((n_concepts, dim)).astype(np.float32)
     path.mkdir(parents=True)
     bounds = np.linspace(0, n_rows, n_files + 1).astype(int)
-    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, stop) in enumerate(pairwise(bounds)):
         of = rng.integers(0, n_concepts, stop - start)
         noise = rng.standard_normal((stop - start, dim), dtype=np.float32)
         vectors, _ = unit_rows(concepts[of] + noise)

@@ -8,14 +8,16 @@ import sys
 from benchmarks.common import report, scratch, write_vectors
 
 _JOB = """
-import resource, sys
+import re, sys
 from spark_dbp import RunConfig, run
 source, out, k = sys.argv[1:]
 run(RunConfig.from_dict({
     "input": {"path": source, "embedding": "vector"}, "output": {"path": out},
-    "cluster": {"n_clusters": int(k), "n_iter": 5, "max_points_per_centroid": 64}, "prune": {"keep_ratio": 0.3},
+    "cluster": {"n_clusters": int(k), "n_iter": 5, "max_points_per_centroid": 64},
+    "prune": {"keep_ratio": 0.3},
 }))
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not ru_maxrss: a child starts with its parent's.
+print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
 

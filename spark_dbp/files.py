@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -183,3 +184,12 @@ def write_parquet(path: str, table: Any) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())
+
+
+def iter_parquet(path: str, columns: list[str], batch_rows: int) -> Iterator[Any]:
+    """Record batches of one Parquet file, a row group at a time, on one thread."""
+    import pyarrow.parquet as pq
+
+    filesystem, inner = _open_filesystem(path)
+    with filesystem.open_input_file(inner) as source:
+        yield from pq.ParquetFile(source).iter_batches(batch_rows, columns=columns, use_threads=False)

@@ -24,6 +24,7 @@ from spark_dbp.columns import (
     D_INTER,
     D_INTRA,
     DISTANCE,
+    KEY,
     N_ITEMS,
     QUOTA,
     TARGET,
@@ -35,6 +36,7 @@ from spark_dbp.digest import table_digest
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
 from spark_dbp.keep.build import build_keep_trie
 from spark_dbp.runs import Run, open_run
+from spark_dbp.scan import CommittedSamples
 from spark_dbp.session import get_session, guarded
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages import ingest as ingesting
@@ -205,7 +207,9 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
             cluster_ids, centroids = kmeans.mean_centroids(frame)
         else:
             cluster_ids, centroids = given_centroids.read_centroids(spark, path)
-            given_centroids.check_centroids(frame, cluster_ids, centroids, samples.info["dimension"], path)
+            given_centroids.check_centroids(
+                frame.frame, cluster_ids, centroids, samples.info["dimension"], path
+            )
         _write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
 
     depends = [samples.fingerprint, path, given_centroids.snapshot(spark, path) if path else None]
@@ -222,7 +226,7 @@ def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: St
         elif config.input.distance_to_centroid is None:
             assigned = kmeans.assign_given(frame, cluster_ids, centroids)
         else:
-            assigned = frame.select("key", CLUSTER_ID, DISTANCE)
+            assigned = frame.frame.select(KEY, CLUSTER_ID, DISTANCE)
         _write(writer, spark, "assignments", assigned, expected_rows=samples.info["n_rows"])
 
     return store.stage("assign", "Assigning every sample to its centroid", [cluster.fingerprint], build)
@@ -376,8 +380,15 @@ def _table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> Da
     return spark.read.parquet(files.spark_path(store.at(stage.tables[table])))
 
 
-def _samples(store: RunStore, spark: SparkSession, samples: Stage) -> DataFrame:
-    return ingesting.good_samples(_table(store, spark, samples, "samples"), samples.info["dimension"])
+def _samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedSamples:
+    dimension = samples.info["dimension"]
+    return CommittedSamples(
+        spark,
+        store.at(samples.tables["samples"]),
+        ingesting.good_samples(_table(store, spark, samples, "samples"), dimension),
+        dimension,
+        has_problems=bool(samples.info["dropped"]),
+    )
 
 
 def _centroids(store: RunStore, cluster: Stage) -> tuple[Any, Any]:

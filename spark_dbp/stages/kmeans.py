@@ -21,6 +21,7 @@ from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY
 from spark_dbp.compat import collect_arrow
 from spark_dbp.errors import InputError
 from spark_dbp.geometry import GRID, NearestCentroid, unit_rows
+from spark_dbp.scan import CommittedSamples, frame_of, map_batches
 from spark_dbp.stages.lloyd import Iteration, spherical_kmeans
 
 if TYPE_CHECKING:
@@ -83,12 +84,12 @@ class SphericalKMeans:
         self.max_points_per_centroid = max_points_per_centroid
         self.seed = seed
 
-    def fit(self, samples: DataFrame, n_rows: int | None = None) -> SphericalKMeans:
+    def fit(self, samples: DataFrame | CommittedSamples, n_rows: int | None = None) -> SphericalKMeans:
         """Fit the centroids.
 
         Parameters
         ----------
-        samples : DataFrame
+        samples : DataFrame or CommittedSamples
             ``key`` and ``vector`` from `ingest`, without problem rows and duplicate keys.
         n_rows : int, optional
             Number of rows, if known; counted otherwise.
@@ -103,7 +104,7 @@ class SphericalKMeans:
         InputError
             When there are fewer rows than clusters.
         """
-        n_rows = samples.count() if n_rows is None else n_rows
+        n_rows = frame_of(samples).count() if n_rows is None else n_rows
         check_n_clusters(self.n_clusters, n_rows)
         n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
         vectors = training_sample(samples, n_points, n_rows, self.seed)
@@ -114,7 +115,7 @@ class SphericalKMeans:
             self._refine(samples)
         return self
 
-    def _refine(self, samples: DataFrame) -> None:
+    def _refine(self, samples: DataFrame | CommittedSamples) -> None:
         for number in range(1, self.n_iter + 1):
             # A cluster that no row is nearest to keeps its centroid.
             sums = vector_sums(samples, self.centroids_)
@@ -129,12 +130,12 @@ class SphericalKMeans:
             if n_changed == 0:
                 break
 
-    def transform(self, samples: DataFrame) -> DataFrame:
+    def transform(self, samples: DataFrame | CommittedSamples) -> DataFrame:
         """Assign every sample to its nearest centroid.
 
         Parameters
         ----------
-        samples : DataFrame
+        samples : DataFrame or CommittedSamples
             ``key`` and ``vector`` from `ingest`, without problem rows.
 
         Returns
@@ -169,12 +170,14 @@ def _log_iteration(number: int, iteration: Iteration) -> None:
     )
 
 
-def training_sample(samples: DataFrame, n_points: int, n_rows: int, seed: int) -> npt.NDArray[np.float32]:
+def training_sample(
+    samples: DataFrame | CommittedSamples, n_points: int, n_rows: int, seed: int
+) -> npt.NDArray[np.float32]:
     """Vectors of the `n_points` samples with the smallest ``xxhash64(key, seed)``, in that order.
 
     Parameters
     ----------
-    samples : DataFrame
+    samples : DataFrame or CommittedSamples
         ``key`` and ``vector``; `n_rows` rows.
     n_points, n_rows, seed : int
 
@@ -186,7 +189,7 @@ def training_sample(samples: DataFrame, n_points: int, n_rows: int, seed: int) -
 
     from spark_dbp.vectors import matrix_of
 
-    hashed = samples.select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
+    hashed = frame_of(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
     wanted = n_points
     while True:
         # Hashes are spread evenly: take those below the level that should hold `wanted` rows, with
@@ -213,12 +216,12 @@ def _joined_matrix(chunks: pa.ChunkedArray, matrix_of: object) -> npt.NDArray[np
     return np.concatenate(parts)
 
 
-def assign(samples: DataFrame, centroids: npt.NDArray[np.float32]) -> DataFrame:
+def assign(samples: DataFrame | CommittedSamples, centroids: npt.NDArray[np.float32]) -> DataFrame:
     """Nearest centroid of every sample; see `SphericalKMeans.transform`.
 
     Parameters
     ----------
-    samples : DataFrame
+    samples : DataFrame or CommittedSamples
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
@@ -235,17 +238,19 @@ def assign(samples: DataFrame, centroids: npt.NDArray[np.float32]) -> DataFrame:
                 [batch.column(0), pa.array(labels), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
             )
 
-    return samples.select(KEY, VECTOR).mapInArrow(nearest_of, _assignments_type(samples))
+    return map_batches(samples, [KEY, VECTOR], nearest_of, _assignments_type(samples))
 
 
 def assign_given(
-    samples: DataFrame, cluster_ids: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]
+    samples: DataFrame | CommittedSamples,
+    cluster_ids: npt.NDArray[np.int32],
+    centroids: npt.NDArray[np.float32],
 ) -> DataFrame:
     """Distances of samples that have a ``cluster_id`` already.
 
     Parameters
     ----------
-    samples : DataFrame
+    samples : DataFrame or CommittedSamples
         ``key``, ``vector`` and ``cluster_id``.
     cluster_ids : ndarray of int32, shape (k,)
         Rising ids of the rows of `centroids`.
@@ -270,15 +275,16 @@ def assign_given(
                 [batch.column(0), batch.column(2), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
             )
 
-    return samples.select(KEY, VECTOR, CLUSTER_ID).mapInArrow(distances_of, _assignments_type(samples))
+    columns = [KEY, VECTOR, CLUSTER_ID]
+    return map_batches(samples, columns, distances_of, _assignments_type(samples))
 
 
-def _assignments_type(samples: DataFrame) -> StructType:
+def _assignments_type(samples: DataFrame | CommittedSamples) -> StructType:
     from pyspark.sql import types as T
 
     return T.StructType(
         [
-            samples.schema[KEY],
+            frame_of(samples).schema[KEY],
             T.StructField(CLUSTER_ID, T.IntegerType()),
             T.StructField(DISTANCE, T.FloatType()),
         ]
@@ -309,12 +315,14 @@ class VectorSums:
         self.sums = whole[order].astype(np.float64) * GRID
 
 
-def vector_sums(samples: DataFrame, centroids: npt.NDArray[np.float32] | None = None) -> VectorSums:
+def vector_sums(
+    samples: DataFrame | CommittedSamples, centroids: npt.NDArray[np.float32] | None = None
+) -> VectorSums:
     """Add up the vectors of each cluster, exactly.
 
     Parameters
     ----------
-    samples : DataFrame
+    samples : DataFrame or CommittedSamples
         ``vector`` and, without `centroids`, ``cluster_id``.
     centroids : ndarray of float32, shape (k, dim), optional
         Then a sample counts for its nearest centroid.
@@ -360,7 +368,7 @@ def vector_sums(samples: DataFrame, centroids: npt.NDArray[np.float32] | None = 
             yield collected.flush()
 
     wanted = [VECTOR] if centroids is not None else [VECTOR, CLUSTER_ID]
-    parts = samples.select(*wanted).mapInArrow(partial, _PARTIAL_SCHEMA)
+    parts = map_batches(samples, wanted, partial, _PARTIAL_SCHEMA)
     return VectorSums(collect_arrow(parts.repartition(CLUSTER_ID).mapInArrow(combined, _PARTIAL_SCHEMA)))
 
 
@@ -427,12 +435,14 @@ class _Partial:
         )
 
 
-def mean_centroids(samples: DataFrame) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def mean_centroids(
+    samples: DataFrame | CommittedSamples,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Normalised mean of each given cluster.
 
     Parameters
     ----------
-    samples : DataFrame
+    samples : DataFrame or CommittedSamples
         ``vector`` and ``cluster_id``.
 
     Returns

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, run
+from spark_dbp import RunConfig, good_samples, ingest, run
+from spark_dbp.stages.kmeans import assign
 
 N = 3000
 KEYS = make_keys(N)
@@ -58,6 +59,9 @@ def test_partitions_row_order_batches_and_settings(
         for name, value in conf.items():
             spark.conf.set(name, value)
         done = run(RunConfig.from_dict(config_of(tmp_path / "in", tmp_path / "run")), spark)
+        # The run reads its committed vectors from the files; rows through Spark give the same.
+        samples = good_samples(ingest(spark.read.parquet(str(tmp_path / "in"))), 6)
+        assert rows_of(assign(samples, done.centroids()[1])) == rows_of(done.assignments(spark))
     finally:
         for name, value in before.items():
             spark.conf.set(name, value)

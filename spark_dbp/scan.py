@@ -1,0 +1,125 @@
+"""Map a function over the samples: over a DataFrame, or straight over the files of a committed table.
+
+Imports `files` and `columns`; pyspark and pyarrow inside functions.
+
+Vectors are most of what a run moves. Through Spark they would be decoded into rows, encoded as Arrow
+and sent through a socket before a worker sees them; from a table that this program committed, workers
+read the Parquet files themselves, at the speed of pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spark_dbp import files
+from spark_dbp.columns import DIMENSION, KEY, PROBLEM
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import DataType, StructType
+
+BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
+
+_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class CommittedSamples:
+    """A committed samples table.
+
+    Attributes
+    ----------
+    spark : SparkSession
+    path : str
+        Directory of the table, reachable from the workers.
+    frame : DataFrame
+        The same rows as a DataFrame: those without a problem.
+    dimension : int or None
+        Of the good rows' vectors.
+    has_problems : bool
+        Whether the files hold rows that `frame` leaves out.
+    """
+
+    spark: SparkSession
+    path: str
+    frame: DataFrame
+    dimension: int | None
+    has_problems: bool
+
+
+def frame_of(samples: DataFrame | CommittedSamples) -> DataFrame:
+    """The samples as a DataFrame."""
+    return samples.frame if isinstance(samples, CommittedSamples) else samples
+
+
+def map_batches(
+    samples: DataFrame | CommittedSamples,
+    columns: list[str],
+    function: BatchFunction,
+    schema: StructType | str,
+) -> DataFrame:
+    """Like ``samples.select(columns).mapInArrow(function, schema)``, from the files where that is possible.
+
+    Parameters
+    ----------
+    samples : DataFrame or CommittedSamples
+    columns : list of str
+    function : callable
+        From an iterator of record batches with `columns` to an iterator of record batches.
+    schema : StructType or str
+        Of the result.
+
+    Returns
+    -------
+    DataFrame
+    """
+    if not isinstance(samples, CommittedSamples) or not _reads_alike(samples.frame.schema[KEY].dataType):
+        return frame_of(samples).select(*columns).mapInArrow(function, schema)
+    names = [name for name in files.list_names(samples.path) if name.endswith(".parquet")]
+    paths = [files.join(samples.path, name) for name in names]
+    dimension = samples.dimension if samples.has_problems else None
+    check = samples.has_problems
+
+    def over_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        numbers = (number for batch in batches for number in batch.column(0).to_pylist())
+        found = (
+            batch for number in numbers for batch in _read_file(paths[number], columns, check, dimension)
+        )
+        yield from function(found)
+
+    one_file_a_task = samples.spark.range(0, len(paths), 1, max(1, len(paths)))
+    return one_file_a_task.mapInArrow(over_files, schema)
+
+
+def _reads_alike(key_type: DataType) -> bool:
+    """Whether pyarrow reads this type from Spark's Parquet just as Spark hands it to a worker."""
+    from pyspark.sql import types as T
+
+    return isinstance(
+        key_type,
+        T.StringType
+        | T.BinaryType
+        | T.BooleanType
+        | T.IntegralType
+        | T.FloatType
+        | T.DoubleType
+        | T.DateType
+        | T.DecimalType,
+    )
+
+
+def _read_file(path: str, columns: list[str], check: bool, dimension: int | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow.compute as pc
+
+    wanted = columns + ([PROBLEM] if check else []) + ([DIMENSION] if dimension is not None else [])
+    for batch in files.iter_parquet(path, wanted, _BATCH_ROWS):
+        if check:
+            good = pc.is_null(batch.column(PROBLEM))
+            if dimension is not None:
+                good = pc.and_(good, pc.fill_null(pc.equal(batch.column(DIMENSION), dimension), False))
+            batch = batch.filter(good)
+        if batch.num_rows:
+            yield batch.select(columns)
