@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("run", metavar="RUN", help="directory of a finished run")
     select.add_argument("--out", metavar="DIR", required=True, help="directory of the new run")
     select.set_defaults(command=_select)
+
+    sweep = commands.add_parser(
+        "sweep", parents=[common], help="show how many samples each eps of semantic deduplication removes"
+    )
+    sweep.add_argument("run", metavar="RUN", help="directory of a finished run with dedup.semantic")
+    sweep.set_defaults(command=_sweep)
     return parser
 
 
@@ -133,6 +139,17 @@ def _select(parsed: argparse.Namespace) -> int:
     from spark_dbp.runs import open_run
 
     _report(prune_again(open_run(parsed.run), parsed.out, parsed.settings))
+    return 0
+
+
+def _sweep(parsed: argparse.Namespace) -> int:
+    from spark_dbp.runs import open_run
+
+    run = open_run(parsed.run)
+    print(f"{'eps':>8}{'similarity above':>18}{'removed':>14}{'share':>9}")
+    for row in run.semantic_sweep():
+        used = "  applied" if row["applied"] else ""
+        print(f"{row['eps']:>8g}{1 - row['eps']:>18g}{row['removed']:>14,}{row['share']:>9.1%}{used}")
     return 0
 
 

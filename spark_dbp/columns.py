@@ -21,6 +21,9 @@ WEIGHT = "weight"
 TARGET = "target"
 QUOTA = "quota"
 RANK = "rank"
+DUPLICATE_OF = "duplicate_of"
+METHOD = "method"
+SIMILARITY = "similarity"
 
 # Distances lie in [0, 2]; a bin is 1/1024 wide, so multiplying by a power of two finds it exactly.
 BINS_PER_UNIT = 1024

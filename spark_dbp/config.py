@@ -82,6 +82,52 @@ class OutputConfig(_Section):
     format: Literal["parquet"] = "parquet"
 
 
+class ExactConfig(_Section):
+    """Exact deduplication."""
+
+    columns: list[str] = Field(min_length=1)
+    order_by: str | None = None
+
+
+class MinHashConfig(_Section):
+    """Near-duplicate texts by MinHash."""
+
+    column: str
+    threshold: Real = Field(default=0.8, gt=0, le=1)
+    num_perm: Whole = Field(default=128, ge=2, le=4096)
+    ngram: Whole = Field(default=5, ge=1)
+    tokens: Literal["characters", "words"] = "characters"
+    order_by: str | None = None
+
+
+Eps = Annotated[Real, Field(gt=0, lt=1)]
+
+
+class SemanticConfig(_Section):
+    """Semantic deduplication within clusters."""
+
+    eps: Eps | Annotated[list[Eps], Field(min_length=1)]
+    n_clusters: Whole | None = Field(default=None, ge=1, le=MAX_CLUSTERS)
+    which_to_keep: WhichToKeep = "hard"
+    groups: Literal["earlier", "connected"] = "earlier"
+    n_iter: Whole = Field(default=10, ge=1)
+    max_points_per_centroid: Whole = Field(default=64, ge=1)
+    seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
+
+    @property
+    def all_eps(self) -> list[float]:
+        """Every eps to count for; the first one is applied."""
+        return [self.eps] if isinstance(self.eps, float) else list(self.eps)
+
+
+class DedupConfig(_Section):
+    """Deduplication before clustering: exact, then MinHash, then semantic."""
+
+    exact: ExactConfig | None = None
+    minhash: MinHashConfig | None = None
+    semantic: SemanticConfig | None = None
+
+
 class ClusterConfig(_Section):
     """Spherical k-means."""
 
@@ -153,6 +199,7 @@ class RunConfig(_Section):
 
     input: InputConfig
     output: OutputConfig
+    dedup: DedupConfig = DedupConfig()
     cluster: ClusterConfig = ClusterConfig()
     prune: PruneConfig
     trie: TrieConfig = TrieConfig()
@@ -163,6 +210,11 @@ class RunConfig(_Section):
         if self.input.cluster_id is None and self.cluster.n_clusters is None:
             raise ValueError(
                 "cluster.n_clusters is missing (the paper uses 500 for 280M rows, 100 for DataComp Medium)"
+            )
+        semantic = self.dedup.semantic
+        if semantic is not None and semantic.n_clusters is None and self.input.cluster_id is None:
+            raise ValueError(
+                "dedup.semantic.n_clusters is missing (the papers use tens of thousands at web scale)"
             )
         bad = [name for name in self.spark if not name.startswith("spark.")]
         if bad:
@@ -344,7 +396,7 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _is_union_branch(part: Any) -> bool:
-    return part in ("str", "int", "float", "bool", "list[str]")
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -193,3 +193,35 @@ def iter_parquet(path: str, columns: list[str], batch_rows: int) -> Iterator[Any
     filesystem, inner = _open_filesystem(path)
     with filesystem.open_input_file(inner) as source:
         yield from pq.ParquetFile(source).iter_batches(batch_rows, columns=columns, use_threads=False)
+
+
+def open_parquet(path: str) -> Any:
+    """A pyarrow ParquetFile, for reading single row groups."""
+    import pyarrow.parquet as pq
+
+    filesystem, inner = _open_filesystem(path)
+    return pq.ParquetFile(filesystem.open_input_file(inner))
+
+
+class ParquetSink:
+    """Write a Parquet file one row group at a time; values are stored as they are, uncompressed."""
+
+    def __init__(self, path: str, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        filesystem, inner = _open_filesystem(path)
+        if is_local(path):
+            Path(inner).parent.mkdir(parents=True, exist_ok=True)
+        self._stream = filesystem.open_output_stream(inner)
+        self._writer = pq.ParquetWriter(
+            self._stream, schema, compression="none", use_dictionary=False, write_statistics=False
+        )
+
+    def write(self, table: Any) -> None:
+        """Write `table` as one row group."""
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+        self._stream.close()

@@ -115,6 +115,20 @@ def _is_done(wide: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> n
     return rows
 
 
+def undecided_gap(dim: int) -> float:
+    """How far apart two float32 dot products of unit vectors may be while their order is open.
+
+    Twice the error bound of such a product, in whatever order it is added up.
+
+    Examples
+    --------
+    >>> undecided_gap(384) < 5e-5
+    True
+    """
+    rounding = dim * FLOAT32_ROUNDING
+    return 2.01 * rounding / max(1e-3, 1 - rounding) + 1e-7
+
+
 class NearestCentroid:
     """Exact nearest centroid by cosine, in float32 where that decides and float64 where it does not.
 
@@ -140,9 +154,7 @@ class NearestCentroid:
         self._exact_centroids = self.centroids.astype(np.float64)
         k, dim = self.centroids.shape
         self._block_rows = int(np.clip(SCORE_BLOCK_BYTES // (4 * k), 64, 8192))
-        # Error bound of a float32 dot product of unit vectors in any order of addition, for two scores.
-        rounding = dim * FLOAT32_ROUNDING
-        self._undecided = 2.01 * rounding / max(1e-3, 1 - rounding) + 1e-7
+        self._undecided = undecided_gap(dim)
         self._scores = np.empty((self._block_rows, k), dtype=np.float32)
 
     def labels(

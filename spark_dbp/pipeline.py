@@ -32,11 +32,10 @@ from spark_dbp.columns import (
 )
 from spark_dbp.compat import readable_errors
 from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
-from spark_dbp.digest import table_digest
+from spark_dbp.dedup import deduplicate
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
 from spark_dbp.keep.build import build_keep_trie
 from spark_dbp.runs import Run, open_run
-from spark_dbp.scan import CommittedSamples
 from spark_dbp.session import get_session, guarded
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages import ingest as ingesting
@@ -44,6 +43,7 @@ from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_d
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
 from spark_dbp.store import RunStore, Stage, StageWriter, opened
+from spark_dbp.tables import read_centroids, read_samples, read_table, write_arrow, write_frame
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -75,7 +75,8 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
         source = ingesting.read_source(spark, config.input)
         with readable_errors(_describe(config)):
             snapshot = ingesting.take_snapshot(source)
-            samples = _ingest(store, spark, config, source, snapshot)
+            ingested = _ingest(store, spark, config, source, snapshot)
+            samples, duplicates = deduplicate(store, spark, config, source, ingested)
         centroids = _cluster(store, spark, config, samples)
         assignments = _assign(store, spark, config, samples, centroids)
         n_rows = samples.info["n_rows"]
@@ -86,6 +87,7 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
             "dropped": {
                 "input.filter": samples.info["filtered"],
                 **samples.info["dropped"],
+                **duplicates,
                 "pruned": n_rows - quotas.info["n_keep"],
             },
             "kept": quotas.info["n_keep"],
@@ -130,7 +132,11 @@ def prune_again(
     config = _config_of(source).with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
     with opened(out) as store, guarded(spark), readable_errors():
-        base = {name: _shared_stage(source, store, name) for name in ("ingest", "cluster", "assign")}
+        base = {
+            name: _shared_stage(source, store, name)
+            for name in source.document["stages"]
+            if name not in _PRUNING
+        }
         n_rows = source.document["summary"]["rows_to_prune"]
         if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
             _shared_stage(source, store, "cluster_stats")
@@ -142,6 +148,9 @@ def prune_again(
         account["kept"] = n_keep
         _commit(store, spark, config, source.document["input"], account, source=source)
     return open_run(out)
+
+
+_PRUNING = ("cluster_stats", "quota", "select", "keep_trie")
 
 
 def _describe(config: RunConfig) -> str:
@@ -164,7 +173,7 @@ def _ingest(
             cluster_id=given.cluster_id,
             distance_to_centroid=given.distance_to_centroid,
         )
-        written = _write(writer, spark, "samples", samples, with_digest=False)
+        written = write_frame(writer, spark, "samples", samples, with_digest=False)
         report = ingesting.check_samples(written, given.on_bad_rows)
         writer.stage.info.update(asdict(report), filtered=snapshot.rows - writer.stage.rows["samples"])
         if config.cluster.n_clusters is not None and given.cluster_id is None:
@@ -188,9 +197,9 @@ def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: S
             train=settings.train,
             max_points_per_centroid=settings.max_points_per_centroid,
             seed=settings.seed,
-        ).fit(_samples(store, spark, samples), samples.info["n_rows"])
+        ).fit(read_samples(store, spark, samples), samples.info["n_rows"])
         cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
-        _write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, model.centroids_))
+        write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, model.centroids_))
         history = [asdict(iteration) for iteration in model.history_]
         writer.stage.info.update(n_train=model.n_train_, history=history)
 
@@ -202,7 +211,7 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
     path = config.input.centroids
 
     def build(writer: StageWriter) -> None:
-        frame = _samples(store, spark, samples)
+        frame = read_samples(store, spark, samples)
         if path is None:
             cluster_ids, centroids = kmeans.mean_centroids(frame)
         else:
@@ -210,7 +219,7 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
             given_centroids.check_centroids(
                 frame.frame, cluster_ids, centroids, samples.info["dimension"], path
             )
-        _write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
+        write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
 
     depends = [samples.fingerprint, path, given_centroids.snapshot(spark, path) if path else None]
     title = "Taking the centroids as given" if path else "Averaging the given clusters"
@@ -219,15 +228,15 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
 
 def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage, cluster: Stage) -> Stage:
     def build(writer: StageWriter) -> None:
-        frame = _samples(store, spark, samples)
-        cluster_ids, centroids = _centroids(store, cluster)
+        frame = read_samples(store, spark, samples)
+        cluster_ids, centroids = read_centroids(store, cluster)
         if config.input.cluster_id is None:
             assigned = kmeans.assign(frame, centroids)
         elif config.input.distance_to_centroid is None:
             assigned = kmeans.assign_given(frame, cluster_ids, centroids)
         else:
             assigned = frame.frame.select(KEY, CLUSTER_ID, DISTANCE)
-        _write(writer, spark, "assignments", assigned, expected_rows=samples.info["n_rows"])
+        write_frame(writer, spark, "assignments", assigned, expected_rows=samples.info["n_rows"])
 
     return store.stage("assign", "Assigning every sample to its centroid", [cluster.fingerprint], build)
 
@@ -241,9 +250,9 @@ def _plan(
     n_rows: int,
 ) -> tuple[Stage, Stage]:
     def build_stats(writer: StageWriter) -> None:
-        frame = cluster_stats(_table(store, spark, assignments, "assignments"))
-        table = complete_stats(frame, *_centroids(store, cluster), prune.n_neighbors)
-        _write_arrow(writer, spark, "cluster_stats", table)
+        frame = cluster_stats(read_table(store, spark, assignments, "assignments"))
+        table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
+        write_arrow(writer, spark, "cluster_stats", table)
 
     depends = [assignments.fingerprint, prune.n_neighbors]
     stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
@@ -266,7 +275,7 @@ def _plan(
 
         quotas = {CLUSTER_ID: columns[CLUSTER_ID], N_ITEMS: columns[N_ITEMS]}
         quotas |= {WEIGHT: plan["weight"], TARGET: plan["target"], QUOTA: plan["quota"]}
-        _write_arrow(writer, spark, "quotas", pa.table(quotas))
+        write_arrow(writer, spark, "quotas", pa.table(quotas))
         writer.stage.info.update(_quota_facts(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
 
     depends = [stats.fingerprint, n_rows, prune.model_dump(exclude={"which_to_keep", "seed"})]
@@ -286,19 +295,19 @@ def _keep(
 
     def build_keep_list(writer: StageWriter) -> None:
         kept = select(
-            _table(store, spark, assignments, "assignments"),
-            _table(store, spark, quotas, "quotas"),
+            read_table(store, spark, assignments, "assignments"),
+            read_table(store, spark, quotas, "quotas"),
             which_to_keep=prune.which_to_keep,
             seed=prune.seed,
-            stats=_table(store, spark, stats, "cluster_stats"),
+            stats=read_table(store, spark, stats, "cluster_stats"),
         )
-        _write(writer, spark, "keep_list", kept, expected_rows=n_keep)
+        write_frame(writer, spark, "keep_list", kept, expected_rows=n_keep)
 
     depends = [quotas.fingerprint, prune.which_to_keep, prune.seed]
     keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
 
     def build_trie(writer: StageWriter) -> None:
-        frame = _table(store, spark, keep_list, "keep_list")
+        frame = read_table(store, spark, keep_list, "keep_list")
         path = writer.new_directory("keep_trie")
         manifest = build_keep_trie(frame, path, n_keep, key=trie.key, shards=trie.shards)
         writer.report("keep_trie", manifest["n_keys"])
@@ -319,7 +328,7 @@ def _commit(
     quotas = store.stages["quota"].info
 
     def mean_of(stage: str, table: str) -> float:
-        return mean_distance(_table(store, spark, store.stages[stage], table))
+        return mean_distance(read_table(store, spark, store.stages[stage], table))
 
     store.commit(
         {
@@ -344,55 +353,7 @@ def _commit(
     )
 
 
-# Reading and writing tables.
-
-
-def _write(
-    writer: StageWriter,
-    spark: SparkSession,
-    table: str,
-    frame: DataFrame,
-    *,
-    expected_rows: int | None = None,
-    with_digest: bool = True,
-) -> DataFrame:
-    """Write `frame` to a new directory, read it back, count it; returns what was read back."""
-    path = files.spark_path(writer.new_directory(table))
-    frame.write.parquet(path)
-    back = spark.read.schema(frame.schema).parquet(path)
-    rows, digest = table_digest(back) if with_digest else (back.count(), None)
-    if expected_rows is not None and rows != expected_rows:
-        raise SparkDbpError(
-            f"table {table} has {rows:,} rows where {expected_rows:,} were expected",
-            mend="the input changed while it was read, or this is a bug: run again, then report it",
-        )
-    writer.report(table, rows, digest)
-    return back
-
-
-def _write_arrow(writer: StageWriter, spark: SparkSession, table: str, content: Any) -> None:
-    path = writer.new_directory(table)
-    files.write_parquet(path, content)
-    writer.report(table, *table_digest(spark.read.parquet(files.spark_path(path))))
-
-
-def _table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> DataFrame:
-    return spark.read.parquet(files.spark_path(store.at(stage.tables[table])))
-
-
-def _samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedSamples:
-    dimension = samples.info["dimension"]
-    return CommittedSamples(
-        spark,
-        store.at(samples.tables["samples"]),
-        ingesting.good_samples(_table(store, spark, samples, "samples"), dimension),
-        dimension,
-        has_problems=bool(samples.info["dropped"]),
-    )
-
-
-def _centroids(store: RunStore, cluster: Stage) -> tuple[Any, Any]:
-    return given_centroids.arrays_of(files.read_parquet(store.at(cluster.tables["centroids"])))
+# Small things.
 
 
 def _n_keep(prune: PruneConfig, n_rows: int) -> int:

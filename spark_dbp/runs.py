@@ -80,6 +80,27 @@ class Run:
 
         return KeepTrie.open(self.table_path("keep_trie"))
 
+    def duplicates(self, spark: SparkSession) -> DataFrame:
+        """Left-out duplicates: ``key``, ``duplicate_of``, ``method``, ``similarity``."""
+        return self.table("duplicates", spark)
+
+    def semantic_sweep(self) -> list[dict[str, Any]]:
+        """How many samples each eps would remove: ``eps``, ``removed``, ``share``, ``applied``.
+
+        Raises
+        ------
+        InputError
+            When the run had no semantic deduplication.
+        """
+        stage = self.document["stages"].get("semantic_dedup")
+        if stage is None:
+            raise InputError(
+                f"{self.path} had no semantic deduplication",
+                mend="run the job with dedup.semantic, for example eps: [0.02, 0.05, 0.1]",
+            )
+        info = stage["info"]
+        return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
+
     def summary(self) -> RunSummary:
         """What the run did; prints as a short text, and as a table in a notebook."""
         return RunSummary(self)

@@ -190,6 +190,11 @@ class StageWriter:
         self.stage.tables[table] = f"tables/{table}/{self._attempt}"
         return self._store.at(self.stage.tables[table])
 
+    def discard(self, table: str) -> None:
+        """Delete a directory that was only needed on the way."""
+        files.delete_tree(self._store.at(self.stage.tables.pop(table)))
+        _delete_if_empty(self._store.at(f"tables/{table}"))
+
     def report(self, table: str, rows: int, digest: str | None = None) -> None:
         """Record what was read back from `table`."""
         self.stage.rows[table] = rows

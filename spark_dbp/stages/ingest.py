@@ -216,17 +216,17 @@ def _with_unit_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
             yield pa.RecordBatch.from_pydict(columns)
 
 
-def type_of(frame: DataFrame, name: str, role: str) -> DataType:
-    """Type of the column of exactly this name; refuses when there is none."""
+def type_of(frame: DataFrame, name: str, role: str, section: str = "input") -> DataType:
+    """Type of the column of exactly this name; refuses when there is none, naming its configuration key."""
     if name not in frame.columns:
         near = difflib.get_close_matches(name, frame.columns, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"input.{role}: there is no column {name!r}",
+            f"{section}.{role}: there is no column {name!r}",
             mend=f"{hint}the table has: {', '.join(frame.columns[:30])}",
         )
     if frame.columns.count(name) > 1:
-        raise InputError(f"input.{role}: {name!r} names several columns", mend="rename one of them")
+        raise InputError(f"{section}.{role}: {name!r} names several columns", mend="rename one of them")
     return frame.schema[name].dataType
 
 

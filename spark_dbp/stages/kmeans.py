@@ -53,6 +53,8 @@ class SphericalKMeans:
         The sample has at most this many times `n_clusters` rows: those of smallest hash.
     seed : int
         Chooses the sample and the first centroids.
+    name : str
+        Of the configuration key that gave `n_clusters`, for messages.
 
     Attributes
     ----------
@@ -77,12 +79,14 @@ class SphericalKMeans:
         train: str = "sample",
         max_points_per_centroid: int = 256,
         seed: int = 0,
+        name: str = "cluster.n_clusters",
     ) -> None:
         self.n_clusters = n_clusters
         self.n_iter = n_iter
         self.train = train
         self.max_points_per_centroid = max_points_per_centroid
         self.seed = seed
+        self.name = name
 
     def fit(self, samples: DataFrame | CommittedSamples, n_rows: int | None = None) -> SphericalKMeans:
         """Fit the centroids.
@@ -105,7 +109,7 @@ class SphericalKMeans:
             When there are fewer rows than clusters.
         """
         n_rows = frame_of(samples).count() if n_rows is None else n_rows
-        check_n_clusters(self.n_clusters, n_rows)
+        check_n_clusters(self.n_clusters, n_rows, self.name)
         n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
         vectors = training_sample(samples, n_points, n_rows, self.seed)
         self.n_train_ = len(vectors)
@@ -146,7 +150,7 @@ class SphericalKMeans:
         return assign(samples, self.centroids_)
 
 
-def check_n_clusters(n_clusters: int, n_rows: int) -> None:
+def check_n_clusters(n_clusters: int, n_rows: int, name: str = "cluster.n_clusters") -> None:
     """Refuse more clusters than rows.
 
     Raises
@@ -155,8 +159,8 @@ def check_n_clusters(n_clusters: int, n_rows: int) -> None:
     """
     if n_clusters > n_rows:
         raise InputError(
-            f"cluster.n_clusters is {n_clusters:,} but there are only {n_rows:,} rows to cluster",
-            mend=f"set cluster.n_clusters to at most {n_rows:,} (the paper has 500 for 280M rows)",
+            f"{name} is {n_clusters:,} but there are only {n_rows:,} rows to cluster",
+            mend=f"set {name} to at most {n_rows:,} (the paper has 500 for 280M rows)",
         )
 
 

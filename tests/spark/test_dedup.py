@@ -1,0 +1,281 @@
+"""Exact and semantic deduplication against plain loops, alone and in the run."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pyarrow as pa
+import pytest
+import yaml
+from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
+
+from spark_dbp import RunConfig, open_run, prune_again, run
+from spark_dbp.cli import main
+from spark_dbp.errors import InputError
+from spark_dbp.stages import semantic_dedup, tiles
+from spark_dbp.stages.exact_dedup import exact_dedup
+from spark_dbp.stages.ingest import good_samples, ingest
+from spark_dbp.stages.kmeans import SphericalKMeans
+
+N, DIM = 900, 16
+KEYS = make_keys(N)
+
+
+def with_duplicates() -> np.ndarray:
+    """A third are near-copies of others; some are exact copies."""
+    raw = make_embeddings(N, DIM, 5)
+    rng = np.random.default_rng(4)
+    raw[600:] = raw[rng.integers(0, 600, 300)] * (1 + 0.05 * rng.standard_normal((300, DIM)))
+    raw[850:] = raw[:50]
+    return raw.astype(np.float32)
+
+
+EMBEDDINGS = with_duplicates()
+
+
+def plain_semantic(keys, vectors, labels, distances, eps, which_to_keep="hard", seed=0) -> list[tuple]:
+    """(key, duplicate_of, similarity) by the rule, one cluster and one sample at a time."""
+    wide = vectors.astype(np.float64)
+    order = {
+        "hard": lambda i: (-float(distances[i]), keys[i]),
+        "easy": lambda i: (float(distances[i]), keys[i]),
+        "random": lambda i: (oracle.spark_xxhash64(keys[i], seed), keys[i]),
+    }[which_to_keep]
+    found = []
+    for cluster in np.unique(labels):
+        members = sorted(np.flatnonzero(labels == cluster), key=order)
+        for place in range(1, len(members)):
+            scores = wide[members[:place]] @ wide[members[place]]
+            best = int(scores.argmax())
+            if scores[best] > 1 - eps:
+                found.append((keys[members[place]], keys[members[best]], float(scores[best])))
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def clustered(spark, tmp_path_factory):
+    source = write_table(tmp_path_factory.mktemp("data") / "in", KEYS, EMBEDDINGS, n_files=3)
+    samples = good_samples(ingest(spark.read.parquet(str(source))), DIM)
+    model = SphericalKMeans(6, n_iter=5).fit(samples)
+    path = tmp_path_factory.mktemp("assigned") / "assignments"
+    model.transform(samples).write.parquet(str(path))
+    labels, distances = oracle.assign(oracle.unit(EMBEDDINGS), model.centroids_)
+    return source, samples, spark.read.parquet(str(path)), labels, distances
+
+
+@pytest.mark.parametrize("which_to_keep", ["hard", "easy", "random"])
+@pytest.mark.parametrize("tile", [8192, 37])
+def test_semantic_equals_the_plain_rule_for_any_tile_size(
+    spark, clustered, tmp_path, monkeypatch, which_to_keep, tile
+):
+    monkeypatch.setattr(semantic_dedup, "tile_rows", lambda dim: tile)
+    monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
+    monkeypatch.setattr(tiles, "_GROUP_BYTES", 10_000)
+    _, samples, assignments, labels, distances = clustered
+    pairs = semantic_dedup.semantic_pairs(
+        samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3
+    )
+    expected = plain_semantic(KEYS, oracle.unit(EMBEDDINGS), labels, distances, 0.05, which_to_keep, 3)
+    assert len(expected) > 200
+    assert rows_of(pairs) == expected
+    counted = semantic_dedup.count_by_eps(pairs, [0.001, 0.05], N)
+    assert [row["removed"] for row in counted] == [
+        sum(s > 1 - e for _, _, s in expected) for e in (0.001, 0.05)
+    ]
+
+
+@pytest.mark.parametrize("tile", [8192, 37])
+def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
+    monkeypatch.setattr(semantic_dedup, "tile_rows", lambda dim: tile)
+    _, samples, assignments, labels, distances = clustered
+    pairs = semantic_dedup.semantic_pairs(
+        samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"
+    )
+    wide = oracle.unit(EMBEDDINGS).astype(float)
+    expected = []
+    for cluster in np.unique(labels):
+        members = sorted(np.flatnonzero(labels == cluster), key=lambda i: (-float(distances[i]), KEYS[i]))
+        first = list(range(len(members)))
+        near = wide[members] @ wide[members].T > 0.95
+        changed = True
+        while changed:
+            new = [
+                min(first[j] for j in np.flatnonzero(near[i] | (np.arange(len(members)) == i)))
+                for i in range(len(members))
+            ]
+            changed, first = new != first, new
+        expected += [(KEYS[members[i]], KEYS[members[f]], None) for i, f in enumerate(first) if f != i]
+    assert rows_of(pairs) == sorted(expected)
+
+
+@pytest.mark.parametrize("kind", ["identical", "alone"])
+def test_identical_vectors_and_clusters_of_one(spark, tmp_path, kind):
+    raw = np.ones((40, 4), np.float32) if kind == "identical" else np.eye(40, dtype=np.float32)
+    ids = np.zeros(40, int) if kind == "identical" else np.arange(40)
+    source = write_table(tmp_path / "in", KEYS[:40], raw, cid=ids)
+    config = config_of(
+        source, tmp_path / "run", input={"cluster_id": "cid"}, dedup={"semantic": {"eps": 0.1}},
+        prune={"keep_ratio": 1.0},
+    )  # fmt: skip
+    del config["cluster"]
+    done = run(RunConfig.from_dict(config), spark)
+    expected = 1 if kind == "identical" else 40
+    assert done.document["accounting"]["kept"] == expected
+    if kind == "identical":
+        assert {row["duplicate_of"] for row in done.duplicates(spark).collect()} == {min(KEYS[:40])}
+
+
+def test_exact_on_columns_that_are_null_floats_and_arrays(spark):
+    rows = [
+        ("a", "x", 1.0, [1.0, 2.0], 5), ("b", "x", 1.0, [1.0, 2.0], 3), ("c", "x", 2.0, [1.0, 2.0], 1),
+        ("d", None, 1.0, [1.0], 1), ("e", None, 1.0, [1.0], 1), ("f", "y", 0.0, [0.5], 1), ("g", "y", -0.0, [0.5], 1),
+    ]  # fmt: skip
+    frame = spark.createDataFrame(rows, "key string, text string, number double, vec array<float>, age int")
+    both = exact_dedup(frame, columns=["text", "number"])
+    assert rows_of(both) == [("b", "a", "exact", 1.0), ("g", "f", "exact", 1.0)]
+    assert rows_of(exact_dedup(frame, columns=["vec"]).select("key", "duplicate_of")) == [
+        ("b", "a"), ("c", "a"), ("e", "d"), ("g", "f"),
+    ]  # fmt: skip
+    oldest = exact_dedup(frame, columns=["vec"], order_by="age").select("key", "duplicate_of")
+    assert rows_of(oldest) == [("a", "c"), ("b", "c"), ("e", "d"), ("g", "f")]
+
+
+def test_exact_refuses_what_it_cannot_do(spark):
+    frame = spark.createDataFrame(
+        [("a", {"k": 1}, None), ("b", {"k": 2}, 1)], "key string, m map<string,int>, age int"
+    )
+    with pytest.raises(InputError, match=r"dedup\.exact\.columns: there is no column 'url'"):
+        exact_dedup(frame, columns=["url"])
+    with pytest.raises(InputError, match="cannot be compared"):
+        exact_dedup(frame, columns=["m"])
+    with pytest.raises(InputError, match=r"dedup\.exact\.order_by: column 'age' is null in 1 rows"):
+        exact_dedup(frame, columns=["key"], order_by="age")
+
+
+@pytest.fixture(scope="module")
+def full_run(spark, tmp_path_factory):
+    """All three deduplications in one run, with a bad row that must not count as a survivor."""
+    path = tmp_path_factory.mktemp("full")
+    rows: list = [row.tolist() for row in EMBEDDINGS]
+    rows[10] = None
+    sums = [f"sum-{i}" for i in range(N)]
+    sums[10] = sums[11] = sums[12]  # the bad row would be the survivor of these
+    texts = [f"a caption of its own with the number {i * i} in it" for i in range(N)]
+    texts[20], texts[21] = "the very same little caption", "The  very same little caption"
+    table = pa.array(rows, pa.list_(pa.float32()))
+    source = write_table(path / "in", KEYS, table, n_files=3, checksum=sums, caption=texts)
+    config = config_of(
+        source, path / "run", input={"on_bad_rows": "drop"}, cluster={"n_clusters": 5},
+        dedup={
+            "exact": {"columns": ["checksum"]},
+            "minhash": {"column": "caption", "threshold": 0.95},
+            "semantic": {"eps": [0.01, 0.002, 0.05], "n_clusters": 4},
+        },
+    )  # fmt: skip
+    return run(RunConfig.from_dict(config), spark), config
+
+
+def test_the_run_after_deduplication_sees_survivors_only(spark, full_run):
+    done, _ = full_run
+    duplicates = rows_of(done.duplicates(spark))
+    gone = {row[0] for row in duplicates}
+    by_method = {m: [row for row in duplicates if row[2] == m] for m in ("exact", "minhash", "semantic")}
+    assert [row[:2] for row in by_method["exact"]] == [tuple(sorted(KEYS[11:13], reverse=True))]
+    assert {frozenset(row[:2]) for row in by_method["minhash"]} == {frozenset(KEYS[20:22])}
+    assert len(by_method["semantic"]) > 100
+    assert len(gone) == len(duplicates)  # no key twice
+    assigned = {row["key"] for row in done.assignments(spark).collect()}
+    assert assigned == set(KEYS) - gone - {KEYS[10]}
+    account = done.document["accounting"]
+    assert account["dropped"]["exact duplicates"] == 1
+    assert account["dropped"]["minhash duplicates"] == 1
+    assert account["dropped"]["semantic duplicates"] == len(by_method["semantic"])
+    assert account["dropped"]["null embedding"] == 1
+    assert account["rows_in"] == N == account["kept"] + sum(account["dropped"].values())
+    assert done.cluster_stats()["n_items"].sum() == len(assigned)
+    types = dict(done.duplicates(spark).dtypes)
+    assert types == {"key": "string", "duplicate_of": "string", "method": "string", "similarity": "float"}
+    assert not any("scratch" in path for path in done.document["tables"].values())
+
+
+def test_semantic_in_the_run_equals_the_plain_rule(spark, full_run):
+    done, _ = full_run
+    gone = {row[0] for row in rows_of(done.duplicates(spark)) if row[2] != "semantic"} | {KEYS[10]}
+    left = [i for i in range(N) if KEYS[i] not in gone]
+    assigned = {row["key"]: row for row in done.table("semantic_assignments", spark).collect()}
+    keys = [KEYS[i] for i in left]
+    labels = np.array([assigned[key]["cluster_id"] for key in keys])
+    distances = np.array([assigned[key]["distance_to_centroid"] for key in keys])
+    expected = plain_semantic(keys, oracle.unit(EMBEDDINGS[left]), labels, distances, 0.05)
+    assert rows_of(done.table("semantic_pairs", spark)) == expected
+    removed = [(k, o) for k, o, s in expected if s > 1 - 0.01]
+    assert [row[:2] for row in rows_of(done.duplicates(spark)) if row[2] == "semantic"] == removed
+
+
+def test_sweep_shows_every_eps(spark, full_run, capsys):
+    done, _ = full_run
+    assert main(["sweep", done.path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["0.01", "0.002", "0.05"]
+    assert lines[1].endswith("applied")
+    counts = [row["removed"] for row in done.semantic_sweep()]
+    assert counts[1] <= counts[0] <= counts[2]
+
+
+def test_pruning_again_keeps_the_deduplication(spark, full_run, tmp_path):
+    done, _ = full_run
+    again = prune_again(done, str(tmp_path / "again"), ["prune.keep_ratio=0.5"], spark)
+    assert rows_of(again.duplicates(spark)) == rows_of(done.duplicates(spark))
+    assert again.document["accounting"]["dropped"]["exact duplicates"] == 1
+
+
+def test_the_same_duplicates_whatever_the_partitioning(spark, full_run, tmp_path):
+    done, config = full_run
+    spark.read.parquet(config["input"]["path"]).repartition(11, "caption").write.parquet(str(tmp_path / "in"))
+    config = {
+        **config,
+        "input": {**config["input"], "path": str(tmp_path / "in")},
+        "output": {"path": str(tmp_path / "run")},
+    }
+    again = run(RunConfig.from_dict(config), spark)
+    for table in ("duplicates", "semantic_pairs", "keep_list"):
+        assert again.document["digests"][table] == done.document["digests"][table]
+
+
+@pytest.mark.parametrize(
+    ("dedup", "code", "words"),
+    [
+        ({"semantic": {"eps": 0, "n_clusters": 2}}, 2, ["dedup.semantic.eps", "greater than 0"]),
+        ({"semantic": {"eps": 1, "n_clusters": 2}}, 2, ["dedup.semantic.eps", "less than 1"]),
+        ({"semantic": {"eps": [0.1, 2], "n_clusters": 2}}, 2, ["dedup.semantic.eps", "less than 1"]),
+        ({"semantic": {"eps": [], "n_clusters": 2}}, 2, ["dedup.semantic.eps"]),
+        ({"semantic": {"eps": 0.1}}, 2, ["dedup.semantic.n_clusters is missing"]),
+        ({"semantic": {"eps": 0.1, "n_clusters": 61}}, 3, ["dedup.semantic.n_clusters is 61", "60 rows"]),
+        ({"exact": {"columns": []}}, 2, ["dedup.exact.columns"]),
+        ({"exact": {"columns": ["sha"]}}, 3, ["dedup.exact.columns", "'sha'"]),
+        ({"exact": {"columns": ["key"], "order_by": "age"}}, 3, ["dedup.exact.order_by", "'age'"]),
+        ({"minhash": {"column": "caption", "threshold": 0}}, 2, ["dedup.minhash.threshold"]),
+        ({"minhash": {"column": "caption", "threshold": 1.1}}, 2, ["dedup.minhash.threshold"]),
+        ({"minhash": {"column": "caption", "threshold": 0.01, "num_perm": 8}}, 2, ["dedup.minhash.num_perm"]),
+        ({"minhash": {"column": "caption"}}, 3, ["dedup.minhash.column", "'caption'"]),
+        ({"minhash": {"column": "embedding"}}, 3, ["dedup.minhash.column", "ARRAY<FLOAT>"]),
+        ({"minhsah": {}}, 2, ["did you mean 'dedup.minhash'"]),
+    ],
+)  # fmt: skip
+def test_refused(spark, tmp_path, capsys, dedup, code, words):
+    source = write_table(tmp_path / "in", KEYS[:60], EMBEDDINGS[:60])
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of(source, tmp_path / "run", dedup=dedup)))
+    assert main(["run", str(tmp_path / "conf.yaml")]) == code
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "run/run.json").exists()
+
+
+def test_sweep_of_a_run_without_semantic_deduplication(spark, tmp_path, capsys):
+    source = write_table(tmp_path / "in", KEYS[:60], EMBEDDINGS[:60])
+    run(RunConfig.from_dict(config_of(source, tmp_path / "run", cluster={"n_clusters": 3})), spark)
+    assert main(["sweep", str(tmp_path / "run")]) == 3
+    assert "had no semantic deduplication" in capsys.readouterr().err
+    assert open_run(tmp_path / "run").document["accounting"]["kept"] == 18
