@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -116,8 +117,9 @@ def test_secrets_are_blanked():
 
 def _keys(model, prefix=""):
     for name, field in model.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        sections = [a for a in (field.annotation, *get_args(field.annotation)) if hasattr(a, "model_fields")]
+        if sections:
+            yield from _keys(sections[0], f"{prefix}{name}.")
         else:
             yield prefix + name
 
@@ -135,7 +137,11 @@ def test_the_example_names_every_key_and_only_known_ones():
         if found := re.match(r"(\w+):", line):
             section = found[1]
         elif found := re.match(r"  # ([a-z_]+):", line):
-            named.add(f"{section}.{found[1]}")
+            part = f"{section}.{found[1]}"
+            named.add(part)
+        elif found := re.match(r"  #   ([a-z_]+):", line):
+            named.discard(part)
+            named.add(f"{part}.{found[1]}")
     assert named == set(_keys(RunConfig))
 
 
