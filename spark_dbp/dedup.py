@@ -17,6 +17,7 @@ from spark_dbp.scan import CommittedSamples, frame_of
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import apply_filter
+from spark_dbp.stages.minhash_dedup import band_plan, minhash_dedup
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_pairs
 from spark_dbp.store import RunStore, Stage, StageWriter
 from spark_dbp.tables import read_samples, read_table, write_arrow, write_frame
@@ -84,8 +85,6 @@ def _minhash(
     samples: Stage,
     earlier: list[Stage],
 ) -> Stage:
-    from spark_dbp.stages.minhash_dedup import band_plan, minhash_dedup
-
     settings = config.dedup.minhash
     assert settings is not None
 

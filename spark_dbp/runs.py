@@ -132,7 +132,7 @@ class RunSummary:
 
     def __str__(self) -> str:
         lines = [f"{label:<12}{text}" for label, text in self.items]
-        return "\n".join(lines + ["tables"] + [f"  {name:<14}{path}" for name, path in self.tables])
+        return "\n".join(lines + ["tables"] + [f"  {name:<22}{path}" for name, path in self.tables])
 
     __repr__ = __str__
 

@@ -1,0 +1,145 @@
+"""Connected components and MinHash deduplication against brute force."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from conftest import rows_of
+
+from spark_dbp.errors import InputError
+from spark_dbp.stages.connected_components import connected_components
+from spark_dbp.stages.minhash_dedup import minhash_dedup, shingles
+
+
+def union_find(edges) -> dict:
+    parent: dict = {}
+
+    def root(node):
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for a, b in edges:
+        a, b = root(a), root(b)
+        parent[max(a, b)] = min(a, b)
+    return {node: root(node) for node in list(parent)}
+
+
+def random_edges(seed: int) -> list[tuple[int, int]]:
+    rng = random.Random(seed)
+    return [(rng.randrange(400), rng.randrange(400)) for _ in range(260)]
+
+
+@pytest.mark.parametrize("kind", ["random", "strings", "none"])
+def test_components_equal_union_find(spark, tmp_path, kind):
+    edges = [] if kind == "none" else random_edges(1)
+    type_ = "bigint"
+    if kind == "strings":
+        edges, type_ = [(f"é{a}", f"é{b}") for a, b in edges], "string"
+    frame = spark.createDataFrame(edges, f"a {type_}, b {type_}").repartition(5, "a")
+    expected = union_find((a, b) for a, b in edges if a != b)
+    assert rows_of(connected_components(frame, str(tmp_path))) == sorted(expected.items())
+
+
+def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path):
+    from pyspark.sql import functions as F
+
+    order = F.pmod(F.col("id") * 7919, F.lit(10_007))  # neighbours in the chain have far-apart numbers
+    chain = spark.range(10_000).select(
+        order.alias("a"), F.pmod((F.col("id") + 1) * 7919, F.lit(10_007)).alias("b")
+    )
+    star = spark.range(1, 100_001).select(
+        (F.col("id") + 20_000).alias("a"), F.lit(20_000).cast("bigint").alias("b")
+    )
+    found = connected_components(chain.unionByName(star), str(tmp_path))
+    counts = {row["component"]: row["count"] for row in found.groupBy("component").count().collect()}
+    assert counts == {0: 10_001, 20_000: 100_001}
+    (last,) = [int(p.name.removeprefix("round-")) for p in tmp_path.iterdir()]
+    assert last <= 16  # log2(10,000) is 13
+
+
+def make_texts(n: int) -> list[str]:
+    rng = random.Random(7)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(3, 9))) for _ in range(800)]
+    texts = [" ".join(rng.choices(vocabulary, k=rng.randint(6, 14))) for _ in range(n)]
+    for i in range(0, n, 4):  # near-copies of earlier texts, at various distances
+        words = texts[rng.randrange(n)].split(" ")
+        for _ in range(rng.randint(0, 2)):
+            words[rng.randrange(len(words))] = rng.choice(vocabulary)
+        texts[i] = " ".join(words)
+    return texts
+
+
+def brute_force(texts: dict[str, str], threshold: float) -> set[frozenset]:
+    sets = {key: shingles(" ".join(text.lower().split()), 5) for key, text in texts.items()}
+    keys, pairs = list(texts), set()
+    for i, a in enumerate(keys):
+        for b in keys[:i]:
+            common = len(sets[a] & sets[b])
+            if common and common / (len(sets[a]) + len(sets[b]) - common) >= threshold:
+                pairs.add(frozenset((a, b)))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return {f"k{i:04d}": text for i, text in enumerate(make_texts(1500))}
+
+
+@pytest.fixture(scope="module")
+def found(spark, texts, tmp_path_factory):
+    frame = spark.createDataFrame(list(texts.items()), "key string, caption string")
+    done = minhash_dedup(frame, column="caption", threshold=0.7, scratch=str(tmp_path_factory.mktemp("mh")))
+    return rows_of(done)
+
+
+def test_against_brute_force(texts, found):
+    components = union_find(tuple(pair) for pair in brute_force(texts, 0.7))
+    expected = {key: root for key, root in components.items() if key != root}
+    assert len(expected) > 150
+    got = {row[0]: row[1] for row in found}
+    assert all(components.get(key) == components.get(of) for key, of in got.items())  # precision 1
+    assert len(set(got) & set(expected)) >= 0.95 * len(expected)
+    assert set(got) <= set(components)
+    for key, of, method, similarity in found:
+        a, b = (shingles(" ".join(texts[k].lower().split()), 5) for k in (key, of))
+        assert method == "minhash"
+        assert similarity == pytest.approx(len(a & b) / len(a | b), abs=1e-6)
+        assert of < key
+
+
+def test_the_same_for_any_partitioning(spark, texts, found, tmp_path):
+    frame = spark.createDataFrame(sorted(texts.items(), reverse=True), "key string, caption string")
+    again = minhash_dedup(
+        frame.repartition(7, "caption"), column="caption", threshold=0.7, scratch=str(tmp_path)
+    )
+    assert rows_of(again) == found
+
+
+def test_equal_nulls_empty_and_survivors(spark, tmp_path):
+    rows = [(f"s{i:05d}", "The  same caption, everywhere", 20_000 - i) for i in range(20_000)]
+    rows += [("n1", None, 1), ("n2", None, 1), ("e1", "", 1), ("e2", " \t ", 1), ("e3", "", 1)]
+    rows += [("x1", "the same caption, everywhere ", 0), ("y", "xy", 5), ("z", "XY", 4)]
+    frame = spark.createDataFrame(rows, "key string, `the text.` string, age int")
+    found = minhash_dedup(frame, column="the text.", order_by="age", scratch=str(tmp_path))
+    of = {row["key"]: (row["duplicate_of"], row["similarity"]) for row in found.collect()}
+    assert len(of) == 20_001
+    assert of["s00000"] == ("x1", 1.0)
+    assert of["y"] == ("z", 1.0)
+    assert not {"n1", "n2", "e1", "e2", "e3", "x1", "z"} & set(of)
+
+
+def test_refused(spark, tmp_path):
+    frame = spark.createDataFrame(
+        [("a", "text", 1), ("b", "text", None)], "key string, caption string, age int"
+    )
+    with pytest.raises(
+        InputError, match=r"dedup\.minhash\.column: there is no column 'captoin'.*\n.*did you mean 'caption'"
+    ):
+        minhash_dedup(frame, column="captoin", scratch=str(tmp_path))
+    with pytest.raises(InputError, match="'age' is INT, not text"):
+        minhash_dedup(frame, column="age", scratch=str(tmp_path))
+    with pytest.raises(InputError, match=r"dedup\.minhash\.order_by: column 'age' is null in 1 rows"):
+        minhash_dedup(frame, column="caption", order_by="age", scratch=str(tmp_path))
