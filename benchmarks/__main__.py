@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import date
 
-from benchmarks import assignment, driver_memory, semantic
+from benchmarks import assignment, driver_memory, minhash, semantic
 from benchmarks.common import machine
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
     parser.add_argument(
-        "--only", choices=["assignment", "driver-memory", "semantic"], help="one benchmark alone"
+        "--only", choices=["assignment", "driver-memory", "semantic", "minhash"], help="one benchmark alone"
     )
     parser.add_argument("--rows", type=int, help="rows of the assignment (1,000,000; quick: 100,000)")
     parser.add_argument("--dim", type=int, default=384)
@@ -33,6 +33,10 @@ def main() -> None:
         semantic.measure_stage(20_000 if given.quick else 60_000, 10, given.dim)
         if not given.quick:
             semantic.measure_stage(300_000, 1, given.dim)
+    if given.only in (None, "minhash"):
+        minhash.measure(20_000, given.runs)
+        if not given.quick:
+            minhash.measure(200_000, given.runs, check=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the texts' shingles, and what verified pairs connect, directly or through others
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -85,9 +86,7 @@ def band_plan(threshold: float, num_perm: int) -> BandPlan:
         recall = 1 - (1 - threshold**rows) ** bands
         if recall >= EXPECTED_RECALL:
             return BandPlan(bands, rows, recall)
-    needed = num_perm
-    while 1 - (1 - threshold) ** needed < EXPECTED_RECALL:
-        needed += 1
+    needed = math.ceil(math.log(1 - EXPECTED_RECALL) / math.log1p(-threshold))
     raise ConfigError(
         f"dedup.minhash.num_perm {num_perm} is too small for dedup.minhash.threshold {threshold}: at most "
         f"{1 - (1 - threshold) ** num_perm:.0%} of such pairs would be found",
@@ -128,7 +127,7 @@ def normalized(name: str) -> Column:
     """Text in lower case with single spaces and none at the ends."""
     from pyspark.sql import functions as F
 
-    return F.trim(F.regexp_replace(F.lower(exact_column(name)), r"\s+", " "))
+    return F.trim(F.regexp_replace(F.lower(exact_column(name)), r"[\s\p{Z}]+", " "))
 
 
 def minhash_dedup(
@@ -182,21 +181,32 @@ def minhash_dedup(
     from pyspark.sql import functions as F
 
     plan = band_plan(threshold, num_perm)
+    if ngram < 1:
+        raise ConfigError(
+            f"dedup.minhash.ngram {ngram} is below 1", mend="5 characters or 3 words are common"
+        )
+    if tokens not in ("characters", "words"):
+        raise ConfigError(f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'")
+    type_of(frame, key, "key")
     rows = _rows(frame, key, column, order_by)
-    texts = _kept(rows.groupBy("text").agg(F.min(F.struct("first_by", KEY)).alias("first")), scratch, "texts")
-    texts = texts.select(F.col(f"first.{KEY}").alias("node"), "text")
-    edges = _kept(_verified_pairs(texts, plan, threshold, num_perm, ngram, tokens), scratch, "pairs")
+    same = rows.groupBy("text").agg(
+        F.min(F.struct("first_by", KEY)).alias("first"), F.count(F.lit(1)).alias("times")
+    )
+    texts = _kept(same.select(F.col(f"first.{KEY}").alias("node"), "text", "times"), scratch, "texts")
+    pairs = _verified_pairs(texts.drop("times"), plan, threshold, num_perm, ngram, tokens, scratch)
+    edges = _kept(pairs, scratch, "pairs")
     members = connected_components(edges, files.join(scratch, "components"))
-    # The survivor of a component, and its text.
-    grouped = rows.join(texts, "text").join(members, "node", "left")
-    grouped = grouped.withColumn("component", F.coalesce("component", "node"))
+    # Only texts that are like another or occur more than once have anything to leave out.
+    groups = texts.join(members, "node", "left").where("component IS NOT NULL OR times > 1")
+    groups = groups.select("text", F.coalesce("component", "node").alias("component"))
+    grouped = _kept(rows.join(groups, "text"), scratch, "grouped")
     firsts = grouped.groupBy("component").agg(F.min(F.struct("first_by", KEY)).alias("first"))
     found = (
         grouped.join(firsts, "component")
         .select(KEY, "text", F.col(f"first.{KEY}").alias(DUPLICATE_OF))
         .where(F.col(KEY) != F.col(DUPLICATE_OF))
     )
-    survivors = rows.select(F.col(KEY).alias(DUPLICATE_OF), F.col("text").alias("other"))
+    survivors = grouped.select(F.col(KEY).alias(DUPLICATE_OF), F.col("text").alias("other"))
     compared = found.join(survivors, DUPLICATE_OF).select(KEY, DUPLICATE_OF, "text", "other")
     return _with_similarity(compared, KEY, DUPLICATE_OF, ngram, tokens).select(
         KEY, DUPLICATE_OF, F.lit("minhash").alias(METHOD), F.col(SIMILARITY).cast("float").alias(SIMILARITY)
@@ -229,7 +239,13 @@ def _kept(frame: DataFrame, scratch: str, name: str) -> DataFrame:
 
 
 def _verified_pairs(
-    texts: DataFrame, plan: BandPlan, threshold: float, num_perm: int, ngram: int, tokens: str
+    texts: DataFrame,
+    plan: BandPlan,
+    threshold: float,
+    num_perm: int,
+    ngram: int,
+    tokens: str,
+    scratch: str,
 ) -> DataFrame:
     """Pairs ``a``, ``b`` of nodes whose texts' similarity reaches the threshold."""
     from pyspark.sql import Window
@@ -246,11 +262,9 @@ def _verified_pairs(
     schema = T.StructType([texts.schema["node"], T.StructField("bands", T.ArrayType(T.LongType()))])
     bands = texts.mapInArrow(bands_of, schema).select("node", F.explode("bands").alias("band"))
     in_bucket = Window.partitionBy("band")
-    placed = (
-        bands.withColumn("size", F.count(F.lit(1)).over(in_bucket))
-        .where("size > 1")
-        .withColumn("place", F.row_number().over(in_bucket.orderBy("node")))
-    )
+    shared = bands.withColumn("size", F.count(F.lit(1)).over(in_bucket)).where("size > 1")
+    placed = shared.withColumn("place", F.row_number().over(in_bucket.orderBy("node")))
+    placed = _kept(placed, scratch, "buckets")  # or both sides of the join would compute signatures
     last = F.least(F.col("size").cast("int"), F.col("place") + _NEIGHBOURS)
     left = placed.where("place < size").select(
         F.col("node").alias("a"), "band", F.explode(F.sequence(F.col("place") + 1, last)).alias("place")

@@ -7,7 +7,8 @@ import random
 import pytest
 from conftest import rows_of
 
-from spark_dbp.errors import InputError
+from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.stages import connected_components as components_module
 from spark_dbp.stages.connected_components import connected_components
 from spark_dbp.stages.minhash_dedup import minhash_dedup, shingles
 
@@ -32,8 +33,10 @@ def random_edges(seed: int) -> list[tuple[int, int]]:
     return [(rng.randrange(400), rng.randrange(400)) for _ in range(260)]
 
 
+@pytest.mark.parametrize("one_task", [0, 500_000])
 @pytest.mark.parametrize("kind", ["random", "strings", "none"])
-def test_components_equal_union_find(spark, tmp_path, kind):
+def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_task):
+    monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
     edges = [] if kind == "none" else random_edges(1)
     type_ = "bigint"
     if kind == "strings":
@@ -43,7 +46,9 @@ def test_components_equal_union_find(spark, tmp_path, kind):
     assert rows_of(connected_components(frame, str(tmp_path))) == sorted(expected.items())
 
 
-def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path):
+@pytest.mark.parametrize("one_task", [0, 500_000])
+def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path, monkeypatch, one_task):
+    monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
     from pyspark.sql import functions as F
 
     order = F.pmod(F.col("id") * 7919, F.lit(10_007))  # neighbours in the chain have far-apart numbers
@@ -57,7 +62,7 @@ def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path):
     counts = {row["component"]: row["count"] for row in found.groupBy("component").count().collect()}
     assert counts == {0: 10_001, 20_000: 100_001}
     (last,) = [int(p.name.removeprefix("round-")) for p in tmp_path.iterdir()]
-    assert last <= 16  # log2(10,000) is 13
+    assert last <= (16 if one_task == 0 else 0)  # log2(10,000) is 13
 
 
 def make_texts(n: int) -> list[str]:
@@ -131,6 +136,19 @@ def test_equal_nulls_empty_and_survivors(spark, tmp_path):
     assert not {"n1", "n2", "e1", "e2", "e3", "x1", "z"} & set(of)
 
 
+def test_spaces_of_other_scripts_and_empty_tables(spark, tmp_path):
+    rows = [
+        ("a", "no break\u00a0and\u3000wide space"),
+        ("b", "No break and wide space "),
+        ("c", "\u3000"),
+        ("d", "\u3000"),
+    ]
+    frame = spark.createDataFrame(rows, "key string, caption string")
+    found = minhash_dedup(frame, column="caption", scratch=str(tmp_path / "1"))
+    assert rows_of(found) == [("b", "a", "minhash", 1.0)]
+    assert rows_of(minhash_dedup(frame.where("false"), column="caption", scratch=str(tmp_path / "2"))) == []
+
+
 def test_refused(spark, tmp_path):
     frame = spark.createDataFrame(
         [("a", "text", 1), ("b", "text", None)], "key string, caption string, age int"
@@ -139,6 +157,10 @@ def test_refused(spark, tmp_path):
         InputError, match=r"dedup\.minhash\.column: there is no column 'captoin'.*\n.*did you mean 'caption'"
     ):
         minhash_dedup(frame, column="captoin", scratch=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"dedup\.minhash\.ngram 0"):
+        minhash_dedup(frame, column="caption", ngram=0, scratch=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"dedup\.minhash\.tokens 'letters'"):
+        minhash_dedup(frame, column="caption", tokens="letters", scratch=str(tmp_path))
     with pytest.raises(InputError, match="'age' is INT, not text"):
         minhash_dedup(frame, column="age", scratch=str(tmp_path))
     with pytest.raises(InputError, match=r"dedup\.minhash\.order_by: column 'age' is null in 1 rows"):
