@@ -97,6 +97,7 @@ class MinHashConfig(_Section):
     num_perm: Whole = Field(default=128, ge=2, le=4096)
     ngram: Whole = Field(default=5, ge=1)
     tokens: Literal["characters", "words"] = "characters"
+    normalize: bool = True
     order_by: str | None = None
 
 

@@ -98,6 +98,7 @@ def _minhash(
             num_perm=settings.num_perm,
             ngram=settings.ngram,
             tokens=settings.tokens,
+            normalize=settings.normalize,
             order_by=settings.order_by,
             scratch=scratch,
         )

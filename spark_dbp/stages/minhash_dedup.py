@@ -6,6 +6,7 @@ the texts' shingles, and what verified pairs connect, directly or through others
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from spark_dbp.stages.ingest import type_of
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
+
+log = logging.getLogger("spark_dbp")
 
 # Of two texts exactly as similar as the threshold, this share at least is to become a candidate pair.
 EXPECTED_RECALL = 0.97
@@ -139,6 +142,7 @@ def minhash_dedup(
     num_perm: int = 128,
     ngram: int = 5,
     tokens: str = "characters",
+    normalize: bool = True,
     order_by: str | None = None,
     scratch: str,
 ) -> DataFrame:
@@ -156,7 +160,9 @@ def minhash_dedup(
     num_perm : int
         Length of the signatures.
     ngram, tokens
-        See `shingles`. Texts are compared in lower case with single spaces.
+        See `shingles`.
+    normalize : bool
+        Compare texts in lower case with single spaces; as they are otherwise.
     order_by : str, optional
         The survivor of a group is the first by this column, then by key; by key alone without it.
     scratch : str
@@ -188,7 +194,14 @@ def minhash_dedup(
     if tokens not in ("characters", "words"):
         raise ConfigError(f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'")
     type_of(frame, key, "key")
-    rows = _rows(frame, key, column, order_by)
+    log.info(
+        "  %d bands of %d: expected recall %.3f at a similarity of %g",
+        plan.bands,
+        plan.rows,
+        plan.expected_recall,
+        threshold,
+    )
+    rows = _rows(frame, key, column, normalize, order_by)
     same = rows.groupBy("text").agg(
         F.min(F.struct("first_by", KEY)).alias("first"), F.count(F.lit(1)).alias("times")
     )
@@ -213,7 +226,7 @@ def minhash_dedup(
     )
 
 
-def _rows(frame: DataFrame, key: str, text: str, order_by: str | None) -> DataFrame:
+def _rows(frame: DataFrame, key: str, text: str, normalize: bool, order_by: str | None) -> DataFrame:
     """``key``, ``first_by``, ``text`` normalized, of the rows that have a text."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
@@ -225,10 +238,11 @@ def _rows(frame: DataFrame, key: str, text: str, order_by: str | None) -> DataFr
             mend="name a column of strings, or cast it in a view",
         )
     first_by = F.lit(0) if order_by is None else checked_order(frame, order_by, "dedup.minhash.order_by")
-    rows = frame.select(
-        exact_column(key).alias(KEY), first_by.alias("first_by"), normalized(text).alias("text")
+    return frame.where(normalized(text) != "").select(
+        exact_column(key).alias(KEY),
+        first_by.alias("first_by"),
+        (normalized(text) if normalize else exact_column(text)).alias("text"),
     )
-    return rows.where("text != ''")
 
 
 def _kept(frame: DataFrame, scratch: str, name: str) -> DataFrame:

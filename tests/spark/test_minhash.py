@@ -146,6 +146,8 @@ def test_spaces_of_other_scripts_and_empty_tables(spark, tmp_path):
     frame = spark.createDataFrame(rows, "key string, caption string")
     found = minhash_dedup(frame, column="caption", scratch=str(tmp_path / "1"))
     assert rows_of(found) == [("b", "a", "minhash", 1.0)]
+    as_is = minhash_dedup(frame, column="caption", normalize=False, scratch=str(tmp_path / "3"))
+    assert rows_of(as_is) == []  # also a text of nothing but spaces is empty
     assert rows_of(minhash_dedup(frame.where("false"), column="caption", scratch=str(tmp_path / "2"))) == []
 
 
