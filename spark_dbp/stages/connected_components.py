@@ -1,18 +1,18 @@
 """Connected components of a table of pairs, on Spark.
 
-Imports `files`, `digest`; pyspark and pyarrow inside functions.
+Imports `files`, `digest`; pyspark, pyarrow and scipy inside functions.
 
 Alternates the large-star and small-star steps of Kiveris et al., "Connected Components in MapReduce and
 Beyond" (SoCC 2014): every node hands its neighbours the smallest node it knows, until all pairs of a
 component point at its smallest node. The number of rounds grows with the logarithm of the longest path.
-Pairs that are few enough for one task's memory are finished in one, by union-find.
+Pairs that are few enough for one task's memory are finished in one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spark_dbp import files
 from spark_dbp.digest import table_digest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# A task's union-find takes about 300 bytes a pair.
+# A task holds so many pairs whole, with their nodes' ranks.
 _ONE_TASK_PAIRS = 500_000
 
 
@@ -74,32 +74,35 @@ def connected_components(edges: DataFrame, scratch: str) -> DataFrame:
 def _in_one_task(pairs: DataFrame) -> DataFrame:
     from pyspark.sql import types as T
 
-    def union_find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def connect(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import numpy as np
         import pyarrow as pa
+        import pyarrow.compute as pc
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components as components_of
 
-        parent: dict[Any, Any] = {}
-
-        def root(node: Any) -> Any:
-            while parent.setdefault(node, node) != node:
-                parent[node] = parent[parent[node]]
-                node = parent[node]
-            return node
-
-        types = None
-        for batch in batches:
-            types = batch.column(0).type
-            for a, b in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
-                a, b = root(a), root(b)
-                if a != b:  # Python orders texts and bytes as Spark does
-                    parent[max(a, b)] = min(a, b)
-        if parent:
-            nodes = list(parent)
-            columns = [pa.array(nodes, types), pa.array([root(node) for node in nodes], types)]
-            yield pa.RecordBatch.from_arrays(columns, ["node", "component"])
+        parts = list(batches)
+        if not parts:
+            return
+        # Arrow's values, not Python's: those of times in a zone with daylight saving, and NaN, do not
+        # compare as Spark has it.
+        values = pa.concat_arrays([part.column(side) for side in (0, 1) for part in parts])
+        encoded = values.dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary)
+        nodes = encoded.dictionary.take(order)
+        rank = np.empty(len(nodes), dtype=np.int32)
+        rank[order.to_numpy()] = np.arange(len(nodes), dtype=np.int32)
+        a, b = rank[encoded.indices.to_numpy()].reshape(2, -1)
+        graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(len(nodes), len(nodes)))
+        _, label = components_of(graph, directed=False)
+        _, smallest = np.unique(label, return_index=True)
+        yield pa.RecordBatch.from_arrays(
+            [nodes, nodes.take(pa.array(smallest[label]))], ["node", "component"]
+        )
 
     node = pairs.schema["node"].dataType
     schema = T.StructType([T.StructField("node", node), T.StructField("component", node)])
-    return pairs.coalesce(1).mapInArrow(union_find, schema)
+    return pairs.coalesce(1).mapInArrow(connect, schema)
 
 
 def _large_star(pairs: DataFrame) -> DataFrame:

@@ -65,6 +65,29 @@ def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path, mon
     assert last <= (16 if one_task == 0 else 0)  # log2(10,000) is 13
 
 
+@pytest.mark.parametrize("one_task", [0, 500_000])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        # An hour apart, and the same time of day: summer time ends between them.
+        ("timestamp_seconds(1699165800)", "timestamp_seconds(1699162200)"),
+        ("double('NaN')", "1.5D"),
+        ("-2.25BD", "-10.5BD"),
+        ("X'FF'", "X'00'"),
+    ],
+)
+def test_nodes_compare_as_in_spark(spark, tmp_path, monkeypatch, a, b, one_task):
+    monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        found = connected_components(spark.sql(f"SELECT {a} AS a, {b} AS b"), str(tmp_path))
+        right = found.where(f"component = {b} AND node IN ({a}, {b})").select("node").distinct()
+        assert (found.count(), right.count()) == (2, 2)
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+
+
 def make_texts(n: int) -> list[str]:
     rng = random.Random(7)
     vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(3, 9))) for _ in range(800)]
