@@ -70,7 +70,7 @@ KEY = KEYS[7]
 CASES = {
     "missing path": (lambda p: p, {}, 3, ["no such path", "in", "input.path"]),
     "empty directory": (lambda p: p.mkdir() or p, {}, 3, ["no Parquet files"]),
-    "empty table": (lambda p: table(p, [], []) if False else _empty(p), {}, 3, ["no rows"]),
+    "empty table": (lambda p: _empty(p), {}, 3, ["no rows"]),
     "missing table": (None, {"input": {"path": None, "table": "no.such_table"}}, 3, ["no such table", "no"]),
     "missing key column": (table, {"input": {"key": "kee"}}, 3, ["input.key", "'kee'", "did you mean 'key'"]),
     "missing embedding column": (

@@ -12,7 +12,7 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 from spark_dbp import RunConfig, open_run, prune_again, run
 from spark_dbp.cli import main
 from spark_dbp.errors import InputError
-from spark_dbp.stages import semantic_dedup, tiles
+from spark_dbp.stages import semantic_dedup
 from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import good_samples, ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
@@ -70,7 +70,6 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
 ):
     monkeypatch.setattr(semantic_dedup, "tile_rows", lambda dim: tile)
     monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
-    monkeypatch.setattr(tiles, "_GROUP_BYTES", 10_000)
     _, samples, assignments, labels, distances = clustered
     pairs = semantic_dedup.semantic_pairs(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3

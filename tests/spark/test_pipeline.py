@@ -13,6 +13,7 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, prune_again, run
 from spark_dbp.compat import collect_arrow
+from spark_dbp.stages import kmeans
 from spark_dbp.stages.ingest import good_samples, ingest
 from spark_dbp.stages.kmeans import SphericalKMeans, vector_sums
 
@@ -316,7 +317,9 @@ def test_kmeans_stands_alone_and_trains_on_all_rows(spark, tmp_path):
     )
 
 
-def test_vector_sums_are_handed_on_when_they_grow(spark, tmp_path, monkeypatch):
+@pytest.mark.parametrize("limit", [kmeans._PARTIAL_BYTES, 0], ids=["kept", "handed on after every batch"])
+def test_vector_sums_are_exact_however_often_they_are_handed_on(spark, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(kmeans, "_PARTIAL_BYTES", limit)  # travels to the workers with the function
     source = write_table(tmp_path / "in", KEYS[:500], EMBEDDINGS[:500], cluster_id=np.arange(500) % 7)
     samples = good_samples(ingest(spark.read.parquet(str(source)), cluster_id="cluster_id"), DIM)
     sums = vector_sums(samples)
