@@ -64,8 +64,13 @@ def in_turn(runs: int, **sides: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def write_vectors(path: Path, n_rows: int, dim: int, n_concepts: int = 800, n_files: int = 8) -> None:
-    """Unit vectors around a few hundred directions, as a run stages them: ``key``, ``vector`` BINARY."""
+def write_vectors(
+    path: Path, n_rows: int, dim: int, n_concepts: int = 800, n_files: int = 8, copy_of: int = 0
+) -> None:
+    """Unit vectors around a few hundred directions, as a run stages them: ``key``, ``vector`` BINARY.
+
+    With `copy_of`, every twentieth row or fewer is a near-copy of the one so many rows before it.
+    """
     rng = np.random.default_rng(0)
     concepts = rng.standard_normal((n_concepts, dim)).astype(np.float32)
     path.mkdir(parents=True)
@@ -73,7 +78,11 @@ def write_vectors(path: Path, n_rows: int, dim: int, n_concepts: int = 800, n_fi
     for number, (start, stop) in enumerate(pairwise(bounds)):
         of = rng.integers(0, n_concepts, stop - start)
         noise = rng.standard_normal((stop - start, dim), dtype=np.float32)
-        vectors, _ = unit_rows(concepts[of] + noise)
+        rows = concepts[of] + noise
+        if copy_of:
+            copies = np.arange(copy_of, len(rows), max(20, 2 * copy_of))  # none is copied again
+            rows[copies] = rows[copies - copy_of] + np.float32(0.05) * noise[copies]
+        vectors, _ = unit_rows(rows)
         keys = pa.array([f"{i:012d}.jpg" for i in range(start, stop)])
         table = pa.table({"key": keys, "vector": binary_rows(vectors)})
         pq.write_table(table, path / f"{number:05d}.parquet", row_group_size=20_000)

@@ -12,7 +12,8 @@ from zlib import crc32
 
 from benchmarks.common import in_turn, report, scratch
 from spark_dbp.session import start_local_session
-from spark_dbp.stages.minhash_dedup import minhash_dedup, shingles
+from spark_dbp.stages.minhash_dedup import minhash_dedup
+from spark_dbp.stages.signatures import shingles
 
 THRESHOLD, NUM_PERM, NGRAM = 0.8, 128, 5
 _SUMMARIES = Path(__file__).parents[2] / "shared" / "data" / "debian-packages" / "metadata.parquet"
@@ -28,12 +29,15 @@ def _texts(n_texts: int) -> list[str]:
         rng.shuffle(real)
     else:
         words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(3, 9))) for _ in range(5000)]
-        real = [" ".join(rng.choices(words, k=rng.randint(5, 12))) for _ in range(min(n_texts, 60_000))]
+        real = [
+            " ".join(rng.choices(words, k=rng.randint(5, 12))) for _ in range(min(n_texts * 4 // 5, 60_000))
+        ]
     texts = real[:n_texts]
     while len(texts) < n_texts:
         words = rng.choice(real).split(" ")
         words[rng.randrange(len(words))] = f"{rng.randrange(10**6)}"
-        words.insert(rng.randrange(len(words)), f"{rng.randrange(10**6)}")
+        if rng.random() < 0.75:  # the others stay near-duplicates
+            words.insert(rng.randrange(len(words)), f"{rng.randrange(10**6)}")
         texts.append(" ".join(words))
     return texts
 

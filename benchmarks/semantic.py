@@ -66,13 +66,13 @@ def measure_product(n_rows: int, dim: int, runs: int) -> None:
 _STAGE = """
 import json, os, sys, threading, time
 from pyspark.sql import functions as F
-from spark_dbp.scan import CommittedSamples
+from spark_dbp.scan import CommittedTable
 from spark_dbp.session import start_local_session
 from spark_dbp.stages.semantic_dedup import semantic_pairs
 folder, dim, eps = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 spark = start_local_session()
 frame = spark.read.parquet(folder + "/vectors")
-samples = CommittedSamples(spark, folder + "/vectors", frame, dim, has_problems=False)
+samples = CommittedTable(spark, folder + "/vectors", frame, dim, has_problems=False)
 largest, done = 0, threading.Event()
 def watch():
     global largest
@@ -109,7 +109,7 @@ def measure_stage(n_rows: int, n_clusters: int, dim: int) -> None:
     import time
 
     with scratch() as folder:
-        write_vectors(folder / "vectors", n_rows, dim, n_concepts=n_clusters)
+        write_vectors(folder / "vectors", n_rows, dim, n_concepts=n_clusters, copy_of=n_clusters)
         clusters = _write_assignments(folder, n_rows, n_clusters)
         # With a single run the start of the workers counts; the second is taken where it is affordable.
         runs = "1" if n_rows // n_clusters > 100_000 else "2"

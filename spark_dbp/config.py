@@ -95,7 +95,7 @@ class MinHashConfig(_Section):
     column: str
     threshold: Real = Field(default=0.8, gt=0, le=1)
     num_perm: Whole = Field(default=128, ge=2, le=4096)
-    ngram: Whole = Field(default=5, ge=1)
+    ngram: Whole = Field(default=5, ge=1, le=100)
     tokens: Literal["characters", "words"] = "characters"
     normalize: bool = True
     order_by: str | None = None

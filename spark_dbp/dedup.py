@@ -13,12 +13,13 @@ import numpy as np
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
 from spark_dbp.compat import column
 from spark_dbp.config import RunConfig, SemanticConfig
-from spark_dbp.scan import CommittedSamples, frame_of
+from spark_dbp.scan import CommittedTable, frame_of
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import apply_filter
-from spark_dbp.stages.minhash_dedup import band_plan, minhash_dedup
+from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_pairs
+from spark_dbp.stages.signatures import band_plan
 from spark_dbp.store import RunStore, Stage, StageWriter
 from spark_dbp.tables import read_samples, read_table, write_arrow, write_frame
 
@@ -122,7 +123,7 @@ def _semantic(
     n_rows = samples.info["n_rows"] - sum(_n_duplicates(stage) for stage in earlier)
     fingerprints = [samples.fingerprint, *(stage.fingerprint for stage in earlier)]
 
-    def left() -> DataFrame | CommittedSamples:
+    def left() -> DataFrame | CommittedTable:
         committed = read_samples(store, spark, samples)
         return _without(store, spark, committed.frame, earlier) if earlier else committed
 

@@ -1,6 +1,6 @@
 """Connected components of a table of pairs, on Spark.
 
-Imports `files`, `digest`; pyspark, pyarrow and scipy inside functions.
+Imports `files`, `digest`, `scan`; pyspark, pyarrow and scipy inside functions.
 
 Alternates the large-star and small-star steps of Kiveris et al., "Connected Components in MapReduce and
 Beyond" (SoCC 2014): every node hands its neighbours the smallest node it knows, until all pairs of a
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp import files
 from spark_dbp.digest import table_digest
+from spark_dbp.scan import written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,8 @@ def connected_components(edges: DataFrame, scratch: str) -> DataFrame:
     Parameters
     ----------
     edges : DataFrame
-        ``a`` and ``b``, nodes of one atomic type; pairs may repeat, in either direction.
+        ``a`` and ``b``, nodes of one atomic type; pairs may repeat, in either direction. Read more than
+        once: a table rather than a computation.
     scratch : str
         New directory, reachable from the workers; the result is read from it.
 
@@ -49,14 +51,13 @@ def connected_components(edges: DataFrame, scratch: str) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    spark = edges.sparkSession
     larger, smaller = F.greatest("a", "b"), F.least("a", "b")
-    pairs = edges.where("a != b").select(larger.alias("node"), smaller.alias("parent")).distinct()
-    before, number = None, 0
+    pairs = edges.where("a != b").select(larger.alias("node"), smaller.alias("parent"))
+    if edges.count() <= _ONE_TASK_PAIRS:
+        return _in_one_task(pairs)
+    pairs, before, number = pairs.distinct(), None, 0
     while True:
-        path = files.join(scratch, f"round-{number}")
-        pairs.write.parquet(files.spark_path(path))
-        pairs = spark.read.parquet(files.spark_path(path))
+        pairs = written(pairs, files.join(scratch, f"round-{number}"))
         now = table_digest(pairs)
         if number:
             files.delete_tree(files.join(scratch, f"round-{number - 1}"))

@@ -1,4 +1,4 @@
-"""Near-duplicate texts by MinHash. Imports pyspark, datasketch and pyarrow inside functions.
+"""Near-duplicate texts by MinHash. Imports pyspark and pyarrow inside functions.
 
 Signatures and LSH bands find candidate pairs; every pair is then verified by the exact Jaccard similarity of
 the texts' shingles, and what verified pairs connect, directly or through others, is one group of duplicates.
@@ -7,130 +7,38 @@ the texts' shingles, and what verified pairs connect, directly or through others
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from spark_dbp import files
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
 from spark_dbp.compat import column as exact_column
 from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.scan import written
+from spark_dbp.stages.candidates import candidate_pairs
 from spark_dbp.stages.connected_components import connected_components
 from spark_dbp.stages.exact_dedup import checked_order
 from spark_dbp.stages.ingest import type_of
+from spark_dbp.stages.signatures import (
+    BandPlan,
+    band_hashes,
+    band_plan,
+    normalized,
+    readable,
+    shingles,
+    similarity_bounds,
+)
+from spark_dbp.vectors import binary_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 log = logging.getLogger("spark_dbp")
 
-# Of two texts exactly as similar as the threshold, this share at least is to become a candidate pair.
-EXPECTED_RECALL = 0.97
-# In a bucket each text is compared with this many that follow it by key; in smaller ones with all.
-_NEIGHBOURS = 100
-
-
-@dataclass(frozen=True)
-class BandPlan:
-    """How signatures are cut into bands.
-
-    Attributes
-    ----------
-    bands, rows : int
-        Bands, and signature values in each.
-    expected_recall : float
-        Probability that two texts of exactly the threshold's similarity share a band.
-    """
-
-    bands: int
-    rows: int
-    expected_recall: float
-
-
-def band_plan(threshold: float, num_perm: int) -> BandPlan:
-    """The longest bands whose expected recall at the threshold reaches `EXPECTED_RECALL`.
-
-    Long bands keep unlike texts apart. With r rows in each of b bands, two texts of similarity s share a
-    band with probability ``1 - (1 - s**r)**b`` (Leskovec et al., Mining of Massive Datasets, 3.4).
-
-    Parameters
-    ----------
-    threshold : float
-        In (0, 1].
-    num_perm : int
-        Length of the signatures.
-
-    Returns
-    -------
-    BandPlan
-
-    Raises
-    ------
-    ConfigError
-        When the threshold is outside (0, 1], or the signatures are too short for it.
-
-    Examples
-    --------
-    >>> plan = band_plan(0.8, 128)
-    >>> plan.bands, plan.rows, round(plan.expected_recall, 3)
-    (18, 7, 0.986)
-    """
-    if not 0 < threshold <= 1:
-        raise ConfigError(
-            f"dedup.minhash.threshold {threshold} is outside (0, 1]", mend="0.8 is a common choice"
-        )
-    if num_perm < 2:
-        raise ConfigError(f"dedup.minhash.num_perm {num_perm} is below 2", mend="128 is a common choice")
-    for rows in range(num_perm, 0, -1):
-        bands = num_perm // rows
-        recall = 1 - (1 - threshold**rows) ** bands
-        if recall >= EXPECTED_RECALL:
-            return BandPlan(bands, rows, recall)
-    needed = math.ceil(math.log(1 - EXPECTED_RECALL) / math.log1p(-threshold))
-    raise ConfigError(
-        f"dedup.minhash.num_perm {num_perm} is too small for dedup.minhash.threshold {threshold}: at most "
-        f"{1 - (1 - threshold) ** num_perm:.0%} of such pairs would be found",
-        mend=f"set dedup.minhash.num_perm to at least {needed}, or raise the threshold",
-    )
-
-
-def shingles(text: str, ngram: int, tokens: str = "characters") -> set[str]:
-    """Overlapping runs of `ngram` characters or words; a shorter text is one shingle.
-
-    Parameters
-    ----------
-    text : str
-        Normalized: lower case, single spaces.
-    ngram : int
-        At least 1.
-    tokens : {"characters", "words"}
-
-    Returns
-    -------
-    set of str
-        Empty for an empty text.
-
-    Examples
-    --------
-    >>> sorted(shingles("abcd", 3)), sorted(shingles("a b c", 2, "words"))
-    (['abc', 'bcd'], ['a b', 'b c'])
-    """
-    if not text:
-        return set()
-    if tokens == "characters":
-        return {text[i : i + ngram] for i in range(max(1, len(text) - ngram + 1))}
-    words = text.split(" ")
-    return {" ".join(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
-
-
-def normalized(name: str) -> Column:
-    """Text in lower case with single spaces and none at the ends."""
-    from pyspark.sql import functions as F
-
-    return F.trim(F.regexp_replace(F.lower(exact_column(name)), r"[\s\p{Z}]+", " "))
+MAX_NGRAM = 100
+# A bound may fall below the similarity by so much where both are rounded.
+_ROUNDING = 1e-9
 
 
 def minhash_dedup(
@@ -162,7 +70,7 @@ def minhash_dedup(
     ngram, tokens
         See `shingles`.
     normalize : bool
-        Compare texts in lower case with single spaces; as they are otherwise.
+        Compare texts in Unicode's NFKC form, lower case and single spaces; as they are otherwise.
     order_by : str, optional
         The survivor of a group is the first by this column, then by key; by key alone without it.
     scratch : str
@@ -182,14 +90,15 @@ def minhash_dedup(
     Notes
     -----
     Equal texts are taken together first, so that a caption which many rows share costs no pairs. In a
-    bucket of more than 100 different texts each is compared with the 100 that follow it by key.
+    bucket of more than 100 different texts each is compared with the 100 that follow it by their hash.
     """
     from pyspark.sql import functions as F
 
     plan = band_plan(threshold, num_perm)
-    if ngram < 1:
+    if not 1 <= ngram <= MAX_NGRAM:
         raise ConfigError(
-            f"dedup.minhash.ngram {ngram} is below 1", mend="5 characters or 3 words are common"
+            f"dedup.minhash.ngram {ngram} is outside 1 to {MAX_NGRAM}",
+            mend="5 characters or 3 words are common",
         )
     if tokens not in ("characters", "words"):
         raise ConfigError(f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'")
@@ -202,120 +111,127 @@ def minhash_dedup(
         threshold,
     )
     rows = _rows(frame, key, column, normalize, order_by)
-    same = rows.groupBy("text").agg(
-        F.min(F.struct("first_by", KEY)).alias("first"), F.count(F.lit(1)).alias("times")
+    texts = written(
+        _with_bands(_different(rows), plan, num_perm, ngram, tokens), files.join(scratch, "texts")
     )
-    texts = _kept(same.select(F.col(f"first.{KEY}").alias("node"), "text", "times"), scratch, "texts")
-    pairs = _verified_pairs(texts.drop("times"), plan, threshold, num_perm, ngram, tokens, scratch)
-    edges = _kept(pairs, scratch, "pairs")
-    members = connected_components(edges, files.join(scratch, "components"))
-    # Only texts that are like another or occur more than once have anything to leave out.
-    groups = texts.join(members, "node", "left").where("component IS NOT NULL OR times > 1")
-    groups = groups.select("text", F.coalesce("component", "node").alias("component"))
-    grouped = _kept(rows.join(groups, "text"), scratch, "grouped")
-    firsts = grouped.groupBy("component").agg(F.min(F.struct("first_by", KEY)).alias("first"))
-    found = (
-        grouped.join(firsts, "component")
-        .select(KEY, "text", F.col(f"first.{KEY}").alias(DUPLICATE_OF))
+    candidates = candidate_pairs(texts, plan.bands, files.join(scratch, "candidates"))
+    similar = _similar(candidates, texts, threshold, ngram, tokens)
+    pairs = written(similar.select("a", "b"), files.join(scratch, "pairs"))
+    members = connected_components(pairs, files.join(scratch, "components"))
+    survivors = written(_survivors(texts, members, ngram, tokens), files.join(scratch, "survivors"))
+    # The row that stands for a text is known; rows of the same text are looked up.
+    alone = survivors.where("times = 1").select(F.col("node").alias(KEY), DUPLICATE_OF, SIMILARITY)
+    shared = rows.join(survivors.where("times > 1"), "text").select(KEY, DUPLICATE_OF, SIMILARITY)
+    return (
+        alone.unionByName(shared)
         .where(F.col(KEY) != F.col(DUPLICATE_OF))
-    )
-    survivors = grouped.select(F.col(KEY).alias(DUPLICATE_OF), F.col("text").alias("other"))
-    compared = found.join(survivors, DUPLICATE_OF).select(KEY, DUPLICATE_OF, "text", "other")
-    return _with_similarity(compared, KEY, DUPLICATE_OF, ngram, tokens).select(
-        KEY, DUPLICATE_OF, F.lit("minhash").alias(METHOD), F.col(SIMILARITY).cast("float").alias(SIMILARITY)
+        .select(
+            KEY,
+            DUPLICATE_OF,
+            F.lit("minhash").alias(METHOD),
+            F.col(SIMILARITY).cast("float").alias(SIMILARITY),
+        )
     )
 
 
-def _rows(frame: DataFrame, key: str, text: str, normalize: bool, order_by: str | None) -> DataFrame:
-    """``key``, ``first_by``, ``text`` normalized, of the rows that have a text."""
+def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: str | None) -> DataFrame:
+    """``key``, ``first_by``, ``text`` in normal form, of the rows that have a text."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    data_type = type_of(frame, text, "column", section="dedup.minhash")
+    data_type = type_of(frame, column, "column", section="dedup.minhash")
     if not isinstance(data_type, T.StringType):
         raise InputError(
-            f"dedup.minhash.column: {text!r} is {data_type.simpleString().upper()}, not text",
+            f"dedup.minhash.column: {column!r} is {data_type.simpleString().upper()}, not text",
             mend="name a column of strings, or cast it in a view",
         )
     first_by = F.lit(0) if order_by is None else checked_order(frame, order_by, "dedup.minhash.order_by")
-    return frame.where(normalized(text) != "").select(
+    rows = frame.select(
         exact_column(key).alias(KEY),
         first_by.alias("first_by"),
-        (normalized(text) if normalize else exact_column(text)).alias("text"),
+        exact_column(column).cast("string").alias("text"),
+    )
+
+    def in_normal_form(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow.compute as pc
+
+        for batch in batches:
+            given = readable(batch.column(2))
+            normal = normalized(given)
+            compared = normal if normalize else given
+            made = batch.set_column(2, "text", compared)
+            yield made.filter(pc.greater(pc.binary_length(normal), 0))  # null where the text is null
+
+    return rows.mapInArrow(in_normal_form, rows.schema)
+
+
+def _different(rows: DataFrame) -> DataFrame:
+    """Each text once: ``id``, a hash of it, ``node``, its first row's key, how many ``times`` it is there."""
+    from pyspark.sql import functions as F
+
+    # Grouped by the hash first: longs sort faster than texts.
+    return (
+        rows.groupBy(F.xxhash64("text").alias("id"), "text")
+        .agg(F.min(F.struct("first_by", KEY)).alias("first"), F.count(F.lit(1)).alias("times"))
+        .select("id", "text", "first.first_by", F.col(f"first.{KEY}").alias("node"), "times")
     )
 
 
-def _kept(frame: DataFrame, scratch: str, name: str) -> DataFrame:
-    """`frame` written to `scratch` and read back: it is used more than once."""
-    path = files.spark_path(files.join(scratch, name))
-    frame.write.parquet(path)
-    return frame.sparkSession.read.schema(frame.schema).parquet(path)
-
-
-def _verified_pairs(
-    texts: DataFrame,
-    plan: BandPlan,
-    threshold: float,
-    num_perm: int,
-    ngram: int,
-    tokens: str,
-    scratch: str,
-) -> DataFrame:
-    """Pairs ``a``, ``b`` of nodes whose texts' similarity reaches the threshold."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
+def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tokens: str) -> DataFrame:
+    """`texts` with ``bands``, the hashes of their bands as bytes."""
     from pyspark.sql import types as T
 
     def bands_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch.num_rows:
+                hashes = band_hashes(batch.column("text").to_pylist(), plan, num_perm, ngram, tokens)
+                yield batch.append_column("bands", binary_rows(hashes))
+
+    schema = T.StructType([*texts.schema.fields, T.StructField("bands", T.BinaryType())])
+    return texts.mapInArrow(bands_of, schema)
+
+
+def _similar(candidates: DataFrame, texts: DataFrame, threshold: float, ngram: int, tokens: str) -> DataFrame:
+    """The candidates whose texts' similarity reaches the threshold, as keys ``a``, ``b``."""
+    from pyspark.sql import functions as F
+
+    one = texts.select(F.col("id").alias("a"), F.col("node").alias("node_a"), "text")
+    two = texts.select(F.col("id").alias("b"), F.col("node").alias("node_b"), F.col("text").alias("other"))
+    compared = candidates.join(one, "a").join(two, "b")
+    compared = compared.select(F.col("node_a").alias("a"), F.col("node_b").alias("b"), "text", "other")
+
+    def possible(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         for batch in batches:
-            hashes = _band_hashes(batch.column(1).to_pylist(), plan, num_perm, ngram, tokens)
-            yield pa.RecordBatch.from_arrays([batch.column(0), hashes], ["node", "bands"])
+            texts, others = (batch.column(name).to_pylist() for name in ("text", "other"))
+            bounds = similarity_bounds(texts, others, ngram, tokens)
+            yield batch.filter(pa.array(bounds > threshold - _ROUNDING))
 
-    schema = T.StructType([texts.schema["node"], T.StructField("bands", T.ArrayType(T.LongType()))])
-    bands = texts.mapInArrow(bands_of, schema).select("node", F.explode("bands").alias("band"))
-    in_bucket = Window.partitionBy("band")
-    shared = bands.withColumn("size", F.count(F.lit(1)).over(in_bucket)).where("size > 1")
-    placed = shared.withColumn("place", F.row_number().over(in_bucket.orderBy("node")))
-    placed = _kept(placed, scratch, "buckets")  # or both sides of the join would compute signatures
-    last = F.least(F.col("size").cast("int"), F.col("place") + _NEIGHBOURS)
-    left = placed.where("place < size").select(
-        F.col("node").alias("a"), "band", F.explode(F.sequence(F.col("place") + 1, last)).alias("place")
+    likely = compared.mapInArrow(possible, compared.schema)
+    return _with_similarity(likely, ngram, tokens).where(F.col(SIMILARITY) >= threshold)
+
+
+def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) -> DataFrame:
+    """``text``, ``node``, ``times``, ``duplicate_of``, ``similarity`` of texts with rows to leave out."""
+    from pyspark.sql import functions as F
+
+    # Only texts that are like another or occur more than once have anything to leave out.
+    groups = (
+        texts.drop("bands", "id")
+        .join(members, "node", "left")
+        .where("component IS NOT NULL OR times > 1")
+        .withColumn("component", F.coalesce("component", "node"))
     )
-    right = placed.select(F.col("node").alias("b"), "band", "place")
-    candidates = left.join(right, ["band", "place"]).select("a", "b").distinct()
-    compared = (
-        candidates.join(texts.withColumnsRenamed({"node": "a"}), "a")
-        .join(texts.withColumnsRenamed({"node": "b", "text": "other"}), "b")
-        .select("a", "b", "text", "other")
+    firsts = groups.groupBy("component").agg(F.min(F.struct("first_by", "node", "text")).alias("first"))
+    compared = groups.join(firsts, "component").select(
+        "node", "times", F.col("first.node").alias(DUPLICATE_OF), "text", F.col("first.text").alias("other")
     )
-    return _with_similarity(compared, "a", "b", ngram, tokens).where(F.col(SIMILARITY) >= threshold)
+    return _with_similarity(compared, ngram, tokens)
 
 
-def _band_hashes(texts: list[str], plan: BandPlan, num_perm: int, ngram: int, tokens: str) -> pa.Array:
-    """For each text the hash of each of its bands, as lists of longs."""
-    import numpy as np
-    import pyarrow as pa
-    from datasketch import MinHash
-
-    encoded = ([s.encode() for s in shingles(text, ngram, tokens)] for text in texts)
-    signatures = np.stack(
-        [m.hashvalues for m in MinHash.generator(encoded, num_perm=num_perm, seed=1, hashfunc=crc32)]
-    ).astype(np.uint64)
-    used = signatures[:, : plan.bands * plan.rows].reshape(len(texts), plan.bands, plan.rows)
-    # Polynomial hash modulo 2**64, then mixed: equal bands give equal hashes, in every worker.
-    mixed = np.broadcast_to(np.arange(1, plan.bands + 1, dtype=np.uint64), used.shape[:2]).copy()
-    for row in range(plan.rows):
-        mixed = (mixed ^ used[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    flat = pa.array(mixed.reshape(-1).view(np.int64))
-    offsets = pa.array(np.arange(len(texts) + 1, dtype=np.int32) * plan.bands)
-    return pa.ListArray.from_arrays(offsets, flat)
-
-
-def _with_similarity(compared: DataFrame, first: str, second: str, ngram: int, tokens: str) -> DataFrame:
-    """Exact Jaccard similarity DOUBLE of ``text`` and ``other``, beside the two key columns."""
+def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
+    """Exact Jaccard similarity DOUBLE of ``text`` and ``other``, in the place of ``other``."""
     from pyspark.sql import types as T
 
     def jaccard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -323,14 +239,13 @@ def _with_similarity(compared: DataFrame, first: str, second: str, ngram: int, t
 
         for batch in batches:
             similarity = []
-            for text, other in zip(batch.column(2).to_pylist(), batch.column(3).to_pylist(), strict=True):
+            texts, others = (batch.column(name).to_pylist() for name in ("text", "other"))
+            for text, other in zip(texts, others, strict=True):
                 a, b = shingles(text, ngram, tokens), shingles(other, ngram, tokens)
                 common = len(a & b)
                 similarity.append(common / (len(a) + len(b) - common))
-            yield pa.RecordBatch.from_arrays(
-                [batch.column(0), batch.column(1), pa.array(similarity, pa.float64())],
-                [first, second, SIMILARITY],
-            )
+            place = batch.schema.get_field_index("other")
+            yield batch.set_column(place, SIMILARITY, pa.array(similarity, pa.float64()))
 
-    fields = [compared.schema[first], compared.schema[second], T.StructField(SIMILARITY, T.DoubleType())]
-    return compared.mapInArrow(jaccard, T.StructType(fields))
+    fields = [field for field in compared.schema if field.name != "other"]
+    return compared.mapInArrow(jaccard, T.StructType([*fields, T.StructField(SIMILARITY, T.DoubleType())]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
-from spark_dbp.scan import CommittedSamples, frame_of
+from spark_dbp.scan import CommittedTable, frame_of, written
 from spark_dbp.stages.pairwise import MostSimilarEarlier, spanning_pairs
 from spark_dbp.stages.select import select
 from spark_dbp.stages.tiles import TileReader, TileRef, tile_rows, write_tiles
@@ -29,7 +29,7 @@ _PRODUCTS_A_TASK = 2**28
 
 
 def semantic_pairs(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
     assignments: DataFrame,
     *,
     eps: float,
@@ -43,7 +43,7 @@ def semantic_pairs(
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
         ``key`` and ``vector``.
     assignments : DataFrame
         ``key``, ``cluster_id``, ``distance_to_centroid`` of these samples.
@@ -106,7 +106,7 @@ def _shares(refs: list[TileRef]) -> list[list[tuple[int, int]]]:
 
 
 def _over_tiles(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
     refs: list[TileRef],
     path: str,
     dim: int,
@@ -184,7 +184,7 @@ def _edges(
 
 
 def _first_of_groups(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
     ranks: DataFrame,
     refs: list[TileRef],
     path: str,
@@ -197,7 +197,8 @@ def _first_of_groups(
     from spark_dbp.stages.connected_components import connected_components
 
     edges = _over_tiles(samples, refs, path, dim, threshold, connected=True)
-    pairs = edges.select(F.col(KEY).alias("a"), F.col(DUPLICATE_OF).alias("b"))
+    edges = edges.select(F.col(KEY).alias("a"), F.col(DUPLICATE_OF).alias("b"))
+    pairs = written(edges, files.join(scratch, "pairs"))
     members = connected_components(pairs, files.join(scratch, "components"))
     ranked = members.join(ranks, members["node"] == ranks[KEY]).select(KEY, RANK, "component")
     firsts = ranked.groupBy("component").agg(F.min(F.struct(RANK, KEY)).alias("first"))

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spark_dbp.errors import ConfigError
-from spark_dbp.stages.minhash_dedup import _band_hashes, band_plan, shingles
+from spark_dbp.stages import candidates, signatures
+from spark_dbp.stages.signatures import (
+    band_hashes,
+    band_plan,
+    normalized,
+    shingle_hashes,
+    shingles,
+    similarity_bounds,
+)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
@@ -65,8 +79,96 @@ def test_bands_agree_as_often_as_signatures_should():
         words = [f"w{rng.randrange(10**6)}" for _ in range(40)]
         other = words[:36] + [f"v{rng.randrange(10**6)}" for _ in range(4)]
         pair = [" ".join(words), " ".join(other)]
-        a, b = (set(bands) for bands in _band_hashes(pair, plan, 64, 1, "words").to_pylist())
+        a, b = (set(bands) for bands in band_hashes(pair, plan, 64, 1, "words").tolist())
         shared += bool(a & b)
         s = len(set(words) & set(other)) / len(set(words) | set(other))
         expected += 1 - (1 - s**plan.rows) ** plan.bands
     assert abs(shared - expected) < 4 * (expected * (1 - expected / trials)) ** 0.5 + 1
+
+
+TEXTS = ["a", "short one", "é😀 naïve", "ab" * 40, "x y z " * 200, "the quick brown fox jumps"]
+
+
+@pytest.mark.parametrize("block", [1, 2, 512])
+@pytest.mark.parametrize(("ngram", "tokens"), [(1, "characters"), (5, "characters"), (2, "words")])
+def test_signatures_are_those_of_datasketch(monkeypatch, block, ngram, tokens):
+    from datasketch import MinHash
+
+    monkeypatch.setattr(signatures, "_BLOCK", block)
+    hashes, owner = shingle_hashes(TEXTS, ngram, tokens)
+    got = signatures._signatures(hashes, owner, 128)
+    for number in range(len(TEXTS)):
+        theirs = MinHash(128, seed=1, hashfunc=int)
+        theirs.update_batch(hashes[owner == number].tolist())
+        assert got[number].tolist() == theirs.hashvalues.tolist()
+
+
+@pytest.mark.parametrize(("ngram", "tokens"), [(1, "characters"), (5, "characters"), (2, "words")])
+def test_equal_shingles_have_equal_hashes_whatever_stands_around(ngram, tokens):
+    """And different ones different hashes, here."""
+    hashes, owner = shingle_hashes(TEXTS, ngram, tokens)
+    for number, text in enumerate(TEXTS):
+        alone, _ = shingle_hashes([text], ngram, tokens)
+        assert hashes[owner == number].tolist() == alone.tolist()
+        assert len(set(alone.tolist())) == len(shingles(text, ngram, tokens))
+
+
+@given(st.lists(st.tuples(st.text("abc ", min_size=1), st.text("abc ", min_size=1)), min_size=1))
+def test_bounds_are_never_below_the_similarity(pairs):
+    pairs = [(a.strip() or "a", b.strip() or "b") for a, b in pairs]
+    bounds = similarity_bounds([a for a, _ in pairs], [b for _, b in pairs], 2)
+    for (a, b), bound in zip(pairs, bounds, strict=True):
+        one, two = shingles(a, 2), shingles(b, 2)
+        assert bound >= len(one & two) / len(one | two) - 1e-12
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "A\x0bB\x1cC\x85D",
+        "ﬁne  ＡＢＣ①",
+        "Istanbul\u2028ΣΑΣ",
+        "e\u0301 \u200b x",
+        "\u3000 a\u00a0b ",
+        "Å Å",
+    ],
+)
+def test_normal_form(text):
+    expected = " ".join(unicodedata.normalize("NFKC", text).split())
+    (got,) = normalized(pa.array([text])).to_pylist()
+    assert got.casefold() == expected.casefold()
+    assert normalized(pa.array([got])).to_pylist() == [got]
+    assert normalized(pa.array([None], pa.string())).to_pylist() == [None]
+
+
+def test_blocks_hold_every_band_once_and_buckets_give_their_pairs():
+    rng = np.random.default_rng(0)
+    ids, bands = rng.permutation(500).astype(np.int64) - 250, rng.integers(-40, 40, (500, 3))
+    blocks = list(candidates.band_blocks(ids, bands, 7))
+    assert [part for part, _ in blocks] == sorted({part for part, _ in blocks})
+    entries = np.concatenate([block for _, block in blocks])
+    assert sorted(entries.tolist()) == sorted(
+        (int(b), int(i)) for i, row in zip(ids, bands, strict=True) for b in row
+    )
+    expected = set()
+    for band in set(bands.reshape(-1).tolist()):
+        members = sorted(int(i) for i, row in zip(ids, bands, strict=True) if band in row)
+        expected |= {(a, b) for n, a in enumerate(members) for b in members[n + 1 :]}
+    in_blocks = [set(block["band"].tolist()) for _, block in blocks]
+    assert sum(map(len, in_blocks)) == len(set.union(*in_blocks))  # no band is in two of them
+    pairs = [pair for _, block in blocks for pair in candidates.pairs_in_buckets(block)]
+    found = {(int(a), int(b)) for one, two in pairs for a, b in zip(one, two, strict=True)}
+    assert found == expected
+
+
+def test_a_text_of_a_large_bucket_meets_those_that_follow_it():
+    entries = np.zeros(1000, dtype=candidates._ENTRY)
+    entries["id"] = np.random.default_rng(0).permutation(1000)
+    found = [
+        pair
+        for a, b in candidates.pairs_in_buckets(entries)
+        for pair in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    assert sorted(found) == [(a, b) for a in range(1000) for b in range(a + 1, min(1000, a + 101))]
