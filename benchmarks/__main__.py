@@ -37,6 +37,7 @@ def main() -> None:
         minhash.measure(20_000, given.runs)
         if not given.quick:
             minhash.measure(200_000, given.runs, check=False)
+            minhash.measure(1_000_000, given.runs, check=False)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, report, scratch, write_vectors
-from spark_dbp.scan import CommittedSamples
+from spark_dbp.scan import CommittedTable
 from spark_dbp.session import start_local_session
 from spark_dbp.stages.kmeans import assign
 from spark_dbp.vectors import matrix_of
@@ -28,7 +28,7 @@ def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
         centroids = np.concatenate([matrix_of(c) for c in first.column("vector").chunks])[:n_clusters].copy()
         spark = start_local_session()
         frame = spark.read.parquet(str(source))
-        table = CommittedSamples(spark, str(source), frame, dim, has_problems=False)
+        table = CommittedTable(spark, str(source), frame, dim, has_problems=False)
 
         def ours() -> None:
             assign(table, centroids).write.format("noop").mode("overwrite").save()

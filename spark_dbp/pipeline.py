@@ -43,7 +43,14 @@ from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_d
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
 from spark_dbp.store import RunStore, Stage, StageWriter, opened
-from spark_dbp.tables import read_centroids, read_samples, read_table, write_arrow, write_frame
+from spark_dbp.tables import (
+    read_centroids,
+    read_committed,
+    read_samples,
+    read_table,
+    write_arrow,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -250,7 +257,7 @@ def _plan(
     n_rows: int,
 ) -> tuple[Stage, Stage]:
     def build_stats(writer: StageWriter) -> None:
-        frame = cluster_stats(read_table(store, spark, assignments, "assignments"))
+        frame = cluster_stats(read_committed(store, spark, assignments, "assignments"))
         table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
         write_arrow(writer, spark, "cluster_stats", table)
 
@@ -295,7 +302,7 @@ def _keep(
 
     def build_keep_list(writer: StageWriter) -> None:
         kept = select(
-            read_table(store, spark, assignments, "assignments"),
+            read_committed(store, spark, assignments, "assignments"),
             read_table(store, spark, quotas, "quotas"),
             which_to_keep=prune.which_to_keep,
             seed=prune.seed,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spark_dbp import files
-from spark_dbp.columns import DIMENSION, KEY, PROBLEM
+from spark_dbp.columns import DIMENSION, KEY, PROBLEM, VECTOR
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
 
-_BATCH_ROWS = 4096
+# Vectors are wide: few at a time. Rows of a key and numbers are not.
+_BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
 
 
 @dataclass(frozen=True)
-class CommittedSamples:
-    """A committed samples table.
+class CommittedTable:
+    """A committed table: of samples, or of assignments.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class CommittedSamples:
         Directory of the table, reachable from the workers.
     frame : DataFrame
         The same rows as a DataFrame: those without a problem.
-    dimension : int or None
+    dimension : int, optional
         Of the good rows' vectors.
     has_problems : bool
         Whether the files hold rows that `frame` leaves out.
@@ -46,17 +47,23 @@ class CommittedSamples:
     spark: SparkSession
     path: str
     frame: DataFrame
-    dimension: int | None
-    has_problems: bool
+    dimension: int | None = None
+    has_problems: bool = False
 
 
-def frame_of(samples: DataFrame | CommittedSamples) -> DataFrame:
+def written(frame: DataFrame, path: str) -> DataFrame:
+    """`frame` written to a new directory and read back: for what is used more than once."""
+    frame.write.parquet(files.spark_path(path))
+    return frame.sparkSession.read.schema(frame.schema).parquet(files.spark_path(path))
+
+
+def frame_of(samples: DataFrame | CommittedTable) -> DataFrame:
     """The samples as a DataFrame."""
-    return samples.frame if isinstance(samples, CommittedSamples) else samples
+    return samples.frame if isinstance(samples, CommittedTable) else samples
 
 
 def map_batches(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
     columns: list[str],
     function: BatchFunction,
     schema: StructType | str,
@@ -65,7 +72,7 @@ def map_batches(
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
     columns : list of str
     function : callable
         From an iterator of record batches with `columns` to an iterator of record batches.
@@ -76,7 +83,9 @@ def map_batches(
     -------
     DataFrame
     """
-    if not isinstance(samples, CommittedSamples) or not _reads_alike(samples.frame.schema[KEY].dataType):
+    if not isinstance(samples, CommittedTable) or (
+        KEY in columns and not _reads_alike(samples.frame.schema[KEY].dataType)
+    ):
         return frame_of(samples).select(*columns).mapInArrow(function, schema)
     names = [name for name in files.list_names(samples.path) if name.endswith(".parquet")]
     paths = [files.join(samples.path, name) for name in names]
@@ -90,8 +99,26 @@ def map_batches(
         )
         yield from function(found)
 
-    one_file_a_task = samples.spark.range(0, len(paths), 1, max(1, len(paths)))
-    return one_file_a_task.mapInArrow(over_files, schema)
+    n_tasks = max(1, len(paths))
+    if VECTOR not in columns:  # a file is soon read: no more tasks than a shuffle has partitions
+        n_tasks = min(n_tasks, int(samples.spark.conf.get("spark.sql.shuffle.partitions") or n_tasks))
+    return samples.spark.range(0, len(paths), 1, n_tasks).mapInArrow(over_files, schema)
+
+
+def gathered(batches: Iterator[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
+    """Batches together, up to so many rows or somewhat more."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    n_held = 0
+    for batch in batches:
+        held.append(batch)
+        n_held += batch.num_rows
+        if n_held >= n_rows:
+            yield pa.Table.from_batches(held)
+            held, n_held = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def _reads_alike(key_type: DataType) -> bool:
@@ -115,7 +142,8 @@ def _read_file(path: str, columns: list[str], check: bool, dimension: int | None
     import pyarrow.compute as pc
 
     wanted = columns + ([PROBLEM] if check else []) + ([DIMENSION] if dimension is not None else [])
-    for batch in files.iter_parquet(path, wanted, _BATCH_ROWS):
+    n_rows = _BATCH_ROWS if VECTOR in columns else _NARROW_BATCH_ROWS
+    for batch in files.iter_parquet(path, wanted, n_rows):
         if check:
             good = pc.is_null(batch.column(PROBLEM))
             if dimension is not None:

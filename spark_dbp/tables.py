@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp import files
 from spark_dbp.digest import table_digest
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.scan import CommittedSamples
+from spark_dbp.scan import CommittedTable
 from spark_dbp.stages.given_centroids import arrays_of
 from spark_dbp.stages.ingest import good_samples
 from spark_dbp.store import RunStore, Stage, StageWriter
@@ -51,7 +51,12 @@ def read_table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -
     return spark.read.parquet(files.spark_path(store.at(stage.tables[table])))
 
 
-def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedSamples:
+def read_committed(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> CommittedTable:
+    """A committed table that workers may read themselves."""
+    return CommittedTable(spark, store.at(stage.tables[table]), read_table(store, spark, stage, table))
+
+
+def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedTable:
     """The good rows of the samples, or the survivors of deduplication, that a stage committed."""
     table = "survivors" if "survivors" in samples.tables else "samples"
     dimension = samples.info["dimension"]
@@ -59,7 +64,7 @@ def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> Commit
     if table == "samples":
         frame = good_samples(frame, dimension)
     has_problems = table == "samples" and bool(samples.info["dropped"])
-    return CommittedSamples(spark, store.at(samples.tables[table]), frame, dimension, has_problems)
+    return CommittedTable(spark, store.at(samples.tables[table]), frame, dimension, has_problems)
 
 
 def read_centroids(store: RunStore, cluster: Stage, table: str = "centroids") -> tuple[Any, Any]:

@@ -8,7 +8,8 @@ Imports pyspark inside functions; numpy and `geometry`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,21 @@ from spark_dbp.columns import (
 )
 from spark_dbp.compat import collect_arrow
 from spark_dbp.geometry import mean_distance_to_nearest
+from spark_dbp.scan import CommittedTable, gathered, map_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
+
+
+# Rows that a worker counts at a time, and bins that it holds before it adds them up.
+_COUNTED, _HELD_BINS = 2**21, 2**22
+_Bins = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]
+
+
+def distance_bins(distances: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """`distance_bin` in numpy."""
+    return np.minimum((distances.astype(np.float64) * BINS_PER_UNIT).astype(np.int64), N_BINS - 1)
 
 
 def distance_bin() -> Column:
@@ -56,14 +68,14 @@ def mean_distance(frame: DataFrame) -> float:
     return float(total) * DISTANCE_UNIT / rows
 
 
-def cluster_stats(assignments: DataFrame) -> DataFrame:
+def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
     """Size, d_intra and distance histogram of every cluster that has samples.
 
     Distances are added up as longs, so the result does not depend on the order of the rows.
 
     Parameters
     ----------
-    assignments : DataFrame
+    assignments : DataFrame or CommittedTable
         ``cluster_id`` and ``distance_to_centroid``.
 
     Returns
@@ -78,9 +90,15 @@ def cluster_stats(assignments: DataFrame) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
+    counted = map_batches(
+        assignments,
+        [CLUSTER_ID, DISTANCE],
+        _count_bins,
+        f"{CLUSTER_ID} INT, bin INT, {N_ITEMS} BIGINT, total BIGINT",
+    )
     return (
-        assignments.groupBy(CLUSTER_ID, distance_bin().alias("bin"))
-        .agg(F.count(F.lit(1)).alias(N_ITEMS), F.sum(whole_distance()).alias("total"))
+        counted.groupBy(CLUSTER_ID, "bin")
+        .agg(F.sum(N_ITEMS).alias(N_ITEMS), F.sum("total").alias("total"))
         .groupBy(CLUSTER_ID)
         .agg(
             F.sum(N_ITEMS).alias(N_ITEMS),
@@ -88,6 +106,47 @@ def cluster_stats(assignments: DataFrame) -> DataFrame:
             F.array_sort(F.collect_list(F.struct("bin", N_ITEMS))).alias(HISTOGRAM),
         )
     )
+
+
+def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows and sum of distances of every bin that a task meets: what the shuffle moves."""
+    import pyarrow as pa
+
+    found: list[_Bins] = []
+    for rows in gathered(batches, _COUNTED):
+        cluster = rows.column(0).to_numpy().astype(np.int64)
+        distance = rows.column(1).to_numpy().astype(np.float64)
+        whole = np.rint(distance / DISTANCE_UNIT).astype(np.int64)
+        found.append(_counted(cluster * N_BINS + distance_bins(distance), whole))
+        if sum(len(bins) for bins, _, _ in found) > _HELD_BINS:
+            found = [_merged(found)]
+    if found:
+        bins, n_items, total = _merged(found)
+        cluster, place = np.divmod(bins, N_BINS)
+        columns = [cluster.astype(np.int32), place.astype(np.int32), n_items, total]
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(c) for c in columns], [CLUSTER_ID, "bin", N_ITEMS, "total"]
+        )
+
+
+def _counted(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> _Bins:
+    first = bins.min()
+    span = int(bins.max() - first) + 1
+    if span > 4 * len(bins):  # many clusters, few samples: counters for all bins would take too much memory
+        return _merged([(bins, np.ones_like(whole), whole)])
+    n_items = np.bincount(bins - first, minlength=span)
+    # Exact in float64: 2**21 values of at most 2**29.
+    total = np.bincount(bins - first, weights=whole, minlength=span).astype(np.int64)
+    used = np.flatnonzero(n_items)
+    return used + first, n_items[used], total[used]
+
+
+def _merged(found: list[_Bins]) -> _Bins:
+    bins, n_items, total = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(bins)
+    bins = bins[order]
+    starts = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1))
+    return bins[starts], np.add.reduceat(n_items[order], starts), np.add.reduceat(total[order], starts)
 
 
 def complete_stats(
@@ -117,7 +176,7 @@ def complete_stats(
     """
     import pyarrow as pa
 
-    found = collect_arrow(stats.orderBy(CLUSTER_ID)).combine_chunks()
+    found = collect_arrow(stats).combine_chunks().sort_by(CLUSTER_ID)
     ids = found.column(CLUSTER_ID).to_numpy().astype(np.int32)
     rows = np.searchsorted(cluster_ids, ids)
     d_intra = np.full(len(cluster_ids), np.nan)
@@ -127,10 +186,10 @@ def complete_stats(
     d_intra[rows] = found.column(D_INTRA).to_numpy()
     d_inter[rows] = mean_distance_to_nearest(centroids[rows], n_neighbors)
     empty = n_items == 0
-    histogram_type = pa.list_(pa.struct([("bin", pa.int32()), (N_ITEMS, pa.int64())]))
-    histograms: list[object] = [[] for _ in cluster_ids]
-    for row, histogram in zip(rows, found.column(HISTOGRAM).to_pylist(), strict=True):
-        histograms[row] = histogram
+    bins = found.column(HISTOGRAM).combine_chunks()
+    n_bins = np.zeros(len(cluster_ids), dtype=np.int32)
+    n_bins[rows] = bins.value_lengths().to_numpy()
+    offsets = np.concatenate(([0], np.cumsum(n_bins))).astype(np.int32)
     return pa.table(
         {
             CLUSTER_ID: pa.array(cluster_ids, pa.int32()),
@@ -138,6 +197,6 @@ def complete_stats(
             D_INTRA: pa.array(d_intra, mask=empty),
             D_INTER: pa.array(d_inter, mask=empty),
             COMPLEXITY: pa.array(d_intra * d_inter, mask=empty),
-            HISTOGRAM: pa.array(histograms, histogram_type),
+            HISTOGRAM: pa.ListArray.from_arrays(pa.array(offsets), bins.flatten()),
         }
     )

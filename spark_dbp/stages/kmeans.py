@@ -21,7 +21,7 @@ from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY
 from spark_dbp.compat import collect_arrow
 from spark_dbp.errors import InputError
 from spark_dbp.geometry import GRID, NearestCentroid, unit_rows
-from spark_dbp.scan import CommittedSamples, frame_of, map_batches
+from spark_dbp.scan import CommittedTable, frame_of, map_batches
 from spark_dbp.stages.lloyd import Iteration, spherical_kmeans
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ class SphericalKMeans:
         self.seed = seed
         self.name = name
 
-    def fit(self, samples: DataFrame | CommittedSamples, n_rows: int | None = None) -> SphericalKMeans:
+    def fit(self, samples: DataFrame | CommittedTable, n_rows: int | None = None) -> SphericalKMeans:
         """Fit the centroids.
 
         Parameters
         ----------
-        samples : DataFrame or CommittedSamples
+        samples : DataFrame or CommittedTable
             ``key`` and ``vector`` from `ingest`, without problem rows and duplicate keys.
         n_rows : int, optional
             Number of rows, if known; counted otherwise.
@@ -119,7 +119,7 @@ class SphericalKMeans:
             self._refine(samples)
         return self
 
-    def _refine(self, samples: DataFrame | CommittedSamples) -> None:
+    def _refine(self, samples: DataFrame | CommittedTable) -> None:
         for number in range(1, self.n_iter + 1):
             # A cluster that no row is nearest to keeps its centroid.
             sums = vector_sums(samples, self.centroids_)
@@ -134,12 +134,12 @@ class SphericalKMeans:
             if n_changed == 0:
                 break
 
-    def transform(self, samples: DataFrame | CommittedSamples) -> DataFrame:
+    def transform(self, samples: DataFrame | CommittedTable) -> DataFrame:
         """Assign every sample to its nearest centroid.
 
         Parameters
         ----------
-        samples : DataFrame or CommittedSamples
+        samples : DataFrame or CommittedTable
             ``key`` and ``vector`` from `ingest`, without problem rows.
 
         Returns
@@ -175,13 +175,13 @@ def _log_iteration(number: int, iteration: Iteration) -> None:
 
 
 def training_sample(
-    samples: DataFrame | CommittedSamples, n_points: int, n_rows: int, seed: int
+    samples: DataFrame | CommittedTable, n_points: int, n_rows: int, seed: int
 ) -> npt.NDArray[np.float32]:
     """Vectors of the `n_points` samples with the smallest ``xxhash64(key, seed)``, in that order.
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
         ``key`` and ``vector``; `n_rows` rows.
     n_points, n_rows, seed : int
 
@@ -220,12 +220,12 @@ def _joined_matrix(chunks: pa.ChunkedArray, matrix_of: object) -> npt.NDArray[np
     return np.concatenate(parts)
 
 
-def assign(samples: DataFrame | CommittedSamples, centroids: npt.NDArray[np.float32]) -> DataFrame:
+def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> DataFrame:
     """Nearest centroid of every sample; see `SphericalKMeans.transform`.
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
@@ -246,7 +246,7 @@ def assign(samples: DataFrame | CommittedSamples, centroids: npt.NDArray[np.floa
 
 
 def assign_given(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
     cluster_ids: npt.NDArray[np.int32],
     centroids: npt.NDArray[np.float32],
 ) -> DataFrame:
@@ -254,7 +254,7 @@ def assign_given(
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
         ``key``, ``vector`` and ``cluster_id``.
     cluster_ids : ndarray of int32, shape (k,)
         Rising ids of the rows of `centroids`.
@@ -283,7 +283,7 @@ def assign_given(
     return map_batches(samples, columns, distances_of, _assignments_type(samples))
 
 
-def _assignments_type(samples: DataFrame | CommittedSamples) -> StructType:
+def _assignments_type(samples: DataFrame | CommittedTable) -> StructType:
     from pyspark.sql import types as T
 
     return T.StructType(
@@ -320,13 +320,13 @@ class VectorSums:
 
 
 def vector_sums(
-    samples: DataFrame | CommittedSamples, centroids: npt.NDArray[np.float32] | None = None
+    samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32] | None = None
 ) -> VectorSums:
     """Add up the vectors of each cluster, exactly.
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
         ``vector`` and, without `centroids`, ``cluster_id``.
     centroids : ndarray of float32, shape (k, dim), optional
         Then a sample counts for its nearest centroid.
@@ -440,13 +440,13 @@ class _Partial:
 
 
 def mean_centroids(
-    samples: DataFrame | CommittedSamples,
+    samples: DataFrame | CommittedTable,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Normalised mean of each given cluster.
 
     Parameters
     ----------
-    samples : DataFrame or CommittedSamples
+    samples : DataFrame or CommittedTable
         ``vector`` and ``cluster_id``.
 
     Returns

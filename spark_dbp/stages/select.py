@@ -1,28 +1,44 @@
 """Stage 5: keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
 
-Imports pyspark inside functions only.
+Imports `ranking`, `scan`, `cluster_stats`; pyspark and pyarrow inside functions.
 
 How it stays free of skew: a histogram of the score in each cluster tells which bins are kept whole and
-which one the quota cuts. Rows below the cut never move; the others are ranked by windows over
-(cluster, bin), whose offset is the number of rows in the bins before. No window is a whole cluster.
+which one the quota cuts. Rows below the cut never move; the others are sorted in groups of some bins, whose
+offset is the number of rows in the bins before. No worker holds a whole cluster, and a single bin that
+would be too much for one goes through Spark's sort.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_ITEMS, QUOTA, RANK
+import numpy as np
+
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
+from spark_dbp.compat import collect_arrow
+from spark_dbp.scan import CommittedTable, frame_of, map_batches
 from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
+from spark_dbp.stages.ranking import (
+    HASH_BIN_SHIFT,
+    Groups,
+    groups_of_cluster,
+    packed,
+    ranked,
+    split,
+    unpacked,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# The upper bits of the hash: 2048 bins of equal expectation, in the order of the hash.
-_HASH_BIN_SHIFT = 53
+# Rows in a group, about; in a part, about; and in the largest group that a worker ever sorts.
+_GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 4_000_000
 
 
 def select(
-    assignments: DataFrame,
+    assignments: DataFrame | CommittedTable,
     quotas: DataFrame,
     *,
     which_to_keep: str = "hard",
@@ -33,7 +49,7 @@ def select(
 
     Parameters
     ----------
-    assignments : DataFrame
+    assignments : DataFrame or CommittedTable
         ``key`` (unique), ``cluster_id``, ``distance_to_centroid``.
     quotas : DataFrame
         ``cluster_id`` and ``quota``, at most the size of the cluster.
@@ -53,47 +69,88 @@ def select(
 
     Notes
     -----
-    Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
+    The histogram is reduced and collected when this is called: a few numbers a cluster, and one for every
+    50,000 rows kept. Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
     """
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
+    from pyspark.sql import types as T
 
-    score, bins, descending = _score(which_to_keep, seed)
-    scored = assignments.select(KEY, CLUSTER_ID, DISTANCE, bins.alias("bin"))
+    frame = frame_of(assignments)
+    score = F.xxhash64(KEY, F.lit(seed).cast("bigint"))
     if which_to_keep == "random":
-        histogram = scored.groupBy(CLUSTER_ID, "bin").agg(F.count(F.lit(1)).alias(N_ITEMS))
+        place = F.shiftright(score, HASH_BIN_SHIFT).cast("int") + N_BINS // 2
+        counted = frame.groupBy(CLUSTER_ID, place.alias("bin")).agg(F.count(F.lit(1)).alias(N_ITEMS))
+        bins = F.collect_list(F.struct("bin", N_ITEMS)).alias(HISTOGRAM)
+        histograms = counted.groupBy(CLUSTER_ID).agg(bins)
     else:
-        histogram = (stats if stats is not None else cluster_stats(assignments)).select(
-            CLUSTER_ID, F.inline(HISTOGRAM)
-        )
-    reached = _reached_bins(histogram, quotas, descending)
-    candidates = scored.join(F.broadcast(reached), [CLUSTER_ID, "bin"])
-    order = [score.desc() if descending else score.asc(), F.col(KEY).asc()]
-    in_bin = F.row_number().over(Window.partitionBy(CLUSTER_ID, "bin").orderBy(*order))
-    ranked = candidates.withColumn(RANK, (F.col("rows_before") + in_bin).cast("int"))
-    return ranked.where(F.col(RANK) <= F.col(QUOTA)).select(KEY, CLUSTER_ID, DISTANCE, RANK)
+        place = N_BINS - 1 - distance_bin() if which_to_keep == "hard" else distance_bin()
+        histograms = stats if stats is not None else cluster_stats(assignments)
+    groups = _groups(histograms, quotas, which_to_keep)
 
+    def to_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return (packed(part, rows) for part, rows in split(batches, groups, which_to_keep))
 
-def _score(which_to_keep: str, seed: int) -> tuple[Column, Column, bool]:
-    """What rows are ordered by, its histogram bin, and whether the largest come first."""
-    from pyspark.sql import functions as F
+    def to_ranks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return (ranked(part, groups, which_to_keep) for part in unpacked(batches))
 
+    columns, schema = [KEY, CLUSTER_ID, DISTANCE], "part INT, rows BINARY"
     if which_to_keep == "random":
-        score = F.xxhash64(KEY, F.lit(seed).cast("bigint"))
-        return score, F.shiftright(score, _HASH_BIN_SHIFT).cast("int"), False
-    return F.col(DISTANCE), distance_bin(), which_to_keep == "hard"
+        parts = frame.select(*columns, score.alias("score")).mapInArrow(to_parts, schema)
+    else:
+        parts = map_batches(assignments, columns, to_parts, schema)
+    n_parts = int(groups.part.max(initial=0)) + 1
+    kept_type = T.StructType(
+        [*(frame.schema[name] for name in columns), T.StructField(RANK, T.IntegerType())]
+    )
+    by_part = parts.repartition(n_parts, "part").sortWithinPartitions("part")
+    kept = by_part.mapInArrow(to_ranks, kept_type)
+    if (groups.part < 0).any():
+        kept = kept.unionByName(_sorted_by_spark(frame, groups, place, score, which_to_keep))
+    return kept
 
 
-def _reached_bins(histogram: DataFrame, quotas: DataFrame, descending: bool) -> DataFrame:
-    """Bins that hold kept rows: ``cluster_id, bin, quota, rows_before`` (rows in the bins ahead)."""
+def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str) -> Groups:
+    """The groups of all clusters, from a row with a histogram for each."""
+    group_rows = _GROUP_ROWS  # not what the workers' own module says
+
+    def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            for cluster, quota, histogram in zip(*batch.columns, strict=True):
+                bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
+                order = np.argsort(-bins if which_to_keep == "hard" else bins)
+                place = N_BINS - 1 - bins if which_to_keep == "hard" else bins
+                columns = groups_of_cluster(place[order], n_items[order], quota.as_py(), group_rows)
+                same = [np.full(len(columns[0]), value.as_py(), np.int64) for value in (cluster, quota)]
+                yield pa.RecordBatch.from_arrays([pa.array(c) for c in (*columns, *same)], names)
+
+    names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, QUOTA]
+    rows = quotas.select(CLUSTER_ID, QUOTA).join(histograms.select(CLUSTER_ID, HISTOGRAM), CLUSTER_ID)
+    schema = ", ".join(f"{name} BIGINT" for name in names)
+    found = collect_arrow(rows.mapInArrow(cut, schema))
+    found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
+    columns = {name: found.column(name).to_numpy() for name in names}
+    too_large = columns["n_rows"] > _MOST_ROWS
+    held = np.where(too_large, 0, columns["n_rows"])
+    _, part = np.unique((np.cumsum(held) - held) // _PART_ROWS, return_inverse=True)
+    return Groups(**columns, part=np.where(too_large, -1, part).astype(np.int32))
+
+
+def _sorted_by_spark(
+    frame: DataFrame, groups: Groups, place: Column, score: Column, which_to_keep: str
+) -> DataFrame:
+    """The kept rows of bins too large for a worker."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    first = F.col("bin").desc() if descending else F.col("bin").asc()
-    ahead = Window.partitionBy(CLUSTER_ID).orderBy(first).rowsBetween(Window.unboundedPreceding, -1)
-    return (
-        histogram.join(quotas.select(CLUSTER_ID, QUOTA), CLUSTER_ID)
-        .withColumn("rows_before", F.coalesce(F.sum(N_ITEMS).over(ahead), F.lit(0)))
-        .where(F.col("rows_before") < F.col(QUOTA))
-        .select(CLUSTER_ID, "bin", QUOTA, "rows_before")
-    )
+    columns = (groups.cluster_id, groups.first_place, groups.quota, groups.rows_before)
+    large = [tuple(column[i].item() for column in columns) for i in np.flatnonzero(groups.part < 0)]
+    schema = f"{CLUSTER_ID} INT, place INT, {QUOTA} BIGINT, rows_before BIGINT"
+    bins = F.broadcast(frame.sparkSession.createDataFrame(large, schema))
+    candidates = frame.withColumn("place", place).join(bins, [CLUSTER_ID, "place"])
+    order = {"hard": F.col(DISTANCE).desc(), "easy": F.col(DISTANCE).asc(), "random": score.asc()}
+    in_bin = Window.partitionBy(CLUSTER_ID, "place").orderBy(order[which_to_keep], F.col(KEY).asc())
+    rank = (F.col("rows_before") + F.row_number().over(in_bin)).cast("int")
+    kept = candidates.withColumn(RANK, rank).where(F.col(RANK) <= F.col(QUOTA))
+    return kept.select(KEY, CLUSTER_ID, DISTANCE, RANK)

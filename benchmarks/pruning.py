@@ -1,0 +1,297 @@
+"""Statistics, quotas, selection with ranks: against DuckDB, Polars and the research code's way.
+
+All sides read the same Parquet files of ``key``, ``cluster_id``, ``distance_to_centroid``, take their quotas
+from `plan_quotas`, and write ``key, cluster_id, distance_to_centroid, rank`` of the kept rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.common import report, scratch
+from spark_dbp.geometry import mean_distance_to_nearest, unit_rows
+from spark_dbp.stages.quota import plan_quotas
+
+KEEP_RATIO = 0.3
+_FILE_ROWS = 2_500_000
+
+
+def write_assignments(folder: Path, n_rows: int, n_clusters: int) -> None:
+    """Files of 2.5M rows; clusters of unlike sizes, distances of unlike spread, the same at every call."""
+    folder.mkdir(parents=True)
+    sizes = np.random.default_rng(0).lognormal(0, 0.6, n_clusters)
+    bounds = np.cumsum(sizes / sizes.sum())
+    centres = np.random.default_rng(1).uniform(0.2, 0.5, n_clusters)
+
+    def write(number: int) -> None:
+        rng = np.random.default_rng([2, number])
+        start = number * _FILE_ROWS
+        n = min(_FILE_ROWS, n_rows - start)
+        cluster = np.minimum(np.searchsorted(bounds, rng.random(n)), n_clusters - 1).astype(np.int32)
+        distance = (centres[cluster] + 0.07 * rng.standard_normal(n)).clip(0, 2).astype(np.float32)
+        # Keys like those of a web-scale table, in no order.
+        keys = pc.utf8_lpad(
+            pa.array((np.arange(start, start + n) * 7919) % 10**12).cast(pa.string()), 12, "0"
+        )
+        table = pa.table({"key": keys, "cluster_id": cluster, "distance_to_centroid": distance})
+        pq.write_table(table, folder / f"{number:05d}.parquet", row_group_size=500_000)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(write, range(-(-n_rows // _FILE_ROWS))))
+
+
+def quotas_of(n_items: np.ndarray, d_intra: np.ndarray) -> np.ndarray:
+    """Quotas by the paper, with centroids in random directions."""
+    centroids, _ = unit_rows(np.random.default_rng(3).standard_normal((len(n_items), 64)))
+    d_inter = mean_distance_to_nearest(centroids, 20)
+    return plan_quotas(n_items, d_intra, d_inter, int(KEEP_RATIO * n_items.sum()))["quota"]
+
+
+def spark(folder: Path, out: Path) -> None:
+    """The project's stages on a running session."""
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.compat import collect_arrow
+    from spark_dbp.scan import CommittedTable
+    from spark_dbp.stages.cluster_stats import cluster_stats
+    from spark_dbp.stages.select import select
+
+    session = SparkSession.active()
+    assignments = CommittedTable(session, str(folder), session.read.parquet(str(folder)))
+    stats = collect_arrow(cluster_stats(assignments).orderBy("cluster_id"))
+    quota = quotas_of(stats.column("n_items").to_numpy(), stats.column("d_intra").to_numpy())
+    out.mkdir()
+    pq.write_table(stats, out / "stats.parquet")
+    quotas = pa.table({"cluster_id": stats.column("cluster_id"), "quota": quota})
+    pq.write_table(quotas, out / "quotas.parquet")
+    kept = select(
+        assignments,
+        session.read.parquet(str(out / "quotas.parquet")),
+        stats=session.read.parquet(str(out / "stats.parquet")),
+    )
+    kept.write.parquet(str(out / "keep"))
+
+
+def duckdb(folder: Path, out: Path) -> None:
+    """One query for the statistics and one with a window for the rest."""
+    import duckdb as db
+
+    out.mkdir()
+    with db.connect(
+        config={"threads": str(os.cpu_count()), "memory_limit": "4GB", "temp_directory": str(out)}
+    ) as link:
+        link.execute("SET preserve_insertion_order = false")
+        link.execute(f"CREATE VIEW t AS SELECT * FROM '{folder}/*.parquet'")
+        stats = link.execute(
+            "SELECT cluster_id, count(*) AS n_items, avg(distance_to_centroid) AS d_intra "
+            "FROM t GROUP BY ALL ORDER BY ALL"
+        ).fetchnumpy()
+        quota = pa.table(  # noqa: F841 (DuckDB finds it by its name)
+            {
+                "cluster_id": stats["cluster_id"],
+                "quota": quotas_of(np.asarray(stats["n_items"]), np.asarray(stats["d_intra"])),
+            }
+        )
+        link.execute(
+            "COPY (SELECT key, cluster_id, distance_to_centroid, rank FROM (SELECT *, row_number() OVER "
+            "(PARTITION BY cluster_id ORDER BY distance_to_centroid DESC, key) AS rank FROM t) "
+            f"JOIN quota USING (cluster_id) WHERE rank <= quota) TO '{out}/keep.parquet'"
+        )
+
+
+def polars(folder: Path, out: Path) -> None:
+    """A lazy scan, a sort and a cumulative count over clusters."""
+    import polars as pl
+
+    out.mkdir()
+    rows = pl.scan_parquet(f"{folder}/*.parquet")
+    stats = (
+        rows.group_by("cluster_id")
+        .agg(
+            pl.len().cast(pl.Int64).alias("n_items"),
+            pl.col("distance_to_centroid").cast(pl.Float64).mean().alias("d"),
+        )
+        .sort("cluster_id")
+        .collect()
+    )
+    quota = quotas_of(stats["n_items"].to_numpy(), stats["d"].to_numpy())
+    quotas = pl.DataFrame({"cluster_id": stats["cluster_id"], "quota": quota}).lazy()
+    ranked = rows.sort(
+        ["cluster_id", "distance_to_centroid", "key"], descending=[False, True, False]
+    ).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("cluster_id").alias("rank"))
+    kept = ranked.join(quotas, on="cluster_id").filter(pl.col("rank") <= pl.col("quota")).drop("quota")
+    kept.collect().write_parquet(out / "keep.parquet")
+
+
+def in_memory(folder: Path, out: Path) -> None:
+    """As the research code goes about it: per-cluster arrays of strings and distances, all in memory."""
+    out.mkdir()
+    table = pq.read_table(folder)
+    clusters: dict[int, list[tuple[float, str]]] = {}
+    columns = (table.column(name).to_pylist() for name in ("cluster_id", "distance_to_centroid", "key"))
+    for cluster, distance, key in zip(*columns, strict=True):
+        clusters.setdefault(cluster, []).append((distance, key))
+    numbers = sorted(clusters)
+    held = {
+        number: (np.array([key for _, key in clusters[number]]), np.array([d for d, _ in clusters[number]]))
+        for number in numbers
+    }
+    n_items = np.array([len(held[number][0]) for number in numbers])
+    d_intra = np.array([held[number][1].mean() for number in numbers])
+    for number, quota in zip(numbers, quotas_of(n_items, d_intra), strict=True):
+        keys, distances = held[number]
+        first = np.lexsort((keys, -distances))[:quota]
+        rows = {"key": keys[first], "cluster_id": np.full(quota, number, np.int32)}
+        rows |= {"distance_to_centroid": distances[first], "rank": np.arange(1, quota + 1, dtype=np.int32)}
+        pq.write_table(pa.table(rows), out / f"{number}.parquet")
+
+
+_SIDES = {"ours": spark, "duckdb": duckdb, "polars": polars, "in memory": in_memory}
+
+
+class Side:
+    """One side in a process of its own, started once and told to run when its turn comes."""
+
+    def __init__(self, name: str, folder: Path, out: Path) -> None:
+        self.name, self.folder, self.out, self.runs, self.peak = name, folder, out, 0, 0.0
+        command = [sys.executable, "-m", "benchmarks.pruning", name, str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self) -> float:
+        """Seconds of one more run."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        shutil.rmtree(self.last, ignore_errors=True)
+        self.runs += 1
+        print(self.last, file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                seconds, self.peak = json.loads(line[7:])
+                return float(seconds)
+        raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
+
+    @property
+    def last(self) -> Path:
+        """What the last run wrote."""
+        return self.out / f"{self.name}-{self.runs}"
+
+    def stop(self) -> None:
+        """Close the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def _serve(name: str, folder: Path) -> None:
+    """Run a side for every folder named on standard input; answer with seconds and peak memory in GB."""
+    session = None
+    if name == "ours":
+        from spark_dbp.session import start_local_session
+
+        session = start_local_session()
+    done, peak = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not done.wait(0.25):
+            peak[0] = max(peak[0], _resident(os.getpid()) / 1e9)
+
+    threading.Thread(target=watch, daemon=True).start()
+    for line in sys.stdin:
+        started = time.perf_counter()
+        _SIDES[name](folder, Path(line.strip()))
+        print("RESULT", json.dumps([time.perf_counter() - started, peak[0]]), flush=True)
+    done.set()
+    if session is not None:
+        session.stop()
+
+
+def kept_rows(out: Path) -> tuple[int, int]:
+    """Rows kept, and a sum over keys, clusters and ranks that agrees when the rows do."""
+    rows = total = 0
+    for file in (
+        sorted((out / "keep").iterdir()) if (out / "keep").exists() else sorted(out.glob("*.parquet"))
+    ):
+        if file.suffix == ".parquet":
+            for batch in pq.ParquetFile(file).iter_batches(columns=["key", "cluster_id", "rank"]):
+                keys = batch.column(0).cast(pa.int64()).to_numpy().astype(np.uint64)
+                more = batch.column(1).to_numpy().astype(np.uint64) * np.uint64(2**20 + 7)
+                mixed = (keys + more) * (batch.column(2).to_numpy().astype(np.uint64) + np.uint64(2**33 + 1))
+                total += int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+                rows += batch.num_rows
+    return rows, total % 2**64
+
+
+def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> dict[str, float]:
+    """Medians of every side, in turn, with the memory of all their processes; all must keep the same rows.
+
+    Parameters
+    ----------
+    n_rows : int
+    sides : list of str
+        Of ``ours``, ``duckdb``, ``polars``, ``in memory``.
+    runs : int
+        Counted ones; with more than one, a run before them is not counted.
+    n_clusters : int
+
+    Returns
+    -------
+    dict of str to float
+        Seconds.
+    """
+    with scratch() as folder:
+        write_assignments(folder / "in", n_rows, n_clusters)
+        running = [Side(name, folder / "in", folder) for name in sides]
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(runs + (runs > 1)):
+            for one in running:
+                taken = one.run()
+                if number or runs == 1:
+                    seconds[one.name].append(taken)
+        kept = {one.name: kept_rows(one.last) for one in running}
+        for one in running:
+            one.stop()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    rows = [(one.name, f"{medians[one.name]:.1f} s, {one.peak:.1f} GB") for one in running]
+    rows += [
+        (f"ours to {name}", f"{medians['ours'] / medians[name]:.2f}") for name in sides if name != "ours"
+    ]
+    rows.append(("kept the same rows and ranks", "yes" if len(set(kept.values())) == 1 else f"NO: {kept}"))
+    report(f"pruning {n_rows:,} rows in {n_clusters} clusters to {KEEP_RATIO:.0%} (median of {runs})", rows)
+    return medians
+
+
+def _resident(root: int) -> int:
+    """Bytes that a process and its children hold: shared pages once for each, so rather too many."""
+    parents, sizes = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                sizes[int(entry.name)] = int((entry / "statm").read_text().split()[1])
+                parents[int(entry.name)] = int(stat[1])
+            except OSError:  # it has ended
+                continue
+    total = 0
+    for process in sizes:
+        above = process
+        while above not in (root, 0, 1) and above in parents:
+            above = parents[above]
+        total += sizes[process] if above == root else 0
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], Path(sys.argv[2]))

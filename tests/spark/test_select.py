@@ -1,0 +1,137 @@
+"""Statistics and selection on DataFrames and committed tables, against a plain sort."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from fractions import Fraction
+
+import pytest
+import xxhash
+from conftest import rows_of
+
+from spark_dbp.scan import CommittedTable
+from spark_dbp.stages import cluster_stats as stats_module
+from spark_dbp.stages import ranking
+from spark_dbp.stages import select as select_module
+from spark_dbp.stages.cluster_stats import cluster_stats
+from spark_dbp.stages.select import select
+
+SEED = 5
+
+
+def make_rows(cluster_ids: list[int]) -> list[tuple[str, int, float]]:
+    """Many ties, both ends of the range, clusters of unlike sizes."""
+    rng = random.Random(1)
+    rows = []
+    for number in range(4000):
+        cluster = cluster_ids[min(int(rng.expovariate(0.7)), len(cluster_ids) - 1)]
+        distance = rng.choice([0.0, 2.0, 0.25, 0.5, 0.5 + 2**-12, rng.randrange(2**12) / 2**11])
+        rows.append((f"k{number * 7919 % 4001:05d}é", cluster, distance))
+    return rows
+
+
+def by_cluster(rows) -> dict[int, list[tuple[str, float]]]:
+    members = defaultdict(list)
+    for key, cluster, distance in rows:
+        members[cluster].append((key, distance))
+    return members
+
+
+def expected(rows, quotas, which_to_keep):
+    def hash_of(key: str) -> int:
+        value = xxhash.xxh64_intdigest(key.encode(), seed=42)  # Spark hashes the columns one after the other
+        value = xxhash.xxh64_intdigest(SEED.to_bytes(8, "little"), seed=value)
+        return value - 2**64 if value >= 2**63 else value
+
+    order = {
+        "hard": lambda row: (-row[1], row[0].encode()),
+        "easy": lambda row: (row[1], row[0].encode()),
+        "random": lambda row: (hash_of(row[0]), row[0].encode()),
+    }[which_to_keep]
+    return sorted(
+        (key, cluster, distance, rank)
+        for cluster, members in by_cluster(rows).items()
+        for rank, (key, distance) in enumerate(sorted(members, key=order)[: quotas[cluster]], 1)
+    )
+
+
+@pytest.fixture(scope="module", params=["near", "far apart"])
+def case(request, spark, tmp_path_factory):
+    """Rows, quotas, the table as a DataFrame and as a committed one."""
+    ids = list(range(9)) if request.param == "near" else [-(2**31), -7, 0, 3, 10**6, 2**31 - 1]
+    rows = make_rows(ids)
+    sizes = {cluster: len(members) for cluster, members in by_cluster(rows).items()}
+    shares = [0, 1, 0.3, 0.5, 0.99]
+    quotas = {cluster: int(size * shares[i % 5]) for i, (cluster, size) in enumerate(sorted(sizes.items()))}
+    path = str(tmp_path_factory.mktemp("assignments") / "table")
+    frame = spark.createDataFrame(rows, "key string, cluster_id int, distance_to_centroid float")
+    frame.repartition(5).write.parquet(path)
+    read = spark.read.parquet(path)
+    return rows, quotas, {"frame": read, "committed": CommittedTable(spark, path, read)}
+
+
+@pytest.mark.parametrize("limits", [None, (40, 100, 10**6), (40, 100, 60), (1, 1, 0)])
+@pytest.mark.parametrize("kind", ["frame", "committed"])
+@pytest.mark.parametrize("which_to_keep", ["hard", "easy", "random"])
+def test_equals_a_plain_sort(spark, case, monkeypatch, which_to_keep, kind, limits):
+    """Also in groups and parts of a few rows, and with bins, some or all, that no worker may hold."""
+    rows, quotas, tables = case
+    if limits is not None:
+        for name, value in zip(("_GROUP_ROWS", "_PART_ROWS", "_MOST_ROWS"), limits, strict=True):
+            monkeypatch.setattr(select_module, name, value)
+        monkeypatch.setattr(ranking, "_DENSE_PLACES", 0)
+    given = spark.createDataFrame(list(quotas.items()), "cluster_id int, quota bigint")
+    kept = select(tables[kind], given, which_to_keep=which_to_keep, seed=SEED)
+    assert rows_of(kept) == expected(rows, quotas, which_to_keep)
+
+
+@pytest.mark.parametrize("kind", ["frame", "committed"])
+def test_statistics_are_exact(case, kind):
+    rows, _, tables = case
+    found = {row["cluster_id"]: row for row in cluster_stats(tables[kind]).collect()}
+    members = by_cluster(rows)
+    assert set(found) == set(members)
+    for cluster, those in members.items():
+        row = found[cluster]
+        assert row["n_items"] == len(those)
+        assert row["d_intra"] == float(sum(Fraction(d) for _, d in those) / len(those))
+        bins = defaultdict(int)
+        for _, distance in those:
+            bins[min(int(distance * 1024), 2047)] += 1
+        assert [tuple(entry) for entry in row["distance_histogram"]] == sorted(bins.items())
+
+
+def test_counting_bins_adds_up(monkeypatch):
+    """In the worker's own code: many partial sums, dense and sparse."""
+    import numpy as np
+    import pyarrow as pa
+
+    monkeypatch.setattr(stats_module, "_COUNTED", 50)
+    monkeypatch.setattr(stats_module, "_HELD_BINS", 100)
+    rng = np.random.default_rng(0)
+    for top in (3, 2**31 - 1):
+        cluster = rng.integers(0, top, 1000).astype(np.int32) % 5 * (top // 4)
+        distance = (rng.integers(0, 2**10, 1000) / 2**9).astype(np.float32)
+        batches = [
+            pa.RecordBatch.from_arrays(
+                [pa.array(cluster[i : i + 7]), pa.array(distance[i : i + 7])], ["c", "d"]
+            )
+            for i in range(0, 1000, 7)
+        ]
+        (found,) = stats_module._count_bins(iter(batches))
+        sums = defaultdict(lambda: [0, 0])
+        for c, d in zip(cluster.tolist(), distance.tolist(), strict=True):
+            entry = sums[(c, min(int(d * 1024), 2047))]
+            entry[0] += 1
+            entry[1] += int(d * 2**28)
+        assert list(zip(*(column.to_pylist() for column in found.columns), strict=True)) == [
+            (*place, *values) for place, values in sorted(sums.items())
+        ]
+
+
+def test_nothing_to_keep(spark):
+    frame = spark.createDataFrame([("a", 0, 0.5)], "key string, cluster_id int, distance_to_centroid float")
+    quotas = spark.createDataFrame([(0, 0)], "cluster_id int, quota bigint")
+    assert rows_of(select(frame, quotas)) == []
+    assert rows_of(select(frame.where("false"), quotas)) == []
