@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench lock clean
@@ -34,12 +35,19 @@ format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Measure against peers (BENCH=--quick for a quick look)
+bench: $(BENCH_STAMP)  ## Measure against peers (BENCH=--quick for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-lock:  ## Resolve requirements.lock anew (needs uv)
-	uv pip compile --universal --python-version 3.10 --all-extras --generate-hashes --no-annotate \
-		--custom-compile-command "make lock" --quiet pyproject.toml --output-file requirements.lock
+$(BENCH_STAMP): requirements-bench.lock $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+LOCK := uv pip compile --universal --python-version 3.10 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --quiet
+
+lock:  ## Resolve requirements.lock and requirements-bench.lock anew (needs uv)
+	$(LOCK) --extra local --extra notebook --extra dev pyproject.toml --output-file requirements.lock
+	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## Delete what the targets above made
 	rm -rf $(VENV) build dist demo-run *.egg-info
