@@ -8,9 +8,11 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,6 +88,59 @@ def write_vectors(
         keys = pa.array([f"{i:012d}.jpg" for i in range(start, stop)])
         table = pa.table({"key": keys, "vector": binary_rows(vectors)})
         pq.write_table(table, path / f"{number:05d}.parquet", row_group_size=20_000)
+
+
+@dataclass
+class Peak:
+    """Most memory seen, in GB: of this process with all that it started, and of the largest Python worker."""
+
+    total: float = 0.0
+    worker: float = 0.0
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Watch the resident memory of this process and its children; shared pages count for each of them."""
+    peak, done = Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.25):
+            sizes = _resident()
+            peak.total = max(peak.total, sum(size for _, size in sizes))
+            peak.worker = max(
+                [peak.worker, *(size for command, size in sizes if b"pyspark.daemon" in command)]
+            )
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watching.join()
+
+
+def _resident() -> list[tuple[bytes, float]]:
+    """Command and GB of this process and of those below it."""
+    parents: dict[int, int] = {}
+    sizes: dict[int, tuple[bytes, float]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                pages = int((entry / "statm").read_text().split()[1])
+                command = (entry / "cmdline").read_bytes()
+            except OSError:  # it has ended
+                continue
+            sizes[int(entry.name)] = (command, pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
+            parents[int(entry.name)] = int(stat[1])
+
+    def is_below(process: int) -> bool:
+        while process not in (0, 1, os.getpid()):
+            process = parents.get(process, 0)
+        return process == os.getpid()
+
+    return [size for process, size in sizes.items() if is_below(process)]
 
 
 def report(title: str, rows: list[tuple[str, str]]) -> None:

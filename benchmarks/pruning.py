@@ -12,7 +12,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.common import report, scratch
+from benchmarks.common import peak_memory, report, scratch
 from spark_dbp.geometry import mean_distance_to_nearest, unit_rows
 from spark_dbp.stages.quota import plan_quotas
 
@@ -202,18 +201,11 @@ def _serve(name: str, folder: Path) -> None:
         from spark_dbp.session import start_local_session
 
         session = start_local_session()
-    done, peak = threading.Event(), [0.0]
-
-    def watch() -> None:
-        while not done.wait(0.25):
-            peak[0] = max(peak[0], _resident(os.getpid()) / 1e9)
-
-    threading.Thread(target=watch, daemon=True).start()
-    for line in sys.stdin:
-        started = time.perf_counter()
-        _SIDES[name](folder, Path(line.strip()))
-        print("RESULT", json.dumps([time.perf_counter() - started, peak[0]]), flush=True)
-    done.set()
+    with peak_memory() as peak:
+        for line in sys.stdin:
+            started = time.perf_counter()
+            _SIDES[name](folder, Path(line.strip()))
+            print("RESULT", json.dumps([time.perf_counter() - started, peak.total]), flush=True)
     if session is not None:
         session.stop()
 
@@ -271,26 +263,6 @@ def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> 
     rows.append(("kept the same rows and ranks", "yes" if len(set(kept.values())) == 1 else f"NO: {kept}"))
     report(f"pruning {n_rows:,} rows in {n_clusters} clusters to {KEEP_RATIO:.0%} (median of {runs})", rows)
     return medians
-
-
-def _resident(root: int) -> int:
-    """Bytes that a process and its children hold: shared pages once for each, so rather too many."""
-    parents, sizes = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                sizes[int(entry.name)] = int((entry / "statm").read_text().split()[1])
-                parents[int(entry.name)] = int(stat[1])
-            except OSError:  # it has ended
-                continue
-    total = 0
-    for process in sizes:
-        above = process
-        while above not in (root, 0, 1) and above in parents:
-            above = parents[above]
-        total += sizes[process] if above == root else 0
-    return total * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

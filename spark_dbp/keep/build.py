@@ -1,6 +1,6 @@
 """Stage 6: write the tries of the kept keys, one shard at a time, in the workers.
 
-Imports pyspark inside functions; marisa_trie and `files` in the workers.
+Imports `parts`; pyspark inside functions; marisa_trie and `files` in the workers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from spark_dbp.columns import KEY
 from spark_dbp.compat import condition_of, first_line
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
+from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,26 +79,25 @@ def build_keep_trie(
 
     n_shards = shards or max(1, -(-n_keep // KEYS_PER_SHARD))
     texts = keep_list.select(_key_text(keep_list, key).alias("text"))
-    n_null = texts.where(F.col("text").isNull()).count()
+    n_null = 0 if key is None else texts.where(F.col("text").isNull()).count()
     if n_null:
         raise InputError(
             f"trie.key {key!r} is null for {n_null:,} kept rows", mend="use coalesce() in the expression"
         )
     shard = F.pmod(F.crc32(F.encode("text", "UTF-8")), F.lit(n_shards)).cast("int")
 
+    def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return in_blocks(batches, n_shards, lambda table: table.column("shard").to_numpy())
+
     def write_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        for number, keys in _by_shard(batches):
+        for number, rows in whole_parts(batches):
+            keys = rows.column("text").cast(pa.binary()).to_pylist()
             yield pa.RecordBatch.from_pylist([_write_shard(path, number, keys, n_shards)], _arrow_schema())
 
-    written = (
-        texts.withColumn("shard", shard)
-        .repartition(n_shards, "shard")
-        .sortWithinPartitions("shard", "text")
-        .mapInArrow(write_shards, _SHARD_SCHEMA)
-        .collect()
-    )
+    blocks = texts.withColumn("shard", shard).mapInArrow(to_shards, BLOCKS)
+    written = together(blocks, n_shards).mapInArrow(write_shards, _SHARD_SCHEMA).collect()
     # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
@@ -138,24 +138,12 @@ def _key_text(keep_list: DataFrame, key: str | None) -> Column:
     return text
 
 
-def _by_shard(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Iterator[str]]]:
-    """Group rows sorted by shard, without holding more than a batch (the trie itself aside)."""
-    from itertools import groupby
-
-    rows = (
-        (shard, text)
-        for batch in batches
-        for text, shard in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
-    )
-    for shard, group in groupby(rows, key=lambda row: row[0]):
-        yield shard, (text for _, text in group)
-
-
-def _write_shard(path: str, number: int, keys: Iterator[str], n_shards: int) -> dict[str, Any]:
+def _write_shard(path: str, number: int, keys: list[bytes], n_shards: int) -> dict[str, Any]:
     import marisa_trie
 
-    trie = marisa_trie.Trie(keys)
-    if len(trie) and shard_of(next(trie.iterkeys()), n_shards) != number:
+    # The same file as marisa_trie.Trie makes of strings, in half the time.
+    trie = marisa_trie.BinaryTrie(keys)
+    if keys and shard_of(keys[0], n_shards) != number:
         raise InputError(f"shard {number} holds keys of another shard: Spark's crc32 is not Python's")
     content = trie.tobytes()
     name = f"{number:05d}-{uuid4().hex[:8]}.marisa"

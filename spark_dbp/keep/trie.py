@@ -22,15 +22,15 @@ FORMAT = "spark-dbp keep trie"
 FORMAT_VERSION = 1
 
 
-def shard_of(key: str, n_shards: int) -> int:
-    """Number of the shard that `key` belongs to.
+def shard_of(key: bytes, n_shards: int) -> int:
+    """Number of the shard that `key`, in UTF-8, belongs to.
 
     Examples
     --------
-    >>> shard_of("a", 4)
+    >>> shard_of(b"a", 4)
     3
     """
-    return crc32(key.encode()) % n_shards
+    return crc32(key) % n_shards
 
 
 class KeepTrie:
@@ -54,7 +54,7 @@ class KeepTrie:
         self._manifest = manifest
         self._n_shards = int(manifest["n_shards"])
         self._shards = {int(shard["shard"]): shard for shard in manifest["shards"]}
-        self._open: dict[int, Any] = {}
+        self._tries: list[Any] = [None] * self._n_shards  # None: not open yet
 
     @classmethod
     def open(cls, path: str) -> KeepTrie:
@@ -98,9 +98,12 @@ class KeepTrie:
 
     def __contains__(self, key: object) -> bool:
         # Integer keys are stored in decimal.
-        text = key if isinstance(key, str) else str(key)
-        trie = self._shard(shard_of(text, self._n_shards))
-        return trie is not None and text in trie
+        text = (key if isinstance(key, str) else str(key)).encode()
+        number = crc32(text) % self._n_shards  # shard_of, without the call: this is the inner loop
+        trie = self._tries[number]
+        if trie is None:
+            trie = self._tries[number] = self._open_shard(number)
+        return text in trie
 
     def contains_many(self, keys: Iterable[str]) -> npt.NDArray[np.bool_]:
         """Whether each of `keys` is kept.
@@ -115,19 +118,14 @@ class KeepTrie:
         """
         return np.fromiter((key in self for key in keys), dtype=np.bool_)
 
-    def _shard(self, number: int) -> Any:
-        if number not in self._open:
-            self._open[number] = self._open_shard(number)
-        return self._open[number]
-
     def _open_shard(self, number: int) -> Any:
         import marisa_trie
 
         shard = self._shards.get(number)
         if shard is None:
-            return None  # no kept key fell into it
+            return frozenset()  # no kept key fell into it
         path = files.join(self.path, shard["file"])
-        trie = marisa_trie.Trie()
+        trie = marisa_trie.BinaryTrie()
         try:
             if files.is_local(path):
                 return trie.mmap(path)

@@ -1,6 +1,6 @@
 """Rank samples within clusters, in the workers.
 
-Imports numpy, `scan` and the bins of `cluster_stats`; pyarrow inside functions.
+Imports numpy and the bins of `cluster_stats`; pyarrow inside functions.
 
 A cluster's samples, in the order in which they are kept, are cut into groups of bounded size along the bins
 of its histogram. What is in the groups before is known by count, so a group is sorted on its own; a few
@@ -12,24 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, N_BINS, RANK
-from spark_dbp.scan import gathered
 from spark_dbp.stages.cluster_stats import distance_bins
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows that a worker gathers before it splits them into parts.
-_GATHERED = 1_000_000
 # Up to so many bins of clusters, a table says which group each belongs to; a search takes ten times as long.
 _DENSE_PLACES = 2**24
-_GROUP, _SCORE = "group", "score"
+GROUP, _SCORE = "group", "score"
 # The upper bits of a hash: 2048 bins of equal expectation, in the order of the hash.
 HASH_BIN_SHIFT = 53
 
@@ -150,10 +146,10 @@ def places_of(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.in
     return N_BINS - 1 - bins if which_to_keep == "hard" else bins
 
 
-def split(
+def reached(
     batches: Iterator[pa.RecordBatch], groups: Groups, which_to_keep: str
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The samples that may be kept, by part.
+) -> Iterator[pa.RecordBatch]:
+    """The samples that may be kept.
 
     Parameters
     ----------
@@ -164,32 +160,20 @@ def split(
 
     Yields
     ------
-    part : int
-    rows : RecordBatch
-        The same columns and ``group``.
+    RecordBatch
+        The same columns and the number of the ``group``.
     """
     import pyarrow as pa
 
     part_of = np.append(groups.part, -1)  # so that group -1 is in none
     score_column = _SCORE if which_to_keep == "random" else DISTANCE
-
-    def reached() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            cluster = batch.column(CLUSTER_ID).to_numpy(zero_copy_only=False).astype(np.int64)
-            place = places_of(which_to_keep, batch.column(score_column).to_numpy(zero_copy_only=False))
-            group = groups.of(cluster, place)
-            wanted = np.flatnonzero(part_of[group] >= 0)
-            if len(wanted):
-                yield batch.take(pa.array(wanted)).append_column(_GROUP, pa.array(group[wanted]))
-
-    for table in gathered(reached(), _GATHERED):
-        part = part_of[table.column(_GROUP).to_numpy()]
-        order = np.argsort(part, kind="stable")
-        rows = table.take(pa.array(order)).combine_chunks().to_batches()[0]
-        part = part[order]
-        starts = np.flatnonzero(np.diff(part, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(part)], strict=True):
-            yield int(part[start]), rows.slice(start, stop - start)
+    for batch in batches:
+        cluster = batch.column(CLUSTER_ID).to_numpy(zero_copy_only=False).astype(np.int64)
+        place = places_of(which_to_keep, batch.column(score_column).to_numpy(zero_copy_only=False))
+        group = groups.of(cluster, place)
+        wanted = np.flatnonzero(part_of[group] >= 0)
+        if len(wanted):
+            yield batch.take(pa.array(wanted)).append_column(GROUP, pa.array(group[wanted]))
 
 
 def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch:
@@ -198,7 +182,7 @@ def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch
     Parameters
     ----------
     rows : Table
-        All rows of some groups, as `split` gives them.
+        All rows of some groups, as `reached` gives them.
     groups : Groups
     which_to_keep : str
 
@@ -209,8 +193,7 @@ def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch
     """
     import pyarrow as pa
 
-    rows = rows.combine_chunks()
-    group = rows.column(_GROUP).to_numpy()
+    group = rows.column(GROUP).to_numpy()
     score = rows.column(_SCORE if which_to_keep == "random" else DISTANCE).to_numpy()
     order = _order(group, score, rows.column(KEY), descending=which_to_keep == "hard")
     group = group[order]
@@ -222,32 +205,6 @@ def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch
     table = table.append_column(RANK, pa.array(rank[kept].astype(np.int32)))
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
-
-
-def packed(part: int, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows of a part as one value, for the shuffle: ``part``, ``rows`` BINARY."""
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as stream:
-        stream.write_batch(rows)
-    return pa.RecordBatch.from_arrays(
-        [pa.array([part], pa.int32()), pa.array([sink.getvalue().to_pybytes()], pa.binary())],
-        ["part", "rows"],
-    )
-
-
-def unpacked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The parts, one at a time, of what `packed` made, sorted by part."""
-    import pyarrow as pa
-
-    values = (
-        (part, rows)
-        for batch in batches
-        for part, rows in zip(batch.column(0).to_pylist(), batch.column(1), strict=True)
-    )
-    for _, of_part in groupby(values, key=lambda value: value[0]):
-        yield pa.concat_tables(pa.ipc.open_stream(rows.as_buffer()).read_all() for _, rows in of_part)
 
 
 def _order(

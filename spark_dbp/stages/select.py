@@ -1,6 +1,6 @@
 """Stage 5: keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
 
-Imports `ranking`, `scan`, `cluster_stats`; pyspark and pyarrow inside functions.
+Imports `ranking`, `parts`, `scan`, `cluster_stats`; pyspark and pyarrow inside functions.
 
 How it stays free of skew: a histogram of the score in each cluster tells which bins are kept whole and
 which one the quota cuts. Rows below the cut never move; the others are sorted in groups of some bins, whose
@@ -17,17 +17,10 @@ import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
 from spark_dbp.compat import collect_arrow
+from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import CommittedTable, frame_of, map_batches
 from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
-from spark_dbp.stages.ranking import (
-    HASH_BIN_SHIFT,
-    Groups,
-    groups_of_cluster,
-    packed,
-    ranked,
-    split,
-    unpacked,
-)
+from spark_dbp.stages.ranking import GROUP, HASH_BIN_SHIFT, Groups, groups_of_cluster, ranked, reached
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,24 +79,24 @@ def select(
         place = N_BINS - 1 - distance_bin() if which_to_keep == "hard" else distance_bin()
         histograms = stats if stats is not None else cluster_stats(assignments)
     groups = _groups(histograms, quotas, which_to_keep)
+    n_parts = int(groups.part.max(initial=0)) + 1
 
     def to_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return (packed(part, rows) for part, rows in split(batches, groups, which_to_keep))
+        rows = reached(batches, groups, which_to_keep)
+        return in_blocks(rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()])
 
     def to_ranks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return (ranked(part, groups, which_to_keep) for part in unpacked(batches))
+        return (ranked(rows, groups, which_to_keep) for _, rows in whole_parts(batches))
 
-    columns, schema = [KEY, CLUSTER_ID, DISTANCE], "part INT, rows BINARY"
+    columns = [KEY, CLUSTER_ID, DISTANCE]
     if which_to_keep == "random":
-        parts = frame.select(*columns, score.alias("score")).mapInArrow(to_parts, schema)
+        parts = frame.select(*columns, score.alias("score")).mapInArrow(to_parts, BLOCKS)
     else:
-        parts = map_batches(assignments, columns, to_parts, schema)
-    n_parts = int(groups.part.max(initial=0)) + 1
+        parts = map_batches(assignments, columns, to_parts, BLOCKS)
     kept_type = T.StructType(
         [*(frame.schema[name] for name in columns), T.StructField(RANK, T.IntegerType())]
     )
-    by_part = parts.repartition(n_parts, "part").sortWithinPartitions("part")
-    kept = by_part.mapInArrow(to_ranks, kept_type)
+    kept = together(parts, n_parts).mapInArrow(to_ranks, kept_type)
     if (groups.part < 0).any():
         kept = kept.unionByName(_sorted_by_spark(frame, groups, place, score, which_to_keep))
     return kept
