@@ -19,8 +19,13 @@ THRESHOLD, NUM_PERM, NGRAM = 0.8, 128, 5
 _SUMMARIES = Path(__file__).parents[2] / "shared" / "data" / "debian-packages" / "metadata.parquet"
 
 
-def _texts(n_texts: int) -> list[str]:
-    """Real summaries of packages where they are at hand, else made-up ones; beyond their number, altered."""
+def _texts(n_texts: int, alike: bool) -> list[str]:
+    """Real summaries of packages where they are at hand, else made-up ones; beyond their number, mixtures.
+
+    By default the begin of one is followed by the end of another, and one in thirty differs in a word from
+    one before. With `alike` all are one that was there with a word changed and mostly a word added: every
+    text has a dozen others just below the threshold, the hardest case for candidates.
+    """
     rng = random.Random(0)
     if _SUMMARIES.exists():
         import pyarrow.parquet as pq
@@ -35,9 +40,13 @@ def _texts(n_texts: int) -> list[str]:
     texts = real[:n_texts]
     while len(texts) < n_texts:
         words = rng.choice(real).split(" ")
-        words[rng.randrange(len(words))] = f"{rng.randrange(10**6)}"
-        if rng.random() < 0.75:  # the others stay near-duplicates
-            words.insert(rng.randrange(len(words)), f"{rng.randrange(10**6)}")
+        if alike or rng.random() < 1 / 30:
+            words[rng.randrange(len(words))] = f"{rng.randrange(10**6)}"
+            if alike and rng.random() < 0.75:
+                words.insert(rng.randrange(len(words)), f"{rng.randrange(10**6)}")
+        else:
+            other = rng.choice(real).split(" ")
+            words = words[: -(-len(words) // 2)] + other[len(other) // 2 :]
         texts.append(" ".join(words))
     return texts
 
@@ -49,7 +58,7 @@ def _signatures(texts: list[str]) -> int:
     return sum(1 for _ in MinHash.generator(encoded, num_perm=NUM_PERM, seed=1, hashfunc=crc32))
 
 
-def measure(n_texts: int, runs: int, check: bool = True) -> None:
+def measure(n_texts: int, runs: int, check: bool = True, alike: bool = False) -> None:
     """Print the medians, their ratio, and recall and precision against brute force.
 
     Parameters
@@ -57,8 +66,10 @@ def measure(n_texts: int, runs: int, check: bool = True) -> None:
     n_texts, runs : int
     check : bool
         Compare with brute force: minutes above some ten thousand texts.
+    alike : bool
+        Texts with many others just below the threshold.
     """
-    texts = _texts(n_texts)
+    texts = _texts(n_texts, alike)
     cores = os.cpu_count() or 1
     with scratch() as folder, multiprocessing.get_context("spawn").Pool(cores) as pool:
         spark = start_local_session()
@@ -92,7 +103,8 @@ def measure(n_texts: int, runs: int, check: bool = True) -> None:
                 ("precision of pairs", f"{len(found & true) / max(1, len(found)):.4f}"),
             ]
         spark.stop()
-    report(f"MinHash of {n_texts:,} texts, threshold {THRESHOLD} (median of {runs}, in turn)", lines)
+    like = " that are much alike" if alike else ""
+    report(f"MinHash of {n_texts:,} texts{like}, threshold {THRESHOLD} (median of {runs}, in turn)", lines)
 
 
 def _brute_force(texts: list[str]) -> set[frozenset[int]]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# Rows that a worker gathers before it splits them.
-_GATHERED = 1_000_000
+# Rows, and bytes, that a worker gathers before it splits them.
+_GATHERED, _GATHERED_BYTES = 1_000_000, 64 << 20
 BLOCKS = "slot INT, part INT, rows BINARY"
 
 
@@ -47,7 +47,7 @@ def in_blocks(
 
     schema = pa.schema([("slot", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
     slots = slots_of(n_parts)
-    for table in gathered(batches, _GATHERED):
+    for table in gathered(batches, _GATHERED, _GATHERED_BYTES):
         part = part_of(table)
         order = np.argsort(part, kind="stable")
         part = part[order]

@@ -105,18 +105,23 @@ def map_batches(
     return samples.spark.range(0, len(paths), 1, n_tasks).mapInArrow(over_files, schema)
 
 
-def gathered(batches: Iterator[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
-    """Batches together, up to so many rows or somewhat more."""
+def gathered(
+    batches: Iterator[pa.RecordBatch], n_rows: int, n_bytes: float = float("inf")
+) -> Iterator[pa.Table]:
+    """Batches together, up to so many rows or bytes, or somewhat more."""
     import pyarrow as pa
 
     held: list[pa.RecordBatch] = []
-    n_held = 0
+    rows_held = bytes_held = 0
     for batch in batches:
+        if not batch.num_rows:
+            continue
         held.append(batch)
-        n_held += batch.num_rows
-        if n_held >= n_rows:
+        rows_held += batch.num_rows
+        bytes_held += batch.nbytes
+        if rows_held >= n_rows or bytes_held >= n_bytes:
             yield pa.Table.from_batches(held)
-            held, n_held = [], 0
+            held, rows_held, bytes_held = [], 0, 0
     if held:
         yield pa.Table.from_batches(held)
 

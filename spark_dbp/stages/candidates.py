@@ -1,4 +1,6 @@
-"""Pairs of texts that share a band. Imports `scan`, `vectors`; pyspark and pyarrow inside functions.
+"""Pairs of texts that share a band.
+
+Imports `scan`, `signatures`, `vectors`; pyspark and pyarrow inside functions.
 
 Every text has a dozen bands or more, so bands travel as blocks of numbers and not as rows: a shuffle of rows
 takes several times as long as all else. Buckets too large for a worker's memory go through Spark's
@@ -9,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.scan import written
+from spark_dbp.stages.signatures import similarity_bounds
 from spark_dbp.vectors import matrix_of
 
 if TYPE_CHECKING:
@@ -23,20 +26,25 @@ if TYPE_CHECKING:
 
 # In a bucket each text is compared with this many that follow it by id; in smaller ones with all.
 NEIGHBOURS = 100
-# A block's entry: band, id.
-_ENTRY = np.dtype([("band", "<i8"), ("id", "<i8")])
+# A block's entry: what `similarity_bounds` asks for stands beside band and id.
+_ENTRY = np.dtype([("band", "<i8"), ("id", "<i8"), ("n_shingles", "<i4"), ("parity", "<i8")])
+_OF_TEXT = ["id", "n_shingles", "parity"]
+# A bound may fall below the similarity by so much where both are rounded.
+_ROUNDING = 1e-9
 # A worker is meant to hold the first many bytes of entries at a time, and never holds more than the second.
 _MEANT, _MOST = 2**24, 2**27
 
 
-def candidate_pairs(texts: DataFrame, n_bands: int, scratch: str) -> DataFrame:
-    """Pairs of the ids of texts that share a band.
+def candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scratch: str) -> DataFrame:
+    """Pairs of the ids of texts that share a band and may reach the threshold.
 
     Parameters
     ----------
     texts : DataFrame
-        A table with ``id`` BIGINT and ``bands`` BINARY: `n_bands` longs.
+        A table with ``id`` BIGINT, ``n_shingles`` INT, ``parity`` BIGINT, ``bands`` BINARY: `n_bands` longs.
     n_bands : int
+    threshold : float
+        Pairs whose `similarity_bounds` are below it are left out.
     scratch : str
         New directory, reachable from the workers.
 
@@ -56,8 +64,8 @@ def candidate_pairs(texts: DataFrame, n_bands: int, scratch: str) -> DataFrame:
         import pyarrow as pa
 
         for batch in batches:
-            bands = matrix_of(batch.column(1), "<i8")
-            blocks = list(band_blocks(batch.column(0).to_numpy(), bands, n_parts))
+            of_text = {name: batch.column(name).to_numpy() for name in _OF_TEXT}
+            blocks = list(band_blocks(of_text, matrix_of(batch.column("bands"), "<i8"), n_parts))
             numbers = pa.array([part for part, _ in blocks], pa.int32())
             entries = pa.array([block.tobytes() for _, block in blocks], pa.binary())
             yield pa.RecordBatch.from_arrays([numbers, entries], ["part", "entries"])
@@ -80,11 +88,11 @@ def candidate_pairs(texts: DataFrame, n_bands: int, scratch: str) -> DataFrame:
             return
         entries = [np.frombuffer(block.as_buffer(), dtype=_ENTRY) for blocks in held for block in blocks]
         if entries:
-            for a, b in pairs_in_buckets(np.concatenate(entries)):
+            for a, b in pairs_in_buckets(np.concatenate(entries), threshold):
                 no_block = pa.nulls(len(a), pa.binary())
                 yield pa.RecordBatch.from_arrays([pa.array(a), pa.array(b), no_block], ["a", "b", "entries"])
 
-    blocks = texts.select("id", "bands").mapInArrow(split, "part INT, entries BINARY")
+    blocks = texts.select(*_OF_TEXT, "bands").mapInArrow(split, "part INT, entries BINARY")
     shuffled = blocks.repartition(n_parts, "part")
     met = written(shuffled.mapInArrow(meet, "a BIGINT, b BIGINT, entries BINARY"), scratch)
     pairs = met.where("entries IS NULL").select("a", "b")
@@ -95,13 +103,14 @@ def candidate_pairs(texts: DataFrame, n_bands: int, scratch: str) -> DataFrame:
 
 
 def band_blocks(
-    ids: npt.NDArray[np.int64], bands: npt.NDArray[np.int64], n_parts: int
+    of_text: dict[str, npt.NDArray[Any]], bands: npt.NDArray[np.int64], n_parts: int
 ) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
-    """Bands and ids as blocks, one for each part that has any; equal bands always fall in one part.
+    """Bands and their texts as blocks, one for each part that has any; equal bands always fall in one part.
 
     Parameters
     ----------
-    ids : ndarray of shape (n,), int64
+    of_text : dict of str to ndarray of shape (n,)
+        ``id``, ``n_shingles``, ``parity``.
     bands : ndarray of shape (n, n_bands), int64
     n_parts : int
 
@@ -109,17 +118,18 @@ def band_blocks(
     ------
     part : int
         Below `n_parts`.
-    entries : ndarray of (band, id)
+    entries : ndarray of (band, id, n_shingles, parity)
 
     Examples
     --------
-    >>> ids, bands = np.array([1, 2]), np.array([[7, 8], [7, 9]])
-    >>> [(part, entries.tolist()) for part, entries in band_blocks(ids, bands, 1)]
-    [(0, [(7, 1), (8, 1), (7, 2), (9, 2)])]
+    >>> of_text = {"id": np.array([1, 2]), "n_shingles": np.array([4, 5]), "parity": np.array([0, 1])}
+    >>> [(part, found.tolist()) for part, found in band_blocks(of_text, np.array([[7, 8], [7, 9]]), 1)]
+    [(0, [(7, 1, 4, 0), (8, 1, 4, 0), (7, 2, 5, 1), (9, 2, 5, 1)])]
     """
     entries = np.empty(bands.size, dtype=_ENTRY)
     entries["band"] = bands.reshape(-1)
-    entries["id"] = np.repeat(ids, bands.shape[1])
+    for name in _OF_TEXT:
+        entries[name] = np.repeat(of_text[name], bands.shape[1])
     part = entries["band"].view(np.uint64) % np.uint64(n_parts)
     order = np.argsort(part, kind="stable")
     bounds = np.searchsorted(part, np.arange(n_parts + 1, dtype=np.uint64), sorter=order)
@@ -129,13 +139,15 @@ def band_blocks(
 
 
 def pairs_in_buckets(
-    entries: npt.NDArray[np.void],
+    entries: npt.NDArray[np.void], threshold: float
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Pairs of ids that share a band, as arrays; a pair that shares several is there several times.
 
     Parameters
     ----------
-    entries : ndarray of (band, id)
+    entries : ndarray of (band, id, n_shingles, parity)
+    threshold : float
+        Pairs whose `similarity_bounds` are below it are left out.
 
     Yields
     ------
@@ -144,25 +156,26 @@ def pairs_in_buckets(
 
     Examples
     --------
-    >>> entries = np.array([(7, 3), (8, 1), (7, 1), (7, 2)], dtype=[("band", "<i8"), ("id", "<i8")])
-    >>> [(a.tolist(), b.tolist()) for a, b in pairs_in_buckets(entries)]
-    [([1, 2], [2, 3]), ([1], [3])]
+    >>> of_text = {"id": np.array([3, 1, 2]), "n_shingles": np.full(3, 9), "parity": np.array([0, 0, 63])}
+    >>> _, entries = next(band_blocks(of_text, np.array([[7], [7], [7]]), 1))
+    >>> [(a.tolist(), b.tolist()) for a, b in pairs_in_buckets(entries, 0.8)]
+    [([], []), ([1], [3])]
     """
-    band, ids = entries["band"], entries["id"]
-    order = np.argsort(band)
-    band = band[order]
+    order = np.argsort(entries["band"])
+    band = entries["band"][order]
     # Most bands are there once: only the others need their ids in order.
     same = band[1:] == band[:-1]
-    shared = np.concatenate(([False], same)) | np.concatenate((same, [False]))
-    band, ids = band[shared], ids[order[shared]]
-    order = np.lexsort((ids, band))
-    band, ids = band[order], ids[order]
+    entries = entries[order[np.concatenate(([False], same)) | np.concatenate((same, [False]))]]
+    entries = entries[np.lexsort((entries["id"], entries["band"]))]
+    band, ids, n_shingles, parity = (np.ascontiguousarray(entries[name]) for name in ("band", *_OF_TEXT))
     for distance in range(1, NEIGHBOURS + 1):
         a = np.flatnonzero(band[distance:] == band[:-distance])
         if not len(a):
             return
-        different = a[ids[a] != ids[a + distance]]
-        yield ids[different], ids[different + distance]
+        b = a + distance
+        bounds = similarity_bounds(n_shingles[a], parity[a], n_shingles[b], parity[b])
+        likely = (bounds > threshold - _ROUNDING) & (ids[a] != ids[b])
+        yield ids[a[likely]], ids[b[likely]]
 
 
 def _left(blocks: pa.Array) -> pa.RecordBatch:

@@ -24,9 +24,10 @@ from spark_dbp.stages.signatures import (
     band_hashes,
     band_plan,
     normalized,
+    parities,
     readable,
+    shingle_hashes,
     shingles,
-    similarity_bounds,
 )
 from spark_dbp.vectors import binary_rows
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("spark_dbp")
 
 MAX_NGRAM = 100
-# A bound may fall below the similarity by so much where both are rounded.
-_ROUNDING = 1e-9
 
 
 def minhash_dedup(
@@ -114,7 +113,7 @@ def minhash_dedup(
     texts = written(
         _with_bands(_different(rows), plan, num_perm, ngram, tokens), files.join(scratch, "texts")
     )
-    candidates = candidate_pairs(texts, plan.bands, files.join(scratch, "candidates"))
+    candidates = candidate_pairs(texts, plan.bands, threshold, files.join(scratch, "candidates"))
     similar = _similar(candidates, texts, threshold, ngram, tokens)
     pairs = written(similar.select("a", "b"), files.join(scratch, "pairs"))
     members = connected_components(pairs, files.join(scratch, "components"))
@@ -178,16 +177,28 @@ def _different(rows: DataFrame) -> DataFrame:
 
 
 def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tokens: str) -> DataFrame:
-    """`texts` with ``bands``, the hashes of their bands as bytes."""
+    """`texts` with ``n_shingles`` and ``parity``, and ``bands``, the hashes of their bands as bytes."""
     from pyspark.sql import types as T
 
     def bands_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
         for batch in batches:
             if batch.num_rows:
-                hashes = band_hashes(batch.column("text").to_pylist(), plan, num_perm, ngram, tokens)
-                yield batch.append_column("bands", binary_rows(hashes))
+                hashes, owner = shingle_hashes(batch.column("text").to_pylist(), ngram, tokens)
+                n_shingles, parity = parities(hashes, owner)
+                bands = binary_rows(band_hashes(hashes, owner, plan, num_perm))
+                columns = [*batch.columns, pa.array(n_shingles), pa.array(parity), bands]
+                yield pa.RecordBatch.from_arrays(columns, schema.names)
 
-    schema = T.StructType([*texts.schema.fields, T.StructField("bands", T.BinaryType())])
+    schema = T.StructType(
+        [
+            *texts.schema.fields,
+            T.StructField("n_shingles", T.IntegerType()),
+            T.StructField("parity", T.LongType()),
+            T.StructField("bands", T.BinaryType()),
+        ]
+    )
     return texts.mapInArrow(bands_of, schema)
 
 
@@ -199,17 +210,7 @@ def _similar(candidates: DataFrame, texts: DataFrame, threshold: float, ngram: i
     two = texts.select(F.col("id").alias("b"), F.col("node").alias("node_b"), F.col("text").alias("other"))
     compared = candidates.join(one, "a").join(two, "b")
     compared = compared.select(F.col("node_a").alias("a"), F.col("node_b").alias("b"), "text", "other")
-
-    def possible(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in batches:
-            texts, others = (batch.column(name).to_pylist() for name in ("text", "other"))
-            bounds = similarity_bounds(texts, others, ngram, tokens)
-            yield batch.filter(pa.array(bounds > threshold - _ROUNDING))
-
-    likely = compared.mapInArrow(possible, compared.schema)
-    return _with_similarity(likely, ngram, tokens).where(F.col(SIMILARITY) >= threshold)
+    return _with_similarity(compared, ngram, tokens).where(F.col(SIMILARITY) >= threshold)
 
 
 def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) -> DataFrame:
@@ -218,7 +219,7 @@ def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) ->
 
     # Only texts that are like another or occur more than once have anything to leave out.
     groups = (
-        texts.drop("bands", "id")
+        texts.drop("id", "n_shingles", "parity", "bands")
         .join(members, "node", "left")
         .where("component IS NOT NULL OR times > 1")
         .withColumn("component", F.coalesce("component", "node"))

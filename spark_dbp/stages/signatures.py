@@ -24,8 +24,7 @@ EXPECTED_RECALL = 0.97
 _SPACES = r"[\s\x0b\x1c-\x1f\x{85}\p{Z}]+"
 # Pieces of texts at a time, so that their signatures fit a core's cache, and shingles in a piece.
 _BLOCK, _PIECE = 512, 64
-# Places in which a pair's shingles are counted, and pairs at a time: a few MB.
-_PLACES, _PAIRS = 4096, 500
+_BITS_SET = np.array([bin(value).count("1") for value in range(2**16)], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -164,34 +163,34 @@ def normalized(texts: pa.Array) -> pa.Array:
 
 
 def band_hashes(
-    texts: list[str], plan: BandPlan, num_perm: int, ngram: int, tokens: str = "characters"
+    hashes: npt.NDArray[np.uint32], owner: npt.NDArray[np.intp], plan: BandPlan, num_perm: int
 ) -> npt.NDArray[np.int64]:
     """For each text the hash of each of its bands.
 
-    The signature is the one that ``datasketch.MinHash(num_perm, seed=1)`` gives for a text's
-    `shingle_hashes`; here it is computed for many texts at a time.
+    The signature is the one that ``datasketch.MinHash(num_perm, seed=1)`` gives for these hashes; here it is
+    computed for many texts at a time.
 
     Parameters
     ----------
-    texts : list of str
-        Not empty ones.
+    hashes, owner
+        From `shingle_hashes`, for n texts.
     plan : BandPlan
-    num_perm, ngram, tokens
-        See `minhash_dedup`.
+    num_perm : int
+        Length of the signatures.
 
     Returns
     -------
-    ndarray of shape (len(texts), plan.bands), int64
+    ndarray of shape (n, plan.bands), int64
         Equal bands have equal hashes, in every process.
 
     Examples
     --------
-    >>> a, b = band_hashes(["a text", "a text"], band_plan(0.8, 128), 128, 5)
+    >>> a, b = band_hashes(*shingle_hashes(["a text", "a text"], 5), band_plan(0.8, 128), 128)
     >>> len(a), (a == b).all().item()
     (18, True)
     """
-    signatures = _signatures(*shingle_hashes(texts, ngram, tokens), num_perm)
-    used = signatures[:, : plan.bands * plan.rows].reshape(len(texts), plan.bands, plan.rows)
+    signatures = _signatures(hashes, owner, num_perm)
+    used = signatures[:, : plan.bands * plan.rows].reshape(len(signatures), plan.bands, plan.rows)
     # Polynomial hash modulo 2**64, then mixed.
     mixed = np.broadcast_to(np.arange(1, plan.bands + 1, dtype=np.uint64), used.shape[:2]).copy()
     for row in range(plan.rows):
@@ -246,41 +245,68 @@ def shingle_hashes(
     return hashes[np.arange(len(owner)) + (text_start - (np.cumsum(counts) - counts))[owner]], owner
 
 
-def similarity_bounds(
-    texts: list[str], others: list[str], ngram: int, tokens: str = "characters"
-) -> npt.NDArray[np.float64]:
-    """Upper bounds of the Jaccard similarity of pairs of texts, far cheaper than the similarity.
-
-    With ``|A & B| = |A| + |B| - |A | B|`` the similarity is ``(|A| + |B|) / |A | B| - 1``. Shingles that
-    occur twice, and different ones that fall on one place, only raise the bound.
+def parities(
+    hashes: npt.NDArray[np.uint32], owner: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Number of shingles of every text, and a sketch: 64 places, each odd or even by the shingles on it.
 
     Parameters
     ----------
-    texts, others : list of str
-    ngram, tokens
-        See `shingles`.
+    hashes, owner
+        From `shingle_hashes`, for n texts.
 
     Returns
     -------
-    ndarray of shape (len(texts),)
+    n_shingles : ndarray of shape (n,), int32
+        One that occurs twice counts twice.
+    parity : ndarray of shape (n,), int64
+        64 bits; one that occurs twice counts once.
 
     Examples
     --------
-    >>> similarity_bounds(["one text", "one text"], ["one text", "nothing"], 3).round(1)
-    array([1., 0.])
+    >>> n_shingles, parity = parities(np.array([0, 65, 65, 66], dtype=np.uint32), np.array([0, 1, 1, 1]))
+    >>> n_shingles.tolist(), parity.tolist()
+    ([1, 3], [1, 6])
     """
-    bounds = np.empty(len(texts))
-    for start in range(0, len(texts), _PAIRS):
-        some = slice(start, start + _PAIRS)
-        bound = bounds[some]
-        occupied = np.zeros((len(bound), _PLACES), dtype=np.bool_)
-        total = np.zeros(len(bound))
-        for side in (texts, others):
-            hashes, owner = shingle_hashes(side[some], ngram, tokens)
-            occupied[owner, hashes % _PLACES] = True
-            total += np.bincount(owner)
-        bound[:] = total / occupied.sum(axis=1) - 1
-    return bounds
+    n_shingles = np.bincount(owner)
+    sorted_hashes = (owner.astype(np.uint64) << np.uint64(32)) | hashes
+    sorted_hashes.sort()
+    bits = np.uint64(1) << (sorted_hashes & np.uint64(63))
+    bits[1:][sorted_hashes[1:] == sorted_hashes[:-1]] = 0
+    starts = np.cumsum(n_shingles) - n_shingles
+    return n_shingles.astype(np.int32), np.bitwise_xor.reduceat(bits, starts).view(np.int64)
+
+
+def similarity_bounds(
+    n_a: npt.NDArray[np.int32],
+    parity_a: npt.NDArray[np.int64],
+    n_b: npt.NDArray[np.int32],
+    parity_b: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Upper bounds of the Jaccard similarity of pairs of texts, from `parities`.
+
+    With s = |A| + |B| and d shingles that only one of the two has, the similarity is ``(s - d) / (s + d)``.
+    Where parities differ, one of those d lies; what occurs twice in a text only raises the bound. Good for
+    texts of up to some hundred shingles.
+
+    Parameters
+    ----------
+    n_a, parity_a, n_b, parity_b : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Examples
+    --------
+    >>> a, b = (parities(*shingle_hashes([text], 3)) for text in ("one text", "one test"))
+    >>> similarity_bounds(*a, *b).round(2)
+    array([0.5])
+    """
+    differ = (parity_a ^ parity_b).view(np.uint16).reshape(-1, 4)
+    differing = _BITS_SET[differ].sum(axis=1, dtype=np.int64)
+    total = n_a.astype(np.int64) + n_b
+    return (total - differing) / (total + differing)
 
 
 def _signatures(

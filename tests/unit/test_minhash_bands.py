@@ -16,6 +16,7 @@ from spark_dbp.stages.signatures import (
     band_hashes,
     band_plan,
     normalized,
+    parities,
     shingle_hashes,
     shingles,
     similarity_bounds,
@@ -79,7 +80,7 @@ def test_bands_agree_as_often_as_signatures_should():
         words = [f"w{rng.randrange(10**6)}" for _ in range(40)]
         other = words[:36] + [f"v{rng.randrange(10**6)}" for _ in range(4)]
         pair = [" ".join(words), " ".join(other)]
-        a, b = (set(bands) for bands in band_hashes(pair, plan, 64, 1, "words").tolist())
+        a, b = (set(bands) for bands in band_hashes(*shingle_hashes(pair, 1, "words"), plan, 64).tolist())
         shared += bool(a & b)
         s = len(set(words) & set(other)) / len(set(words) | set(other))
         expected += 1 - (1 - s**plan.rows) ** plan.bands
@@ -113,10 +114,23 @@ def test_equal_shingles_have_equal_hashes_whatever_stands_around(ngram, tokens):
         assert len(set(alone.tolist())) == len(shingles(text, ngram, tokens))
 
 
+def test_bounds_rule_out_what_is_far_from_the_threshold():
+    """Of texts of some fifty shingles that share half of them, few pass for 0.8; near-duplicates always do."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz "))
+    texts = ["".join(rng.choice(letters, 50)) for _ in range(200)]
+    half = [text[:35] + other[:15] for text, other in zip(texts, reversed(texts), strict=True)]
+    near = [text[:48] + "zz" for text in texts]
+    of_texts, of_half, of_near = (parities(*shingle_hashes(side, 5)) for side in (texts, half, near))
+    assert (similarity_bounds(*of_texts, *of_half) > 0.8).mean() < 0.1
+    assert (similarity_bounds(*of_texts, *of_near) > 0.8).all()
+
+
 @given(st.lists(st.tuples(st.text("abc ", min_size=1), st.text("abc ", min_size=1)), min_size=1))
 def test_bounds_are_never_below_the_similarity(pairs):
     pairs = [(a.strip() or "a", b.strip() or "b") for a, b in pairs]
-    bounds = similarity_bounds([a for a, _ in pairs], [b for _, b in pairs], 2)
+    a, b = (parities(*shingle_hashes([pair[side] for pair in pairs], 2)) for side in (0, 1))
+    bounds = similarity_bounds(*a, *b)
     for (a, b), bound in zip(pairs, bounds, strict=True):
         one, two = shingles(a, 2), shingles(b, 2)
         assert bound >= len(one & two) / len(one | two) - 1e-12
@@ -146,10 +160,11 @@ def test_normal_form(text):
 def test_blocks_hold_every_band_once_and_buckets_give_their_pairs():
     rng = np.random.default_rng(0)
     ids, bands = rng.permutation(500).astype(np.int64) - 250, rng.integers(-40, 40, (500, 3))
-    blocks = list(candidates.band_blocks(ids, bands, 7))
+    of_text = {"id": ids, "n_shingles": np.ones_like(ids), "parity": np.zeros_like(ids)}
+    blocks = list(candidates.band_blocks(of_text, bands, 7))
     assert [part for part, _ in blocks] == sorted({part for part, _ in blocks})
     entries = np.concatenate([block for _, block in blocks])
-    assert sorted(entries.tolist()) == sorted(
+    assert sorted(entries[["band", "id"]].tolist()) == sorted(
         (int(b), int(i)) for i, row in zip(ids, bands, strict=True) for b in row
     )
     expected = set()
@@ -158,17 +173,17 @@ def test_blocks_hold_every_band_once_and_buckets_give_their_pairs():
         expected |= {(a, b) for n, a in enumerate(members) for b in members[n + 1 :]}
     in_blocks = [set(block["band"].tolist()) for _, block in blocks]
     assert sum(map(len, in_blocks)) == len(set.union(*in_blocks))  # no band is in two of them
-    pairs = [pair for _, block in blocks for pair in candidates.pairs_in_buckets(block)]
+    pairs = [pair for _, block in blocks for pair in candidates.pairs_in_buckets(block, 0.8)]
     found = {(int(a), int(b)) for one, two in pairs for a, b in zip(one, two, strict=True)}
     assert found == expected
 
 
 def test_a_text_of_a_large_bucket_meets_those_that_follow_it():
     entries = np.zeros(1000, dtype=candidates._ENTRY)
-    entries["id"] = np.random.default_rng(0).permutation(1000)
+    entries["id"], entries["n_shingles"] = np.random.default_rng(0).permutation(1000), 1
     found = [
         pair
-        for a, b in candidates.pairs_in_buckets(entries)
+        for a, b in candidates.pairs_in_buckets(entries, 0.8)
         for pair in zip(a.tolist(), b.tolist(), strict=True)
     ]
     assert sorted(found) == [(a, b) for a in range(1000) for b in range(a + 1, min(1000, a + 101))]

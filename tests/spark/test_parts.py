@@ -1,0 +1,50 @@
+"""Shuffling rows as blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from spark_dbp.parts import BLOCKS, in_blocks, slots_of, together, whole_parts
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 7, 200, 1000])
+def test_every_part_has_a_partition_of_its_own(spark, n_parts):
+    from pyspark.sql import functions as F
+
+    slots = spark.createDataFrame([(int(slot),) for slot in slots_of(n_parts)], "slot INT")
+    partition = F.expr(f"pmod(hash(slot), {n_parts})")
+    assert slots.select(partition).distinct().count() == n_parts
+
+
+@pytest.mark.parametrize("at_a_time", [3, 1000])
+def test_parts_arrive_whole_and_once(spark, monkeypatch, at_a_time):
+    n_parts = 5
+
+    def split(batches):
+        import spark_dbp.parts as parts
+
+        parts._GATHERED = at_a_time
+        return in_blocks(batches, n_parts, lambda table: table.column("id").to_numpy() % n_parts)
+
+    def name(batches):
+        for part, rows in whole_parts(batches):
+            ids = rows.column("id")
+            yield pa.RecordBatch.from_arrays(
+                [pa.array([part] * len(ids)), ids.combine_chunks()], ["part", "id"]
+            )
+
+    rows = spark.range(0, 1000, 1, 4).mapInArrow(split, BLOCKS)
+    found = together(rows, n_parts).mapInArrow(name, "part BIGINT, id BIGINT").toPandas()
+    assert sorted(found["id"]) == list(range(1000))
+    assert (found["id"] % n_parts == found["part"]).all()
+    # One run of rows a part: none came in two pieces.
+    assert int(np.count_nonzero(np.diff(found["part"], prepend=-1))) == n_parts
+
+
+def test_gathering_stops_at_bytes_too():
+    from spark_dbp.scan import gathered
+
+    batches = [pa.RecordBatch.from_pydict({"x": np.zeros(1000)}) for _ in range(10)]
+    assert [table.num_rows for table in gathered(iter(batches), 10**6, 16_000)] == [2000] * 5
