@@ -3,42 +3,102 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import date
 
-from benchmarks import assignment, driver_memory, minhash, semantic
+from benchmarks import assignment, clustering, driver_memory, first_answer, minhash, pruning, semantic, trie
 from benchmarks.common import machine
+
+
+def _pruning(given: argparse.Namespace) -> None:
+    runs = 1 if given.quick else given.runs
+    if given.rows:
+        pruning.measure(given.rows, ["ours", "duckdb"], runs, given.clusters)
+        return
+    pruning.measure(2_000_000, ["ours", "in memory"], runs)
+    pruning.measure(4_000_000 if given.quick else 20_000_000, ["ours", "duckdb", "polars"], runs)
+
+
+def _growth(given: argparse.Namespace) -> None:
+    # The largest is the size of the paper's LAION-DeDup.
+    small, full = [1_000_000, 4_000_000], [5_000_000, 20_000_000, 80_000_000, 280_000_000]
+    pruning.measure_growth(small if given.quick else full)
+
+
+def _assignment(given: argparse.Namespace) -> None:
+    rows = given.rows or (100_000 if given.quick else 1_000_000)
+    for dim in [384] if given.quick else [384, 1024]:
+        assignment.measure(rows, dim, given.clusters, given.runs)
+
+
+def _clustering(given: argparse.Namespace) -> None:
+    if given.quick:
+        clustering.measure_fit(20_000, 384, 100, 10, 1, mllib=False)
+        clustering.measure_full(100_000, 384, 500, 1)
+    else:
+        clustering.measure_fit(128_000, 384, 500, 20, given.runs)
+        clustering.measure_full(1_000_000, 384, 500, given.runs)
+
+
+def _many_clusters(given: argparse.Namespace) -> None:
+    clustering.measure_many(*((20_000, 384, 2_000) if given.quick else (1_000_000, 384, 50_000)))
+
+
+def _trie(given: argparse.Namespace) -> None:
+    trie.measure(500_000 if given.quick else 10_000_000, 1 if given.quick else given.runs)
+
+
+def _first_answer(given: argparse.Namespace) -> None:
+    first_answer.measure(1 if given.quick else given.runs)
+
+
+def _driver_memory(given: argparse.Namespace) -> None:
+    sizes = [20_000, 80_000] if given.quick else [100_000, 400_000, 1_600_000]
+    driver_memory.measure(sizes, dim=64, n_clusters=100)
+
+
+def _semantic(given: argparse.Namespace) -> None:
+    semantic.measure_product(6_000 if given.quick else 8_192, 384, given.runs)
+    semantic.measure_stage(20_000 if given.quick else 60_000, 10, 384)
+    if not given.quick:
+        semantic.measure_stage(300_000, 1, 384)
+
+
+def _minhash(given: argparse.Namespace) -> None:
+    minhash.measure(20_000, 1 if given.quick else given.runs)
+    if not given.quick:
+        minhash.measure(200_000, given.runs, check=False)
+        minhash.measure(1_000_000, given.runs, check=False)
+        minhash.measure(1_000_000, given.runs, check=False, alike=True)
+
+
+_BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "pruning": _pruning,
+    "assignment": _assignment,
+    "clustering": _clustering,
+    "trie": _trie,
+    "first-answer": _first_answer,
+    "driver-memory": _driver_memory,
+    "semantic": _semantic,
+    "minhash": _minhash,
+    "many-clusters": _many_clusters,
+    "growth": _growth,
+}
 
 
 def main() -> None:
     """Run the benchmarks and print their tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
-    parser.add_argument(
-        "--only", choices=["assignment", "driver-memory", "semantic", "minhash"], help="one benchmark alone"
-    )
-    parser.add_argument("--rows", type=int, help="rows of the assignment (1,000,000; quick: 100,000)")
-    parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--clusters", type=int, default=500)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=list(_BENCHMARKS), help="one benchmark alone")
+    parser.add_argument("--rows", type=int, help="rows of the pruning and of the assignment")
+    parser.add_argument("--clusters", type=int, default=500, help="of the pruning and of the assignment")
+    parser.add_argument("--runs", type=int, default=3, help="counted runs of each side")
     given = parser.parse_args()
     print(f"{date.today()}, {machine()}")
-    if given.only in (None, "assignment"):
-        rows = given.rows or (100_000 if given.quick else 1_000_000)
-        assignment.measure(rows, given.dim, given.clusters, given.runs)
-    if given.only in (None, "driver-memory"):
-        sizes = [20_000, 80_000] if given.quick else [100_000, 400_000, 1_600_000]
-        driver_memory.measure(sizes, dim=64, n_clusters=100)
-    if given.only in (None, "semantic"):
-        semantic.measure_product(6_000 if given.quick else 8_192, given.dim, given.runs)
-        semantic.measure_stage(20_000 if given.quick else 60_000, 10, given.dim)
-        if not given.quick:
-            semantic.measure_stage(300_000, 1, given.dim)
-    if given.only in (None, "minhash"):
-        minhash.measure(20_000, given.runs)
-        if not given.quick:
-            minhash.measure(200_000, given.runs, check=False)
-            minhash.measure(1_000_000, given.runs, check=False)
-            minhash.measure(1_000_000, given.runs, check=False, alike=True)
+    for name, benchmark in _BENCHMARKS.items():
+        if given.only in (None, name):
+            benchmark(given)
 
 
 if __name__ == "__main__":

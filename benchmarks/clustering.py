@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, peak_memory, report, scratch, write_vectors
-from spark_dbp.geometry import NearestCentroid
+from spark_dbp.geometry import NearestCentroid, unit_rows
 from spark_dbp.scan import CommittedTable
 from spark_dbp.session import start_local_session
 from spark_dbp.stages.kmeans import SphericalKMeans, assign, vector_sums
@@ -23,7 +23,7 @@ def _read(folder: Path) -> np.ndarray:
 
 
 def _objective(vectors: np.ndarray, centroids: np.ndarray) -> float:
-    return 1 - float(NearestCentroid(centroids).labels(vectors)[1].mean(dtype=np.float64))
+    return float(NearestCentroid(unit_rows(centroids)[0]).assign(vectors)[1].mean(dtype=np.float64))
 
 
 def measure_fit(n_rows: int, dim: int, n_clusters: int, n_iter: int, runs: int, mllib: bool = True) -> None:

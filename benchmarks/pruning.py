@@ -27,6 +27,8 @@ from spark_dbp.stages.quota import plan_quotas
 
 KEEP_RATIO = 0.3
 _FILE_ROWS = 2_500_000
+# Spark's heap; DuckDB is given as much in all as our processes may take.
+HEAP = "2g"
 
 
 def write_assignments(folder: Path, n_rows: int, n_clusters: int) -> None:
@@ -67,7 +69,7 @@ def spark(folder: Path, out: Path) -> None:
     from spark_dbp.compat import collect_arrow
     from spark_dbp.scan import CommittedTable
     from spark_dbp.stages.cluster_stats import cluster_stats
-    from spark_dbp.stages.select import select
+    from spark_dbp.stages.select import selection
 
     session = SparkSession.active()
     assignments = CommittedTable(session, str(folder), session.read.parquet(str(folder)))
@@ -77,12 +79,22 @@ def spark(folder: Path, out: Path) -> None:
     pq.write_table(stats, out / "stats.parquet")
     quotas = pa.table({"cluster_id": stats.column("cluster_id"), "quota": quota})
     pq.write_table(quotas, out / "quotas.parquet")
-    kept = select(
+    kept = selection(
         assignments,
         session.read.parquet(str(out / "quotas.parquet")),
         stats=session.read.parquet(str(out / "stats.parquet")),
     )
-    kept.write.parquet(str(out / "keep"))
+    kept.write_parquet(str(out / "keep"))
+
+
+def trie(folder: Path, out: Path) -> None:
+    """The tries of a keep list."""
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.keep.build import build_keep_trie
+
+    keep_list = SparkSession.active().read.parquet(str(folder))
+    build_keep_trie(keep_list, str(out), keep_list.count())
 
 
 def duckdb(folder: Path, out: Path) -> None:
@@ -159,23 +171,23 @@ def in_memory(folder: Path, out: Path) -> None:
         pq.write_table(pa.table(rows), out / f"{number}.parquet")
 
 
-_SIDES = {"ours": spark, "duckdb": duckdb, "polars": polars, "in memory": in_memory}
+_SIDES = {"ours": spark, "trie": trie, "duckdb": duckdb, "polars": polars, "in memory": in_memory}
 
 
 class Side:
     """One side in a process of its own, started once and told to run when its turn comes."""
 
-    def __init__(self, name: str, folder: Path, out: Path) -> None:
-        self.name, self.folder, self.out, self.runs, self.peak = name, folder, out, 0, 0.0
-        command = [sys.executable, "-m", "benchmarks.pruning", name, str(folder)]
+    def __init__(self, name: str, out: Path) -> None:
+        self.name, self.out, self.runs, self.peak = name, out, 0, 0.0
+        command = [sys.executable, "-m", "benchmarks.pruning", name]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self) -> float:
-        """Seconds of one more run."""
+    def run(self, folder: Path) -> float:
+        """Seconds of one more run, over the files in `folder`."""
         assert self.process.stdin is not None and self.process.stdout is not None
         shutil.rmtree(self.last, ignore_errors=True)
         self.runs += 1
-        print(self.last, file=self.process.stdin, flush=True)
+        print(json.dumps([str(folder), str(self.last)]), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if line.startswith("RESULT "):
                 seconds, self.peak = json.loads(line[7:])
@@ -194,17 +206,17 @@ class Side:
         self.process.wait()
 
 
-def _serve(name: str, folder: Path) -> None:
-    """Run a side for every folder named on standard input; answer with seconds and peak memory in GB."""
+def _serve(name: str) -> None:
+    """Run a side for every pair of folders on standard input; answer with seconds and peak memory in GB."""
     session = None
-    if name == "ours":
+    if name in ("ours", "trie"):
         from spark_dbp.session import start_local_session
 
-        session = start_local_session()
+        session = start_local_session({"spark.driver.memory": HEAP})
     with peak_memory() as peak:
         for line in sys.stdin:
             started = time.perf_counter()
-            _SIDES[name](folder, Path(line.strip()))
+            _SIDES[name](*map(Path, json.loads(line)))
             print("RESULT", json.dumps([time.perf_counter() - started, peak.total]), flush=True)
     if session is not None:
         session.stop()
@@ -245,11 +257,11 @@ def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> 
     """
     with scratch() as folder:
         write_assignments(folder / "in", n_rows, n_clusters)
-        running = [Side(name, folder / "in", folder) for name in sides]
+        running = [Side(name, folder) for name in sides]
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(runs + (runs > 1)):
             for one in running:
-                taken = one.run()
+                taken = one.run(folder / "in")
                 if number or runs == 1:
                     seconds[one.name].append(taken)
         kept = {one.name: kept_rows(one.last) for one in running}
@@ -265,5 +277,45 @@ def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> 
     return medians
 
 
+def measure_growth(sizes: list[int], n_clusters: int = 500) -> None:
+    """Seconds and memory of growing sizes; at the largest DuckDB's too, and those of the trie.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Rising numbers of rows. The smallest runs once more, before the others.
+    n_clusters : int
+    """
+    largest = sizes[-1]
+    with scratch() as folder:
+        for n_rows in sizes:
+            write_assignments(folder / f"in-{n_rows}", n_rows, n_clusters)
+        ours = Side("ours", folder)
+        ours.run(folder / f"in-{sizes[0]}")
+        rows = []
+        for n_rows in sizes:
+            seconds = ours.run(folder / f"in-{n_rows}")
+            per_row = 1e9 * seconds / n_rows
+            rows.append(
+                (f"ours, {n_rows:,} rows", f"{seconds:.1f} s, {per_row:.0f} ns a row, {ours.peak:.1f} GB")
+            )
+        ours.stop()
+        peer = Side("duckdb", folder)
+        theirs = peer.run(folder / f"in-{largest}")
+        peer.stop()
+        same = kept_rows(ours.last) == kept_rows(peer.last)
+        shutil.rmtree(peer.last)
+        build = Side("trie", folder)
+        trie_seconds = build.run(ours.last / "keep")
+        build.stop()
+    rows += [
+        (f"duckdb, {largest:,} rows", f"{theirs:.1f} s, {peer.peak:.1f} GB"),
+        ("ours to duckdb", f"{seconds / theirs:.2f}"),
+        ("kept the same rows and ranks", "yes" if same else "NO"),
+        (f"trie of {int(KEEP_RATIO * largest):,} keys", f"{trie_seconds:.1f} s, {build.peak:.1f} GB"),
+    ]
+    report(f"pruning in {n_clusters} clusters to {KEEP_RATIO:.0%}, growing", rows)
+
+
 if __name__ == "__main__":
-    _serve(sys.argv[1], Path(sys.argv[2]))
+    _serve(sys.argv[1])

@@ -160,8 +160,10 @@ def _report(run: Run) -> None:
 
 @contextmanager
 def _progress_on_stderr() -> Iterator[None]:
+    from spark_dbp.progress import ProgressLogHandler
+
     logger = logging.getLogger("spark_dbp")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ProgressLogHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -14,7 +14,8 @@ from spark_dbp.errors import InputError, SparkDbpError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 _FILE = re.compile(r"\b(?:file|s3a?|s3n|gs|hdfs|abfss?|wasbs?|dbfs):/[^\s,'\"]+")
 _COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
@@ -141,3 +142,21 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame.toPandas(), preserve_index=False)
+
+
+def shuffle_partitions(spark: SparkSession) -> int:
+    """Partitions of a shuffle, as the session is set."""
+    return int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
+
+
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """The Arrow types in which Spark hands these columns to a worker."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    return to_arrow_schema(schema)
+
+
+def parquet_codec(spark: SparkSession) -> str:
+    """The name in pyarrow of the compression in which the session writes Parquet."""
+    codec = (spark.conf.get("spark.sql.parquet.compression.codec") or "snappy").lower()
+    return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)

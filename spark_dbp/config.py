@@ -135,6 +135,8 @@ class ClusterConfig(_Section):
     n_clusters: Whole | None = Field(default=None, ge=1, le=MAX_CLUSTERS)
     n_iter: Whole = Field(default=20, ge=1)
     train: Literal["sample", "full"] = "sample"
+    init: Literal["random", "k-means++"] = "random"
+    tol: Real = Field(default=0.0, ge=0, lt=1)
     max_points_per_centroid: Whole = Field(default=256, ge=1)
     seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
 

@@ -13,6 +13,7 @@ import numpy as np
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
 from spark_dbp.compat import column
 from spark_dbp.config import RunConfig, SemanticConfig
+from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable, frame_of
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
@@ -142,10 +143,11 @@ def _semantic(
             cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
             centroids = model.centroids_
         write_arrow(writer, spark, "semantic_centroids", kmeans.centroids_table(cluster_ids, centroids))
+        assigned: DataFrame | Mapped
         if settings.n_clusters is None:
             assigned = kmeans.assign_given(rows, cluster_ids, centroids)
         else:
-            assigned = kmeans.assign(rows, centroids)
+            assigned = kmeans.assignment(rows, centroids)
         write_frame(writer, spark, "semantic_assignments", assigned, expected_rows=n_rows)
 
     clustering = settings.model_dump(exclude={"eps", "groups", "which_to_keep"})

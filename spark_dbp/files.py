@@ -152,11 +152,25 @@ def write_bytes(path: str, content: bytes) -> None:
         stream.write(content)
 
 
+def touch(path: str) -> None:
+    """Make an empty file; directories are made as needed."""
+    filesystem, inner = _open_filesystem(path)
+    if is_local(path):
+        Path(inner).parent.mkdir(parents=True, exist_ok=True)
+    filesystem.open_output_stream(inner).close()
+
+
 def delete_tree(path: str) -> None:
     """Delete a directory with all it holds; nothing happens when it does not exist."""
     if exists(path):
         filesystem, inner = _open_filesystem(path)
         filesystem.delete_dir(inner)
+
+
+def move(path: str, to: str) -> None:
+    """Give a file another name in the same store; object stores copy it."""
+    filesystem, inner = _open_filesystem(path)
+    filesystem.move(inner, _open_filesystem(to)[1])
 
 
 def read_parquet(path: str) -> Any:
@@ -204,9 +218,27 @@ def open_parquet(path: str) -> Any:
 
 
 class ParquetSink:
-    """Write a Parquet file one row group at a time; values are stored as they are, uncompressed."""
+    """Write a Parquet file one row group at a time; by default values are stored as they are.
 
-    def __init__(self, path: str, schema: Any) -> None:
+    Parameters
+    ----------
+    path : str
+    schema : pyarrow.Schema
+    compression : str
+    use_dictionary : bool or list of str
+        Columns with few different values.
+    write_statistics : bool
+    """
+
+    def __init__(
+        self,
+        path: str,
+        schema: Any,
+        *,
+        compression: str = "none",
+        use_dictionary: bool | list[str] = False,
+        write_statistics: bool = False,
+    ) -> None:
         import pyarrow.parquet as pq
 
         filesystem, inner = _open_filesystem(path)
@@ -214,7 +246,11 @@ class ParquetSink:
             Path(inner).parent.mkdir(parents=True, exist_ok=True)
         self._stream = filesystem.open_output_stream(inner)
         self._writer = pq.ParquetWriter(
-            self._stream, schema, compression="none", use_dictionary=False, write_statistics=False
+            self._stream,
+            schema,
+            compression=compression,
+            use_dictionary=use_dictionary,
+            write_statistics=write_statistics,
         )
 
     def write(self, table: Any) -> None:

@@ -157,9 +157,7 @@ class NearestCentroid:
         self._undecided = undecided_gap(dim)
         self._scores = np.empty((self._block_rows, k), dtype=np.float32)
 
-    def labels(
-        self, vectors: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    def labels(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """Find each vector's nearest centroid; ties go to the lowest index.
 
         Parameters
@@ -168,13 +166,10 @@ class NearestCentroid:
 
         Returns
         -------
-        labels : ndarray of int32, shape (n,)
-        similarity : ndarray of float32, shape (n,)
-            Cosine to that centroid with float32's rounding: for reports, not for decisions.
+        ndarray of int32, shape (n,)
         """
         n = len(vectors)
         labels = np.empty(n, dtype=np.int32)
-        similarity = np.empty(n, dtype=np.float32)
         for start in range(0, n, self._block_rows):
             block = vectors[start : start + self._block_rows]
             scores = self._scores[: len(block)]
@@ -188,8 +183,7 @@ class NearestCentroid:
                 exact = block[undecided].astype(np.float64) @ self._exact_centroids.T
                 best[undecided] = exact.argmax(axis=1)
             labels[start : start + len(block)] = best
-            similarity[start : start + len(block)] = top
-        return labels, similarity
+        return labels
 
     def distances(
         self, vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
@@ -229,7 +223,7 @@ class NearestCentroid:
         distances : ndarray of float32, shape (n,)
             ``1 - cos``, in [0, 2].
         """
-        labels, _ = self.labels(vectors)
+        labels = self.labels(vectors)
         return labels, self.distances(vectors, labels).astype(np.float32)
 
 

@@ -35,13 +35,14 @@ from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
 from spark_dbp.dedup import deduplicate
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
 from spark_dbp.keep.build import build_keep_trie
+from spark_dbp.mapped import Mapped
 from spark_dbp.runs import Run, open_run
 from spark_dbp.session import get_session, guarded
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages import ingest as ingesting
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
 from spark_dbp.stages.quota import plan_quotas
-from spark_dbp.stages.select import select
+from spark_dbp.stages.select import selection
 from spark_dbp.store import RunStore, Stage, StageWriter, opened
 from spark_dbp.tables import (
     read_centroids,
@@ -82,8 +83,10 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
         source = ingesting.read_source(spark, config.input)
         with readable_errors(_describe(config)):
             snapshot = ingesting.take_snapshot(source)
+            store.n_rows = snapshot.rows
             ingested = _ingest(store, spark, config, source, snapshot)
             samples, duplicates = deduplicate(store, spark, config, source, ingested)
+        store.n_rows = samples.info["n_rows"]
         centroids = _cluster(store, spark, config, samples)
         assignments = _assign(store, spark, config, samples, centroids)
         n_rows = samples.info["n_rows"]
@@ -145,6 +148,7 @@ def prune_again(
             if name not in _PRUNING
         }
         n_rows = source.document["summary"]["rows_to_prune"]
+        store.n_rows = n_rows
         if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
             _shared_stage(source, store, "cluster_stats")
         stats, quotas = _plan(store, spark, config.prune, base["cluster"], base["assign"], n_rows)
@@ -202,6 +206,8 @@ def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: S
             settings.n_clusters,
             n_iter=settings.n_iter,
             train=settings.train,
+            init=settings.init,
+            tol=settings.tol,
             max_points_per_centroid=settings.max_points_per_centroid,
             seed=settings.seed,
         ).fit(read_samples(store, spark, samples), samples.info["n_rows"])
@@ -237,8 +243,9 @@ def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: St
     def build(writer: StageWriter) -> None:
         frame = read_samples(store, spark, samples)
         cluster_ids, centroids = read_centroids(store, cluster)
+        assigned: DataFrame | Mapped
         if config.input.cluster_id is None:
-            assigned = kmeans.assign(frame, centroids)
+            assigned = kmeans.assignment(frame, centroids)
         elif config.input.distance_to_centroid is None:
             assigned = kmeans.assign_given(frame, cluster_ids, centroids)
         else:
@@ -301,7 +308,7 @@ def _keep(
     n_keep = quotas.info["n_keep"]
 
     def build_keep_list(writer: StageWriter) -> None:
-        kept = select(
+        kept = selection(
             read_committed(store, spark, assignments, "assignments"),
             read_table(store, spark, quotas, "quotas"),
             which_to_keep=prune.which_to_keep,

@@ -1,6 +1,6 @@
 """Map a function over the samples: over a DataFrame, or straight over the files of a committed table.
 
-Imports `files` and `columns`; pyspark and pyarrow inside functions.
+Imports `files`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
 
 Vectors are most of what a run moves. Through Spark they would be decoded into rows, encoded as Arrow
 and sent through a socket before a worker sees them; from a table that this program committed, workers
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from spark_dbp import files
 from spark_dbp.columns import DIMENSION, KEY, PROBLEM, VECTOR
+from spark_dbp.compat import shuffle_partitions
+from spark_dbp.progress import new_pass, noted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +44,8 @@ class CommittedTable:
         Of the good rows' vectors.
     has_problems : bool
         Whether the files hold rows that `frame` leaves out.
+    progress : str, optional
+        Directory in which workers note how far they are.
     """
 
     spark: SparkSession
@@ -49,6 +53,7 @@ class CommittedTable:
     frame: DataFrame
     dimension: int | None = None
     has_problems: bool = False
+    progress: str | None = None
 
 
 def written(frame: DataFrame, path: str) -> DataFrame:
@@ -83,26 +88,35 @@ def map_batches(
     -------
     DataFrame
     """
+    source, mapped = scanned(samples, columns, function)
+    return source.mapInArrow(mapped, schema)
+
+
+def scanned(
+    samples: DataFrame | CommittedTable, columns: list[str], function: BatchFunction
+) -> tuple[DataFrame, BatchFunction]:
+    """What `map_batches` maps, and what with: the rows themselves, or numbers of files to read."""
     if not isinstance(samples, CommittedTable) or (
-        KEY in columns and not _reads_alike(samples.frame.schema[KEY].dataType)
+        KEY in columns and not reads_alike(samples.frame.schema[KEY].dataType)
     ):
-        return frame_of(samples).select(*columns).mapInArrow(function, schema)
+        return frame_of(samples).select(*columns), function
     names = [name for name in files.list_names(samples.path) if name.endswith(".parquet")]
     paths = [files.join(samples.path, name) for name in names]
     dimension = samples.dimension if samples.has_problems else None
     check = samples.has_problems
+    notes = samples.progress and new_pass(samples.progress)
 
     def over_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         numbers = (number for batch in batches for number in batch.column(0).to_pylist())
         found = (
             batch for number in numbers for batch in _read_file(paths[number], columns, check, dimension)
         )
-        yield from function(found)
+        yield from function(found if notes is None else noted(found, notes))
 
     n_tasks = max(1, len(paths))
     if VECTOR not in columns:  # a file is soon read: no more tasks than a shuffle has partitions
-        n_tasks = min(n_tasks, int(samples.spark.conf.get("spark.sql.shuffle.partitions") or n_tasks))
-    return samples.spark.range(0, len(paths), 1, n_tasks).mapInArrow(over_files, schema)
+        n_tasks = min(n_tasks, shuffle_partitions(samples.spark))
+    return samples.spark.range(0, len(paths), 1, n_tasks), over_files
 
 
 def gathered(
@@ -126,12 +140,12 @@ def gathered(
         yield pa.Table.from_batches(held)
 
 
-def _reads_alike(key_type: DataType) -> bool:
-    """Whether pyarrow reads this type from Spark's Parquet just as Spark hands it to a worker."""
+def reads_alike(data_type: DataType) -> bool:
+    """Whether Spark and pyarrow read each other's Parquet of this type as Spark hands it to a worker."""
     from pyspark.sql import types as T
 
     return isinstance(
-        key_type,
+        data_type,
         T.StringType
         | T.BinaryType
         | T.BooleanType

@@ -153,7 +153,7 @@ def _local_defaults() -> dict[str, str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j}",
         "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "true" if sys.stderr.isatty() else "false",
+        "spark.ui.showConsoleProgress": "false",  # `progress` shows it in words
         "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
         "spark.sql.catalogImplementation": "in-memory",
     }

@@ -1,4 +1,4 @@
-"""The run directory: locks, stages that commit, run.json. Imports `files`; never pyspark.
+"""The run directory: locks, stages that commit, run.json. Imports `files` and `progress`; never pyspark.
 
 ::
 
@@ -30,6 +30,7 @@ from uuid import uuid4
 from spark_dbp import files
 from spark_dbp._version import __version__
 from spark_dbp.errors import ConfigError, ConflictError
+from spark_dbp.progress import shown
 
 log = logging.getLogger("spark_dbp")
 
@@ -90,6 +91,9 @@ class RunStore:
         self.path = path
         self.stages: dict[str, Stage] = {}
         self.reused: list[str] = []
+        # Rows that a pass goes over, and where workers note how far they are.
+        self.n_rows = 0
+        self.progress = self.at(".progress")
 
     def at(self, relative: str) -> str:
         """Absolute path of something in the run directory."""
@@ -127,7 +131,8 @@ class RunStore:
         started = time.monotonic()
         writer = StageWriter(self, Stage(name, wanted))
         try:
-            build(writer)
+            with shown(title, self.progress, self.n_rows):
+                build(writer)
         except BaseException:
             writer.abandon()
             raise

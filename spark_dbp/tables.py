@@ -1,4 +1,4 @@
-"""Write a stage's tables and read them back. Imports `files`, `store`, `digest`, `scan`; no mathematics."""
+"""Write a stage's tables and read them back. Imports `files`, the store, `scan`, `mapped`; no mathematics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp import files
 from spark_dbp.digest import table_digest
 from spark_dbp.errors import SparkDbpError
+from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable
 from spark_dbp.stages.given_centroids import arrays_of
 from spark_dbp.stages.ingest import good_samples
@@ -20,22 +21,25 @@ def write_frame(
     writer: StageWriter,
     spark: SparkSession,
     table: str,
-    frame: DataFrame,
+    rows: DataFrame | Mapped,
     *,
     expected_rows: int | None = None,
     with_digest: bool = True,
 ) -> DataFrame:
-    """Write `frame` to a new directory, read it back, count it; returns what was read back."""
-    path = files.spark_path(writer.new_directory(table))
-    frame.write.parquet(path)
-    back = spark.read.schema(frame.schema).parquet(path)
-    rows, digest = table_digest(back) if with_digest else (back.count(), None)
-    if expected_rows is not None and rows != expected_rows:
+    """Write `rows` to a new directory, read them back, count them; returns what was read back."""
+    path = writer.new_directory(table)
+    if isinstance(rows, Mapped):
+        rows.write_parquet(path)
+    else:
+        rows.write.parquet(files.spark_path(path))
+    back = spark.read.schema(rows.schema).parquet(files.spark_path(path))
+    n_rows, digest = table_digest(back) if with_digest else (back.count(), None)
+    if expected_rows is not None and n_rows != expected_rows:
         raise SparkDbpError(
-            f"table {table} has {rows:,} rows where {expected_rows:,} were expected",
+            f"table {table} has {n_rows:,} rows where {expected_rows:,} were expected",
             mend="the input changed while it was read, or this is a bug: run again, then report it",
         )
-    writer.report(table, rows, digest)
+    writer.report(table, n_rows, digest)
     return back
 
 
@@ -53,7 +57,8 @@ def read_table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -
 
 def read_committed(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> CommittedTable:
     """A committed table that workers may read themselves."""
-    return CommittedTable(spark, store.at(stage.tables[table]), read_table(store, spark, stage, table))
+    path, frame = store.at(stage.tables[table]), read_table(store, spark, stage, table)
+    return CommittedTable(spark, path, frame, progress=store.progress)
 
 
 def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedTable:
@@ -64,7 +69,9 @@ def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> Commit
     if table == "samples":
         frame = good_samples(frame, dimension)
     has_problems = table == "samples" and bool(samples.info["dropped"])
-    return CommittedTable(spark, store.at(samples.tables[table]), frame, dimension, has_problems)
+    return CommittedTable(
+        spark, store.at(samples.tables[table]), frame, dimension, has_problems, store.progress
+    )
 
 
 def read_centroids(store: RunStore, cluster: Stage, table: str = "centroids") -> tuple[Any, Any]:

@@ -33,9 +33,14 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 
 
 def kmeans(vectors: np.ndarray, k: int, n_iter: int) -> np.ndarray:
-    """Lloyd from the first k distinct vectors; empty clusters get the farthest samples in turn."""
+    """Lloyd from the first k distinct vectors."""
     _, firsts = np.unique(vectors, axis=0, return_index=True)
-    centroids = vectors[np.sort(firsts)[:k]]
+    return lloyd(vectors, vectors[np.sort(firsts)[:k]], n_iter)
+
+
+def lloyd(vectors: np.ndarray, centroids: np.ndarray, n_iter: int) -> np.ndarray:
+    """Lloyd's iterations; empty clusters get the farthest samples in turn."""
+    k = len(centroids)
     wide = vectors.astype(np.float64)
     labels = None
     for _ in range(n_iter):

@@ -1,6 +1,6 @@
 """Stage 3: size, d_intra, d_inter and distance histogram of every cluster.
 
-Imports pyspark inside functions; numpy and `geometry`.
+Imports numpy, `geometry`, `parts` and `scan`; pyspark and pyarrow inside functions.
 
 ``d_intra,j`` is the mean of ``1 - cos(x, c_j)`` over the cluster, ``d_inter,j`` the mean of
 ``1 - cos(c_j, c_i)`` over its nearest other centroids (arXiv 2401.04578, section 3).
@@ -26,9 +26,10 @@ from spark_dbp.columns import (
     N_BINS,
     N_ITEMS,
 )
-from spark_dbp.compat import collect_arrow
+from spark_dbp.compat import collect_arrow, shuffle_partitions
 from spark_dbp.geometry import mean_distance_to_nearest
-from spark_dbp.scan import CommittedTable, gathered, map_batches
+from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
+from spark_dbp.scan import CommittedTable, frame_of, gathered, map_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,26 +87,22 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
 
     Notes
     -----
-    One pass over two columns; the shuffle moves at most 2048 small rows a cluster and map task.
+    One pass over two columns; the shuffle moves at most 2048 counters a cluster and map task, as blocks.
     """
-    from pyspark.sql import functions as F
+    frame = frame_of(assignments)
+    n_parts = shuffle_partitions(frame.sparkSession)
 
-    counted = map_batches(
-        assignments,
-        [CLUSTER_ID, DISTANCE],
-        _count_bins,
-        f"{CLUSTER_ID} INT, bin INT, {N_ITEMS} BIGINT, total BIGINT",
-    )
-    return (
-        counted.groupBy(CLUSTER_ID, "bin")
-        .agg(F.sum(N_ITEMS).alias(N_ITEMS), F.sum("total").alias("total"))
-        .groupBy(CLUSTER_ID)
-        .agg(
-            F.sum(N_ITEMS).alias(N_ITEMS),
-            (F.sum("total").cast("double") * F.lit(DISTANCE_UNIT) / F.sum(N_ITEMS)).alias(D_INTRA),
-            F.array_sort(F.collect_list(F.struct("bin", N_ITEMS))).alias(HISTOGRAM),
-        )
-    )
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        counted = _count_bins(batches)
+        return in_blocks(counted, n_parts, lambda table: table.column(0).to_numpy() % n_parts)
+
+    def merge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return (_of_clusters(rows) for _, rows in whole_parts(batches))
+
+    counted = map_batches(assignments, [CLUSTER_ID, DISTANCE], count, BLOCKS)
+    histogram = f"ARRAY<STRUCT<bin: INT, {N_ITEMS}: BIGINT>>"
+    schema = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {D_INTRA} DOUBLE, {HISTOGRAM} {histogram}"
+    return together(counted, n_parts).mapInArrow(merge, schema)
 
 
 def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -127,6 +124,25 @@ def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(
             [pa.array(c) for c in columns], [CLUSTER_ID, "bin", N_ITEMS, "total"]
         )
+
+
+def _of_clusters(rows: pa.Table) -> pa.RecordBatch:
+    """Statistics of the clusters whose bins, as counted by all tasks, are `rows`."""
+    import pyarrow as pa
+
+    cluster, place, n_items, total = (rows.column(name).to_numpy() for name in rows.column_names)
+    bins, n_items, total = _merged([(cluster.astype(np.int64) * N_BINS + place, n_items, total)])
+    cluster, place = np.divmod(bins, N_BINS)
+    starts = np.flatnonzero(np.diff(cluster, prepend=-1))
+    of_cluster = np.add.reduceat(n_items, starts)
+    d_intra = np.add.reduceat(total, starts).astype(np.float64) * DISTANCE_UNIT / of_cluster
+    held = pa.StructArray.from_arrays([pa.array(place.astype(np.int32)), pa.array(n_items)], ["bin", N_ITEMS])
+    offsets = pa.array(np.append(starts, len(bins)).astype(np.int32))
+    columns = [cluster[starts].astype(np.int32), of_cluster, d_intra]
+    return pa.RecordBatch.from_arrays(
+        [*(pa.array(column) for column in columns), pa.ListArray.from_arrays(offsets, held)],
+        [CLUSTER_ID, N_ITEMS, D_INTRA, HISTOGRAM],
+    )
 
 
 def _counted(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> _Bins:

@@ -21,8 +21,9 @@ from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY
 from spark_dbp.compat import collect_arrow
 from spark_dbp.errors import InputError
 from spark_dbp.geometry import GRID, NearestCentroid, unit_rows
-from spark_dbp.scan import CommittedTable, frame_of, map_batches
-from spark_dbp.stages.lloyd import Iteration, spherical_kmeans
+from spark_dbp.mapped import Mapped
+from spark_dbp.scan import CommittedTable, frame_of, map_batches, scanned
+from spark_dbp.stages.lloyd import Iteration, has_settled, spherical_kmeans
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +50,10 @@ class SphericalKMeans:
         At most this many Lloyd iterations; fewer when no sample moves any more.
     train : {"sample", "full"}
         Fit on a sample; or go on from there with `n_iter` passes over all rows.
+    init : {"random", "k-means++"}
+        First centroids: a random sample, or samples far from those chosen before; see `first_centroids`.
+    tol : float
+        Iterations stop when the objective falls by less than this share of it.
     max_points_per_centroid : int
         The sample has at most this many times `n_clusters` rows: those of smallest hash.
     seed : int
@@ -77,6 +82,8 @@ class SphericalKMeans:
         *,
         n_iter: int = 20,
         train: str = "sample",
+        init: str = "random",
+        tol: float = 0.0,
         max_points_per_centroid: int = 256,
         seed: int = 0,
         name: str = "cluster.n_clusters",
@@ -84,6 +91,8 @@ class SphericalKMeans:
         self.n_clusters = n_clusters
         self.n_iter = n_iter
         self.train = train
+        self.init = init
+        self.tol = tol
         self.max_points_per_centroid = max_points_per_centroid
         self.seed = seed
         self.name = name
@@ -113,7 +122,15 @@ class SphericalKMeans:
         n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
         vectors = training_sample(samples, n_points, n_rows, self.seed)
         self.n_train_ = len(vectors)
-        result = spherical_kmeans(vectors, self.n_clusters, self.n_iter, _log_iteration)
+        result = spherical_kmeans(
+            vectors,
+            self.n_clusters,
+            self.n_iter,
+            init=self.init,
+            tol=self.tol,
+            seed=self.seed,
+            on_iteration=_log_iteration,
+        )
         self.centroids_, self.history_ = result.centroids, result.history
         if self.train == "full":
             self._refine(samples)
@@ -129,9 +146,10 @@ class SphericalKMeans:
             n_changed = int((centroids != self.centroids_).any(axis=1).sum())
             self.centroids_ = centroids
             objective = float(sums.distance_sum) * DISTANCE_UNIT / int(sums.n_items.sum())
+            before = self.history_[-1].objective if number > 1 else None
             self.history_.append(Iteration(objective, n_moved=-1, n_reseeded=0))
             log.info("  all rows, iteration %d: mean distance %.6f", number, objective)
-            if n_changed == 0:
+            if n_changed == 0 or has_settled(before, objective, self.tol):
                 break
 
     def transform(self, samples: DataFrame | CommittedTable) -> DataFrame:
@@ -229,6 +247,11 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
+    return assignment(samples, centroids).frame()
+
+
+def assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> Mapped:
+    """`assign`, as rows that workers can write themselves."""
 
     def nearest_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -242,7 +265,7 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
                 [batch.column(0), pa.array(labels), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
             )
 
-    return map_batches(samples, [KEY, VECTOR], nearest_of, _assignments_type(samples))
+    return Mapped(*scanned(samples, [KEY, VECTOR], nearest_of), _assignments_type(samples))
 
 
 def assign_given(
@@ -350,7 +373,7 @@ def vector_sums(
             if nearest is None:
                 collected.add(vectors, batch.column(1).to_numpy().astype(np.int32), None)
             else:
-                labels, _ = nearest.labels(vectors)
+                labels = nearest.labels(vectors)
                 collected.add(vectors, labels, nearest.distances(vectors, labels))
             if collected.nbytes > _PARTIAL_BYTES:
                 yield collected.flush()

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.geometry import NearestCentroid, unit_rows
+from spark_dbp.geometry import NearestCentroid, row_sums, unit_rows
 
 _GATHER_BYTES = 4 << 20
 # A sample this near its centroid is that centroid up to rounding: a second cluster there stays empty.
 _COINCIDENT = 2.0**-20
+# k-means++ chooses among so many vectors a cluster.
+_POINTS_TO_CHOOSE_FROM = 32
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Iteration:
     Attributes
     ----------
     objective : float
-        Mean ``1 - cos`` to the nearest centroid before the update.
+        Mean ``1 - cos`` to the nearest centroid before the update, the same bits on every machine.
     n_moved : int
         Vectors whose cluster changed.
     n_reseeded : int
@@ -50,12 +52,15 @@ def spherical_kmeans(
     vectors: npt.NDArray[np.float32],
     n_clusters: int,
     n_iter: int,
+    *,
+    init: str = "random",
+    tol: float = 0.0,
+    seed: int = 0,
     on_iteration: Callable[[int, Iteration], None] | None = None,
 ) -> LloydResult:
     """Fit spherical k-means with Lloyd's iterations.
 
-    The first `n_clusters` distinct vectors start as centroids (the caller orders the vectors by hash,
-    so these are a random sample). Stops early when no vector changes its cluster.
+    Stops early when no vector changes its cluster, or the objective hardly changes.
 
     Parameters
     ----------
@@ -65,6 +70,10 @@ def spherical_kmeans(
         At most n.
     n_iter : int
         At most this many iterations.
+    init, seed
+        See `first_centroids`.
+    tol : float
+        Iterations stop when the objective falls by less than this share of it.
     on_iteration : callable, optional
         Called with the iteration number (from 1) and its `Iteration`.
 
@@ -80,31 +89,93 @@ def spherical_kmeans(
     >>> np.round(spherical_kmeans(vectors, 2, 10).centroids, 2).tolist()
     [[0.05000000074505806, 1.0], [1.0, 0.05000000074505806]]
     """
-    centroids = vectors[_first_distinct(vectors, n_clusters)].copy()
-    result = LloydResult(centroids)
+    result = LloydResult(first_centroids(vectors, n_clusters, init, seed))
     labels = np.full(len(vectors), -1, dtype=np.int32)
     sums = np.zeros((n_clusters, vectors.shape[1]))
     counts = np.zeros(n_clusters, dtype=np.int64)
     for number in range(1, n_iter + 1):
         nearest = NearestCentroid(result.centroids)
-        new_labels, similarity = nearest.labels(vectors)
+        new_labels = nearest.labels(vectors)
         moved = np.flatnonzero(new_labels != labels)
-        objective = 1.0 - float(similarity.mean(dtype=np.float64))
         # Only what moved changes the sums; being exact they do not drift.
         left, joined = moved[labels[moved] >= 0], moved
         _add_rows(sums, counts, vectors, left, labels[left], sign=-1)
         _add_rows(sums, counts, vectors, joined, new_labels[joined], sign=1)
         labels = new_labels
+        objective = _objective(sums, result.centroids, len(vectors))
         n_reseeded = _reseed_empty(sums, counts, vectors, labels, nearest)
         has_direction = (counts > 0) & (np.abs(sums).max(axis=1) > 0)
         result.centroids = result.centroids.copy()
         result.centroids[has_direction] = unit_rows(sums[has_direction])[0]
+        before = result.history[-1].objective if result.history else None
         result.history.append(Iteration(objective, len(moved), n_reseeded))
         if on_iteration is not None:
             on_iteration(number, result.history[-1])
-        if len(moved) == 0 and n_reseeded == 0:
+        if n_reseeded == 0 and (len(moved) == 0 or has_settled(before, objective, tol)):
             break
     return result
+
+
+def has_settled(before: float | None, objective: float, tol: float) -> bool:
+    """Whether the objective fell by less than the share `tol` of it; never with a `tol` of 0.
+
+    Examples
+    --------
+    >>> has_settled(0.5, 0.4999, 0.001), has_settled(0.5, 0.4, 0.001), has_settled(0.5, 0.5, 0.0)
+    (True, False, False)
+    """
+    return tol > 0 and before is not None and before - objective < tol * before
+
+
+def _objective(sums: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32], n_rows: int) -> float:
+    # The cosines of a cluster add up to the product of its sum and its centroid.
+    total = row_sums(row_sums(sums * centroids)[None, :])[0]
+    return 1.0 - float(total) / n_rows
+
+
+def first_centroids(
+    vectors: npt.NDArray[np.float32], n_clusters: int, init: str, seed: int
+) -> npt.NDArray[np.float32]:
+    """The centroids that iterations start from.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dim)
+        In the order of a hash.
+    n_clusters : int
+    init : {"random", "k-means++"}
+        The first distinct vectors, which are a random sample; or, of the first 32 vectors a cluster, one
+        after the other with a probability that grows with the distance to the nearest of those chosen
+        before (Arthur and Vassilvitskii, SODA 2007), which takes k more passes over these.
+    seed : int
+        For ``k-means++``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_clusters, dim)
+
+    Examples
+    --------
+    >>> vectors, _ = unit_rows(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    >>> first_centroids(vectors, 2, "k-means++", 0).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    if init == "random":
+        return vectors[_first_distinct(vectors, n_clusters)].copy()
+    wide = vectors[: _POINTS_TO_CHOOSE_FROM * n_clusters].astype(np.float64)
+    # Raw bits and whole numbers: no library's rounding has a say.
+    bits = np.random.PCG64(seed % 2**64)
+    chosen = [0]
+    distance = np.full(len(wide), np.inf)
+    while len(chosen) < n_clusters:
+        distance = np.minimum(distance, 1.0 - wide @ wide[chosen[-1]])
+        weight = np.rint(np.maximum(distance, 0.0) / _COINCIDENT).astype(np.int64)
+        ends = np.cumsum(weight)
+        if ends[-1] == 0:  # every vector is one of those chosen
+            break
+        drawn = int(bits.random_raw()) * int(ends[-1]) >> 64
+        chosen.append(int(np.searchsorted(ends, drawn, side="right")))
+    return vectors[chosen + [chosen[0]] * (n_clusters - len(chosen))].copy()
 
 
 def _first_distinct(vectors: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Stage 5: keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
 
-Imports `ranking`, `parts`, `scan`, `cluster_stats`; pyspark and pyarrow inside functions.
+Imports `ranking`, `parts`, `scan`, `mapped`, `cluster_stats`; pyspark and pyarrow inside functions.
 
 How it stays free of skew: a histogram of the score in each cluster tells which bins are kept whole and
 which one the quota cuts. Rows below the cut never move; the others are sorted in groups of some bins, whose
@@ -17,6 +17,7 @@ import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
 from spark_dbp.compat import collect_arrow
+from spark_dbp.mapped import Mapped
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import CommittedTable, frame_of, map_batches
 from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
@@ -65,6 +66,18 @@ def select(
     The histogram is reduced and collected when this is called: a few numbers a cluster, and one for every
     50,000 rows kept. Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
     """
+    return selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).frame()
+
+
+def selection(
+    assignments: DataFrame | CommittedTable,
+    quotas: DataFrame,
+    *,
+    which_to_keep: str = "hard",
+    seed: int = 0,
+    stats: DataFrame | None = None,
+) -> Mapped:
+    """`select`, as rows that workers can write themselves."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -96,10 +109,10 @@ def select(
     kept_type = T.StructType(
         [*(frame.schema[name] for name in columns), T.StructField(RANK, T.IntegerType())]
     )
-    kept = together(parts, n_parts).mapInArrow(to_ranks, kept_type)
+    rest = None
     if (groups.part < 0).any():
-        kept = kept.unionByName(_sorted_by_spark(frame, groups, place, score, which_to_keep))
-    return kept
+        rest = _sorted_by_spark(frame, groups, place, score, which_to_keep)
+    return Mapped(together(parts, n_parts), to_ranks, kept_type, rest)
 
 
 def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str) -> Groups:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import oracle
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_dbp.geometry import GRID, NearestCentroid, mean_distance_to_nearest, row_sums, unit_rows
-from spark_dbp.stages.lloyd import spherical_kmeans
+from spark_dbp.stages.lloyd import first_centroids, spherical_kmeans
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([1e-30, 1.0, 1e30, 1e200, 1e-200]))
@@ -79,10 +81,10 @@ def test_near_ties_are_decided_in_float64_and_ties_go_to_the_lowest_index():
     centroids[2, 1] -= GRID
     vectors, _ = unit_rows(base + 0.3 * np.random.default_rng(0).standard_normal((500, 64)))
     exact = vectors.astype(float) @ centroids.astype(float).T
-    labels, _ = NearestCentroid(centroids).labels(vectors)
+    labels = NearestCentroid(centroids).labels(vectors)
     assert (labels == exact.argmax(axis=1)).all()
     assert set(labels.tolist()) > {0}
-    same, _ = NearestCentroid(np.repeat(base, 5, axis=0)).labels(vectors)
+    same = NearestCentroid(np.repeat(base, 5, axis=0)).labels(vectors)
     assert (same == 0).all()
 
 
@@ -106,6 +108,39 @@ def test_kmeans_equals_the_plain_loop(n, k, concepts):
     assert objective == sorted(objective, reverse=True)
 
 
+@pytest.mark.parametrize(("n", "k"), [(400, 9), (30, 20)])
+def test_kmeans_plus_plus_spreads_the_first_centroids(n, k):
+    vectors, _ = unit_rows(make_embeddings(n, 12, k, seed=n))
+    chosen = first_centroids(vectors, k, "k-means++", 7)
+    assert len(np.unique(chosen, axis=0)) == k
+    assert {v.tobytes() for v in chosen} <= {v.tobytes() for v in vectors}
+    assert (first_centroids(vectors, k, "k-means++", 7) == chosen).all()
+    assert (first_centroids(vectors, k, "k-means++", 8) != chosen).any()
+    result = spherical_kmeans(vectors, k, 15, init="k-means++", seed=7)
+    assert (result.centroids == oracle.lloyd(vectors, chosen, 15)).all()
+
+
+def test_kmeans_plus_plus_draws_by_distance():
+    """With half of the vectors in one place, the chance to be drawn second is that of the distances."""
+    base = np.array([[1, 0, 0]] * 50 + [[0, 1, 0]] * 40 + [[-1, 0, 0]] * 10, dtype=float)
+    vectors, _ = unit_rows(base)
+    second = np.array([first_centroids(vectors, 4, "k-means++", seed)[1, 1] for seed in range(600)])
+    # Distances 1 (forty vectors) and 2 (ten): two thirds for the former.
+    assert abs(second.mean() - 2 / 3) < 4 * (2 / 9 / 600) ** 0.5
+    assert len(np.unique(first_centroids(vectors, 4, "k-means++", -1), axis=0)) == 3  # there are no more
+
+
+def test_iterations_stop_when_the_objective_settles():
+    vectors, _ = unit_rows(make_embeddings(2000, 12, 30, seed=5))
+    long, short = (spherical_kmeans(vectors, 10, 50, tol=tol) for tol in (0.0, 0.01))
+    falls = [1 - b.objective / a.objective for a, b in pairwise(short.history)]
+    assert len(short.history) < len(long.history)
+    assert falls[-1] < 0.01 and all(fall >= 0.01 for fall in falls[:-1])
+    _, distances = NearestCentroid(short.centroids).assign(vectors)
+    again = spherical_kmeans(vectors, 10, len(short.history) + 1)
+    assert again.history[-1].objective == pytest.approx(distances.mean(dtype=float), abs=1e-7)
+
+
 def test_kmeans_reseeds_empty_clusters_and_repeats_itself():
     rng = np.random.default_rng(3)
     tight = np.repeat(rng.standard_normal((2, 8)), 50, axis=0) + 1e-3 * rng.standard_normal((100, 8))
@@ -113,7 +148,7 @@ def test_kmeans_reseeds_empty_clusters_and_repeats_itself():
     vectors, _ = unit_rows(np.concatenate([tight, far]))
     result = spherical_kmeans(vectors, 7, 20)
     assert (result.centroids == oracle.kmeans(vectors, 7, 20)).all()
-    labels, _ = NearestCentroid(result.centroids).labels(vectors)
+    labels = NearestCentroid(result.centroids).labels(vectors)
     assert len(set(labels.tolist())) == 7
     assert (spherical_kmeans(vectors, 7, 20).centroids == result.centroids).all()
 
@@ -122,5 +157,5 @@ def test_kmeans_of_identical_vectors_ends():
     vectors, _ = unit_rows(np.ones((50, 5)))
     result = spherical_kmeans(vectors, 4, 20)
     assert len(result.history) < 20
-    labels, _ = NearestCentroid(result.centroids).labels(vectors)
+    labels = NearestCentroid(result.centroids).labels(vectors)
     assert (labels == 0).all()
