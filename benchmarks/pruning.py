@@ -92,9 +92,11 @@ def trie(folder: Path, out: Path) -> None:
     from pyspark.sql import SparkSession
 
     from spark_dbp.keep.build import build_keep_trie
+    from spark_dbp.scan import CommittedTable
 
-    keep_list = SparkSession.active().read.parquet(str(folder))
-    build_keep_trie(keep_list, str(out), keep_list.count())
+    session = SparkSession.active()
+    keep_list = session.read.parquet(str(folder))
+    build_keep_trie(CommittedTable(session, str(folder), keep_list), str(out), keep_list.count())
 
 
 def duckdb(folder: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from benchmarks.common import in_turn, report, scratch
 from spark_dbp.keep.build import build_keep_trie
 from spark_dbp.keep.trie import KeepTrie
+from spark_dbp.scan import CommittedTable
 from spark_dbp.session import start_local_session
 
 _LOOK_UPS = 500_000
@@ -41,14 +42,14 @@ def measure(n_keys: int, runs: int) -> None:
         for number in range(8):
             pq.write_table(pa.table({"key": keys[number::8]}), folder / "in" / f"{number}.parquet")
         spark = start_local_session()
-        frame = spark.read.parquet(str(folder / "in"))
+        table = CommittedTable(spark, str(folder / "in"), spark.read.parquet(str(folder / "in")))
         made = {}
         paths = iter(range(10**6))
 
         def ours() -> None:
             path = folder / f"trie-{next(paths)}"
             path.mkdir()
-            build_keep_trie(frame, str(path), n_keys)
+            build_keep_trie(table, str(path), n_keys)
             made["ours"] = path
 
         def marisa() -> None:

@@ -48,11 +48,12 @@ def in_blocks(
     schema = pa.schema([("slot", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
     slots = slots_of(n_parts)
     for table in gathered(batches, _GATHERED, _GATHERED_BYTES):
-        part = part_of(table)
+        # Short numbers are sorted by radix, ten times as fast.
+        part = part_of(table).astype(np.uint16 if n_parts <= 2**16 else np.int32)
         order = np.argsort(part, kind="stable")
         part = part[order]
         rows = table.take(pa.array(order)).combine_chunks().to_batches()[0]
-        starts = np.flatnonzero(np.diff(part, prepend=-1))
+        starts = np.flatnonzero(np.diff(part.astype(np.int32), prepend=-1))
         for start, stop in zip(starts, [*starts[1:], len(part)], strict=True):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, rows.schema) as stream:

@@ -321,9 +321,9 @@ def _keep(
     keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
 
     def build_trie(writer: StageWriter) -> None:
-        frame = read_table(store, spark, keep_list, "keep_list")
+        kept = read_committed(store, spark, keep_list, "keep_list")
         path = writer.new_directory("keep_trie")
-        manifest = build_keep_trie(frame, path, n_keep, key=trie.key, shards=trie.shards)
+        manifest = build_keep_trie(kept, path, n_keep, key=trie.key, shards=trie.shards)
         writer.report("keep_trie", manifest["n_keys"])
 
     store.stage("keep_trie", "Writing the trie", [keep_list.fingerprint, trie.model_dump()], build_trie)
