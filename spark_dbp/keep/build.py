@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# Small shards are built a third faster than large ones, and cost 1.5 % more bytes. When they become many, they
-# grow instead, up to what a worker builds in memory at about 100 bytes a key.
+# Small shards are built a third faster than large ones, and cost 1.5 % more bytes. When they become many,
+# they grow instead, up to what a worker builds in memory at about 100 bytes a key.
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
 
 _SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT"
