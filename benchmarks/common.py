@@ -43,13 +43,15 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def in_turn(runs: int, **sides: Callable[[], object]) -> dict[str, float]:
+def in_turn(runs: int, warm_ups: int = 1, **sides: Callable[[], object]) -> dict[str, float]:
     """Median seconds of each side, A B A B ..., after one warm-up each.
 
     Parameters
     ----------
     runs : int
         Counted runs of each side.
+    warm_ups : int
+        Runs before these; none for sides that start a process.
     **sides : callable
 
     Returns
@@ -57,11 +59,11 @@ def in_turn(runs: int, **sides: Callable[[], object]) -> dict[str, float]:
     dict of str to float
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(runs + 1):
+    for number in range(warm_ups + runs):
         for name, side in sides.items():
             started = time.perf_counter()
             side()
-            if number:
+            if number >= warm_ups:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 

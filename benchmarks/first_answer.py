@@ -29,7 +29,7 @@ def measure(runs: int) -> None:
             shutil.rmtree(folder / "demo", ignore_errors=True)
             _run([sys.executable, "-m", "spark_dbp", "demo", str(folder / "demo")])
 
-        seconds = in_turn(runs, demo=demo, empty=lambda: _run([sys.executable, "-c", _EMPTY]))
+        seconds = in_turn(runs, 0, demo=demo, empty=lambda: _run([sys.executable, "-c", _EMPTY]))
     report(
         f"the demo, from the command to its end (median of {runs}, in turn)",
         [
