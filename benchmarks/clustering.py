@@ -12,8 +12,9 @@ from benchmarks.common import in_turn, peak_memory, report, scratch, write_vecto
 from spark_dbp.geometry import NearestCentroid, unit_rows
 from spark_dbp.scan import CommittedTable
 from spark_dbp.session import start_local_session
-from spark_dbp.stages.kmeans import SphericalKMeans, assign, vector_sums
+from spark_dbp.stages.kmeans import SphericalKMeans, assign
 from spark_dbp.stages.lloyd import spherical_kmeans
+from spark_dbp.stages.vector_sums import vector_sums
 from spark_dbp.vectors import matrix_of
 
 

@@ -145,8 +145,9 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
 
 
 def shuffle_partitions(spark: SparkSession) -> int:
-    """Partitions of a shuffle, as the session is set."""
-    return int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
+    """Partitions of a shuffle, as the session is set; Spark's default where that is no number."""
+    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:

@@ -65,7 +65,7 @@ class Mapped:
             files.move(files.join(draft, name), files.join(path, name))
         files.delete_tree(draft)
         if not written:  # Spark leaves a file that has the columns
-            self.frame().limit(0).write.parquet(files.spark_path(path), mode="overwrite")
+            self.frame().limit(0).write.parquet(files.spark_path(path))
 
     def _written(self, source: DataFrame, function: BatchFunction, draft: str) -> list[str]:
         """Names of the files that the workers wrote to `draft`."""

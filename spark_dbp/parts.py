@@ -52,12 +52,12 @@ def in_blocks(
         part = part_of(table).astype(np.uint16 if n_parts <= 2**16 else np.int32)
         order = np.argsort(part, kind="stable")
         part = part[order]
-        rows = table.take(pa.array(order)).combine_chunks().to_batches()[0]
+        rows = table.take(pa.array(order)).combine_chunks()
         starts = np.flatnonzero(np.diff(part.astype(np.int32), prepend=-1))
         for start, stop in zip(starts, [*starts[1:], len(part)], strict=True):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, rows.schema) as stream:
-                stream.write_batch(rows.slice(start, stop - start))
+                stream.write_table(rows.slice(start, stop - start))
             number, content = int(part[start]), sink.getvalue().to_pybytes()
             block = {"slot": [int(slots[number])], "part": [number], "rows": [content]}
             yield pa.RecordBatch.from_pydict(block, schema)

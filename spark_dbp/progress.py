@@ -1,4 +1,4 @@
-"""Say how far a long stage is. Imports `files`; pyarrow in the workers.
+"""Say how far a long stage is. Imports `files` and `errors`.
 
 Workers note the rows they have gone through as names of empty files below the run directory: the one channel
 that a worker has to the driver on every platform. On a terminal a line renews itself below the log; elsewhere
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from spark_dbp import files
+from spark_dbp.errors import SparkDbpError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +61,7 @@ def _note(notes: str, task: str, n_rows: int, before: str | None) -> str:
         files.touch(path)
         if before is not None and before != path:
             files.delete_file(before)
-    except OSError:
+    except (OSError, SparkDbpError):
         return path  # a display is not worth a failed task
     return path
 
@@ -100,7 +101,7 @@ def shown(title: str, directory: str, n_rows: int) -> Iterator[None]:
         watching.join()
         try:
             files.delete_tree(directory)
-        except OSError as error:
+        except (OSError, SparkDbpError) as error:
             log.warning("cannot delete %s: %s", directory, error)
 
 
@@ -110,7 +111,7 @@ def _watch(title: str, directory: str, n_rows: int, done: threading.Event) -> No
     while not done.wait(_RENEWED if on_terminal else _LOGGED):
         try:
             n_done = rows_noted(directory)
-        except OSError:  # a note went while they were listed
+        except (OSError, SparkDbpError):  # a note went while they were listed, or the store does not answer
             continue
         text = describe(title, n_done, n_rows, time.monotonic() - started)
         if on_terminal:

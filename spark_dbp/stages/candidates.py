@@ -98,7 +98,7 @@ def candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scratch: s
     pairs = met.where("entries IS NULL").select("a", "b")
     left = met.where("entries IS NOT NULL").select("entries")
     if not left.isEmpty():
-        pairs = pairs.unionByName(_sorted_by_spark(left))
+        pairs = pairs.unionByName(_sorted_by_spark(left, threshold))
     return pairs.distinct()
 
 
@@ -185,7 +185,7 @@ def _left(blocks: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([no_id, no_id, blocks], ["a", "b", "entries"])
 
 
-def _sorted_by_spark(blocks: DataFrame) -> DataFrame:
+def _sorted_by_spark(blocks: DataFrame, threshold: float) -> DataFrame:
     """What `pairs_in_buckets` finds, in memory that does not grow with the buckets."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -196,10 +196,17 @@ def _sorted_by_spark(blocks: DataFrame) -> DataFrame:
         for batch in batches:
             for block in batch.column(0):
                 entries = np.frombuffer(block.as_buffer(), dtype=_ENTRY)
-                columns = [pa.array(np.ascontiguousarray(entries[name])) for name in ("band", "id")]
-                yield pa.RecordBatch.from_arrays(columns, ["band", "id"])
+                columns = [pa.array(np.ascontiguousarray(entries[name])) for name in names]
+                yield pa.RecordBatch.from_arrays(columns, names)
 
-    bands = blocks.mapInArrow(rows, "band BIGINT, id BIGINT")
+    names = ["band", *_OF_TEXT]
+    bands = blocks.mapInArrow(rows, "band BIGINT, id BIGINT, n_shingles INT, parity BIGINT")
     following = Window.partitionBy("band").orderBy("id").rowsBetween(1, NEIGHBOURS)
-    near = bands.withColumn("following", F.collect_list("id").over(following)).where("size(following) > 0")
-    return near.select(F.col("id").alias("a"), F.explode("following").alias("b")).where("a != b")
+    near = bands.withColumn("following", F.collect_list(F.struct(*_OF_TEXT)).over(following))
+    pairs = near.select(*_OF_TEXT, F.explode("following").alias("other"))
+    # `similarity_bounds`
+    differing = F.bit_count(F.col("parity").bitwiseXOR(F.col("other.parity")))
+    total = F.col("n_shingles") + F.col("other.n_shingles")
+    bound = (total - differing) / (total + differing)
+    likely = pairs.where((bound > threshold - _ROUNDING) & (F.col("id") != F.col("other.id")))
+    return likely.select(F.col("id").alias("a"), F.col("other.id").alias("b"))

@@ -17,6 +17,7 @@ from spark_dbp.geometry import NearestCentroid, row_sums, unit_rows
 _GATHER_BYTES = 4 << 20
 # A sample this near its centroid is that centroid up to rounding: a second cluster there stays empty.
 _COINCIDENT = 2.0**-20
+INITS = ("random", "k-means++")
 # k-means++ chooses among so many vectors a cluster.
 _POINTS_TO_CHOOSE_FROM = 32
 

@@ -176,7 +176,7 @@ def reached(
             yield batch.take(pa.array(wanted)).append_column(GROUP, pa.array(group[wanted]))
 
 
-def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch:
+def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa.RecordBatch]:
     """The rows of a part that are kept, with their ranks.
 
     Parameters
@@ -186,8 +186,8 @@ def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch
     groups : Groups
     which_to_keep : str
 
-    Returns
-    -------
+    Yields
+    ------
     RecordBatch
         ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank`` INT (1 = first kept in its cluster).
     """
@@ -202,9 +202,7 @@ def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> pa.RecordBatch
     rank = groups.rows_before[group] + place + 1
     kept = rank <= groups.quota[group]
     table = rows.select([KEY, CLUSTER_ID, DISTANCE]).take(pa.array(order[kept]))
-    table = table.append_column(RANK, pa.array(rank[kept].astype(np.int32)))
-    batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
+    yield from table.append_column(RANK, pa.array(rank[kept].astype(np.int32))).to_batches()
 
 
 def _order(

@@ -99,7 +99,8 @@ def selection(
         return in_blocks(rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()])
 
     def to_ranks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return (ranked(rows, groups, which_to_keep) for _, rows in whole_parts(batches))
+        for _, rows in whole_parts(batches):
+            yield from ranked(rows, groups, which_to_keep)
 
     columns = [KEY, CLUSTER_ID, DISTANCE]
     if which_to_keep == "random":
