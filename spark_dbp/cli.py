@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     try:
-        with _progress_on_stderr():
+        with _progress_on_stderr(), _sigterm_as_interrupt():
             return int(parsed.command(parsed))
     except SparkDbpError as error:
         if parsed.debug:
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", parents=[common, settings], help="run the whole job of a configuration file"
     )
     run.add_argument("conf", metavar="CONF", help="YAML file; conf/example.yaml describes every key")
+    run.add_argument("--fresh", action="store_true", help="reuse nothing of an earlier run in output.path")
     run.set_defaults(command=_run)
 
     demo = commands.add_parser(
@@ -110,6 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("run", metavar="RUN", help="directory of a finished run with dedup.semantic")
     sweep.set_defaults(command=_sweep)
+
+    verify = commands.add_parser(
+        "verify", parents=[common], help="check every table of a finished run against the others"
+    )
+    verify.add_argument("run", metavar="RUN", help="directory of a finished run")
+    verify.set_defaults(command=_verify)
+
+    clean = commands.add_parser(
+        "clean", parents=[common], help="delete what failed or replaced attempts left in a run directory"
+    )
+    clean.add_argument("run", metavar="RUN", help="run directory, finished or not")
+    clean.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
+    clean.set_defaults(command=_clean)
     return parser
 
 
@@ -119,7 +135,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
     if "=" in parsed.conf and not parsed.conf.endswith((".yaml", ".yml")):
         raise ConfigError(f"{parsed.conf!r} is no configuration file", mend="put CONF before --set")
-    _report(run(RunConfig.from_yaml(parsed.conf, parsed.settings)))
+    _report(run(RunConfig.from_yaml(parsed.conf, parsed.settings), fresh=parsed.fresh))
     return 0
 
 
@@ -153,9 +169,46 @@ def _sweep(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(parsed: argparse.Namespace) -> int:
+    from spark_dbp.runs import open_run
+    from spark_dbp.verify import verify
+
+    for check in verify(open_run(parsed.run)):
+        print(f"ok  {check}")
+    return 0
+
+
+def _clean(parsed: argparse.Namespace) -> int:
+    from spark_dbp.store import clean
+
+    found = clean(parsed.run, dry_run=parsed.dry_run)
+    for path, size in found:
+        print(f"{size:>16,}  {path}")
+    done = "would be deleted" if parsed.dry_run else "deleted"
+    print(f"{sum(size for _, size in found):>16,}  bytes {done}" if found else "nothing to delete")
+    return 0
+
+
 def _report(run: Run) -> None:
     print(f"\n{run.path}\n{run.summary()}")
     print(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list")))
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Schedulers that take a machine back send SIGTERM first: give the lock back and go, as for Ctrl-C."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

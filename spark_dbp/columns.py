@@ -1,7 +1,4 @@
-"""Names and schemas of the run's tables. Imports nothing.
-
-The key keeps the input's own type, so schemas are functions of the key's SQL type.
-"""
+"""Names and schemas of the run's tables. Imports nothing."""
 
 from __future__ import annotations
 
@@ -33,16 +30,20 @@ N_BINS = 2 * BINS_PER_UNIT
 # 1.7e10 rows of the largest distance in one cluster; far finer than a float32 distance resolves.
 DISTANCE_UNIT = 2.0**-28
 
-CENTROIDS_SCHEMA = f"{CLUSTER_ID} INT, {CENTROID} ARRAY<FLOAT>"
-QUOTAS_SCHEMA = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {WEIGHT} DOUBLE, {TARGET} DOUBLE, {QUOTA} BIGINT"
-
-
-def assignments_schema(key_type: str) -> str:
-    """DDL of the assignments table for a key of SQL type `key_type`.
-
-    Examples
-    --------
-    >>> assignments_schema("STRING")
-    'key STRING, cluster_id INT, distance_to_centroid FLOAT'
-    """
-    return f"{KEY} {key_type}, {CLUSTER_ID} INT, {DISTANCE} FLOAT"
+# Columns and SQL types of the run's tables; the key and what refers to it have the input's own type.
+KEY_TYPE = "type of the key"
+TABLE_SCHEMAS = {
+    "centroids": {CLUSTER_ID: "int", CENTROID: "array<float>"},
+    "assignments": {KEY: KEY_TYPE, CLUSTER_ID: "int", DISTANCE: "float"},
+    "duplicates": {KEY: KEY_TYPE, DUPLICATE_OF: KEY_TYPE, METHOD: "string", SIMILARITY: "float"},
+    "cluster_stats": {
+        CLUSTER_ID: "int",
+        N_ITEMS: "bigint",
+        D_INTRA: "double",
+        D_INTER: "double",
+        COMPLEXITY: "double",
+        HISTOGRAM: f"array<struct<bin:int,{N_ITEMS}:bigint>>",
+    },
+    "quotas": {CLUSTER_ID: "int", N_ITEMS: "bigint", WEIGHT: "double", TARGET: "double", QUOTA: "bigint"},
+    "keep_list": {KEY: KEY_TYPE, CLUSTER_ID: "int", DISTANCE: "float", RANK: "int"},
+}

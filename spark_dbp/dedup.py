@@ -6,18 +6,20 @@ Imports the stages, `tables` and the store; `pipeline` calls `deduplicate` betwe
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
 from spark_dbp.compat import column
 from spark_dbp.config import RunConfig, SemanticConfig
+from spark_dbp.digest import added
+from spark_dbp.errors import SparkDbpError
 from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable, frame_of
+from spark_dbp.source import Source
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
-from spark_dbp.stages.ingest import apply_filter
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_pairs
 from spark_dbp.stages.signatures import band_plan
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def deduplicate(
-    store: RunStore, spark: SparkSession, config: RunConfig, source: DataFrame, samples: Stage
+    store: RunStore, spark: SparkSession, config: RunConfig, source: Source, samples: Stage
 ) -> tuple[Stage, dict[str, int]]:
     """Run the deduplications that the configuration asks for.
 
@@ -38,7 +40,7 @@ def deduplicate(
     store : RunStore
     spark : SparkSession
     config : RunConfig
-    source : DataFrame
+    source : Source
         The input, whose columns exact and MinHash deduplication look at.
     samples : Stage
         The ingest stage.
@@ -64,18 +66,17 @@ def deduplicate(
     return survivors, survivors.info["duplicates"]
 
 
-def _exact(
-    store: RunStore, spark: SparkSession, config: RunConfig, source: DataFrame, samples: Stage
-) -> Stage:
+def _exact(store: RunStore, spark: SparkSession, config: RunConfig, source: Source, samples: Stage) -> Stage:
     settings = config.dedup.exact
     assert settings is not None
 
     def build(writer: StageWriter) -> None:
-        rows = _input_rows(store, spark, config, source, samples, [])
+        rows = _input_rows(store, spark, source, samples, [])
         found = exact_dedup(rows, key=config.input.key, columns=settings.columns, order_by=settings.order_by)
         write_frame(writer, spark, "exact_duplicates", found)
+        source.check_unchanged()
 
-    depends = [samples.fingerprint, settings.model_dump()]
+    depends = {"the samples": samples.fingerprint, "dedup.exact": settings.model_dump()}
     return store.stage("exact_dedup", "Finding exact duplicates", depends, build)
 
 
@@ -83,7 +84,7 @@ def _minhash(
     store: RunStore,
     spark: SparkSession,
     config: RunConfig,
-    source: DataFrame,
+    source: Source,
     samples: Stage,
     earlier: list[Stage],
 ) -> Stage:
@@ -93,7 +94,7 @@ def _minhash(
     def build(writer: StageWriter) -> None:
         scratch = writer.new_directory("scratch")
         found = minhash_dedup(
-            _input_rows(store, spark, config, source, samples, earlier),
+            _input_rows(store, spark, source, samples, earlier),
             key=config.input.key,
             column=settings.column,
             threshold=settings.threshold,
@@ -105,11 +106,12 @@ def _minhash(
             scratch=scratch,
         )
         write_frame(writer, spark, "minhash_duplicates", found)
+        source.check_unchanged()
         writer.discard("scratch")
         plan = band_plan(settings.threshold, settings.num_perm)
         writer.stage.info.update(bands=plan.bands, rows=plan.rows, expected_recall=plan.expected_recall)
 
-    depends = [samples.fingerprint, *(s.fingerprint for s in earlier), settings.model_dump()]
+    depends = {**_fingerprints(samples, earlier), "dedup.minhash": settings.model_dump()}
     return store.stage("minhash_dedup", "Finding near-duplicate texts", depends, build)
 
 
@@ -122,7 +124,6 @@ def _semantic(
     earlier: list[Stage],
 ) -> Stage:
     n_rows = samples.info["n_rows"] - sum(_n_duplicates(stage) for stage in earlier)
-    fingerprints = [samples.fingerprint, *(stage.fingerprint for stage in earlier)]
 
     def left() -> DataFrame | CommittedTable:
         committed = read_samples(store, spark, samples)
@@ -152,7 +153,8 @@ def _semantic(
 
     clustering = settings.model_dump(exclude={"eps", "groups", "which_to_keep"})
     title = "Clustering for semantic deduplication"
-    clusters = store.stage("semantic_clusters", title, [*fingerprints, clustering], build_clusters)
+    depends = {**_fingerprints(samples, earlier), "dedup.semantic": clustering}
+    clusters = store.stage("semantic_clusters", title, depends, build_clusters)
 
     def build(writer: StageWriter) -> None:
         scratch = writer.new_directory("scratch")
@@ -177,7 +179,8 @@ def _semantic(
 
     compared = settings.model_dump(include={"eps", "groups", "which_to_keep", "seed"})
     title = "Finding semantic duplicates"
-    return store.stage("semantic_dedup", title, [clusters.fingerprint, compared], build)
+    depends = {"the semantic clusters": clusters.fingerprint, "dedup.semantic": compared}
+    return store.stage("semantic_dedup", title, depends, build)
 
 
 def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list[Stage]) -> Stage:
@@ -188,11 +191,22 @@ def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list
         committed = read_samples(store, spark, samples)
         rest = _without(store, spark, committed.frame, found)
         n_rows = samples.info["n_rows"] - sum(counts.values())
-        write_frame(writer, spark, "survivors", rest, expected_rows=n_rows, with_digest=False)
-        writer.stage.info.update(samples.info, n_rows=n_rows, duplicates=counts)
+        write_frame(writer, spark, "survivors", rest, expected_rows=n_rows)
+        keys = writer.stage.key_digests
+        if added(keys["survivors"], keys["duplicates"]) != samples.info["keys"]:
+            raise SparkDbpError(
+                "survivors and duplicates together do not have the keys of the samples",
+                mend="if the input table gives other rows each time it is read, write it to a file first; "
+                "else please report this as a bug",
+            )
+        writer.stage.info.update(samples.info, n_rows=n_rows, keys=keys["survivors"], duplicates=counts)
 
-    depends = [samples.fingerprint, *(stage.fingerprint for stage in found)]
+    depends = _fingerprints(samples, found)
     return store.stage("survivors", "Leaving the duplicates out", depends, build)
+
+
+def _fingerprints(samples: Stage, earlier: list[Stage]) -> dict[str, Any]:
+    return {"the samples": samples.fingerprint, **{stage.name: stage.fingerprint for stage in earlier}}
 
 
 def _n_duplicates(stage: Stage) -> int:
@@ -221,18 +235,13 @@ def _without(store: RunStore, spark: SparkSession, frame: DataFrame, found: list
 
 
 def _input_rows(
-    store: RunStore,
-    spark: SparkSession,
-    config: RunConfig,
-    source: DataFrame,
-    samples: Stage,
-    earlier: list[Stage],
+    store: RunStore, spark: SparkSession, source: Source, samples: Stage, earlier: list[Stage]
 ) -> DataFrame:
     """Rows of the input, with all their columns, that are good and survive so far."""
     from pyspark.sql import functions as F
 
-    rows = apply_filter(source, config.input.filter)
-    key = column(config.input.key)
+    rows = source.rows()
+    key = column(source.config.key)
     if samples.info["dropped"]:
         good = frame_of(read_samples(store, spark, samples)).select(F.col(KEY).alias("good_key"))
         rows = rows.join(good, key == F.col("good_key"), "left_semi")

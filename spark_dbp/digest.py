@@ -34,13 +34,37 @@ def table_digest(frame: DataFrame) -> tuple[int, str]:
     digest : str
         16 hexadecimal digits.
     """
+    rows, (digest,) = table_digests(frame, frame.columns)
+    return rows, digest
+
+
+def table_digests(frame: DataFrame, *column_lists: list[str]) -> tuple[int, list[str]]:
+    """Number of rows, and the digest of each list of columns, in one pass."""
     from pyspark.sql import functions as F
 
-    hashed = frame.select(F.xxhash64(*[column(name) for name in frame.columns]).alias("h"))
+    hashes = [F.xxhash64(*[column(name) for name in names]) for names in column_lists]
+    hashed = frame.select(*[h.alias(f"h{number}") for number, h in enumerate(hashes)])
     pieces = [
-        F.coalesce(F.sum(F.shiftrightunsigned("h", shift).bitwiseAND(F.lit(_PIECE))), F.lit(0))
+        F.coalesce(F.sum(F.shiftrightunsigned(name, shift).bitwiseAND(F.lit(_PIECE))), F.lit(0))
+        for name in hashed.columns
         for shift in _SHIFTS
     ]
     rows, *sums = hashed.agg(F.count(F.lit(1)), *pieces).collect()[0]
+    of_each = (sums[first : first + len(_SHIFTS)] for first in range(0, len(sums), len(_SHIFTS)))
+    return int(rows), [_digest(pieces) for pieces in of_each]
+
+
+def _digest(sums: list[int]) -> str:
     total = reduce(add, (int(value) << shift for value, shift in zip(sums, _SHIFTS, strict=True)), 0)
-    return int(rows), f"{total % 2**64:016x}"
+    return f"{total % 2**64:016x}"
+
+
+def added(*digests: str) -> str:
+    """Digest of tables put together.
+
+    Examples
+    --------
+    >>> added("ffffffffffffffff", "0000000000000003")
+    '0000000000000002'
+    """
+    return f"{sum(int(digest, 16) for digest in digests) % 2**64:016x}"

@@ -47,6 +47,10 @@ class InfeasibleError(InputError):
     """The quotas asked for cannot be met by the rows there are (exit code 3)."""
 
 
+class DamagedRunError(InputError):
+    """A finished run is not what its run.json says, or its tables contradict each other (exit code 3)."""
+
+
 class ConflictError(SparkDbpError):
     """The run directory is locked by, or in conflict with, another run (exit code 4)."""
 

@@ -125,6 +125,28 @@ def list_names(path: str) -> list[str]:
     return sorted(info.base_name for info in found)
 
 
+def list_sizes(path: str) -> dict[str, int]:
+    """Sizes in bytes of the files in the directory `path`; hidden ones, as Spark sees it, left out."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    shown = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
+    return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
+
+
+def tree_size(path: str) -> int:
+    """Bytes of all files in a directory, or of one file."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    info = filesystem.get_file_info(inner)
+    if info.type != fs.FileType.Directory:
+        return int(info.size or 0)
+    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    return sum(int(item.size or 0) for item in found)
+
+
 def read_bytes(path: str) -> bytes:
     """Whole content of a small file."""
     filesystem, inner = _open_filesystem(path)
@@ -160,11 +182,16 @@ def touch(path: str) -> None:
     filesystem.open_output_stream(inner).close()
 
 
-def delete_tree(path: str) -> None:
-    """Delete a directory with all it holds; nothing happens when it does not exist."""
-    if exists(path):
-        filesystem, inner = _open_filesystem(path)
+def delete(path: str) -> None:
+    """Delete a directory with all it holds, or a file; nothing happens when it does not exist."""
+    from pyarrow import fs
+
+    filesystem, inner = _open_filesystem(path)
+    kind = filesystem.get_file_info(inner).type
+    if kind == fs.FileType.Directory:
         filesystem.delete_dir(inner)
+    elif kind != fs.FileType.NotFound:
+        filesystem.delete_file(inner)
 
 
 def move(path: str, to: str) -> None:
@@ -179,15 +206,6 @@ def read_parquet(path: str) -> Any:
 
     filesystem, inner = _open_filesystem(path)
     return pq.read_table(inner, filesystem=filesystem, partitioning=None)
-
-
-def delete_file(path: str) -> None:
-    """Delete a file; nothing happens when it does not exist."""
-    from pyarrow import fs
-
-    filesystem, inner = _open_filesystem(path)
-    if filesystem.get_file_info(inner).type != fs.FileType.NotFound:
-        filesystem.delete_file(inner)
 
 
 def write_parquet(path: str, table: Any) -> None:

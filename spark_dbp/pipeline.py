@@ -33,14 +33,16 @@ from spark_dbp.columns import (
 from spark_dbp.compat import readable_errors
 from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
 from spark_dbp.dedup import deduplicate
+from spark_dbp.digest import table_digests
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
 from spark_dbp.keep.build import build_keep_trie
 from spark_dbp.mapped import Mapped
 from spark_dbp.runs import Run, open_run
 from spark_dbp.session import get_session, guarded
+from spark_dbp.source import Source, open_source
 from spark_dbp.stages import given_centroids, kmeans
-from spark_dbp.stages import ingest as ingesting
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
+from spark_dbp.stages.ingest import check_samples, good_samples, ingest
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import selection
 from spark_dbp.store import RunStore, Stage, StageWriter, opened
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
+def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = False) -> Run:
     """Run the whole job: from an embeddings table to a keep list and its tries.
 
     Stages that an earlier run in the same directory finished with the same input and settings are
@@ -68,6 +70,8 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
     config : RunConfig
     spark : SparkSession, optional
         Classic or Connect; by default the active, the platform's or a new local one.
+    fresh : bool
+        Reuse nothing of an earlier run.
 
     Returns
     -------
@@ -80,11 +84,12 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
     """
     spark = spark or get_session(config.spark)
     with opened(config.output.path) as store, guarded(spark), readable_errors():
-        source = ingesting.read_source(spark, config.input)
-        with readable_errors(_describe(config)):
-            snapshot = ingesting.take_snapshot(source)
-            store.n_rows = snapshot.rows
-            ingested = _ingest(store, spark, config, source, snapshot)
+        if fresh:
+            store.forget()
+        source = open_source(spark, config)
+        with readable_errors(source.name):
+            store.n_rows = source.snapshot.rows
+            ingested = _ingest(store, spark, config, source)
             samples, duplicates = deduplicate(store, spark, config, source, ingested)
         store.n_rows = samples.info["n_rows"]
         centroids = _cluster(store, spark, config, samples)
@@ -93,7 +98,7 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
         stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
         _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
         account = {
-            "rows_in": snapshot.rows,
+            "rows_in": source.snapshot.rows,
             "dropped": {
                 "input.filter": samples.info["filtered"],
                 **samples.info["dropped"],
@@ -102,7 +107,7 @@ def run(config: RunConfig, spark: SparkSession | None = None) -> Run:
             },
             "kept": quotas.info["n_keep"],
         }
-        _commit(store, spark, config, asdict(snapshot), account)
+        _commit(store, spark, config, asdict(source.snapshot), account)
     return open_run(config.output.path)
 
 
@@ -142,6 +147,7 @@ def prune_again(
     config = _config_of(source).with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
     with opened(out) as store, guarded(spark), readable_errors():
+        store.note_derived(source.path, source.document["tables"].values())
         base = {
             name: _shared_stage(source, store, name)
             for name in source.document["stages"]
@@ -164,34 +170,35 @@ def prune_again(
 _PRUNING = ("cluster_stats", "quota", "select", "keep_trie")
 
 
-def _describe(config: RunConfig) -> str:
-    return f"input.path {', '.join(config.input.paths)}" if config.input.paths else str(config.input.table)
-
-
 # The stages. Each names what its result depends on, builds its tables, and reads them back.
 
 
-def _ingest(
-    store: RunStore, spark: SparkSession, config: RunConfig, source: DataFrame, snapshot: ingesting.Snapshot
-) -> Stage:
+def _ingest(store: RunStore, spark: SparkSession, config: RunConfig, source: Source) -> Stage:
     given = config.input
 
     def build(writer: StageWriter) -> None:
-        samples = ingesting.ingest(
-            ingesting.apply_filter(source, given.filter),
+        samples = ingest(
+            source.rows(),
             key=given.key,
             embedding=given.embedding if given.needs_embedding else None,
             cluster_id=given.cluster_id,
             distance_to_centroid=given.distance_to_centroid,
         )
-        written = write_frame(writer, spark, "samples", samples, with_digest=False)
-        report = ingesting.check_samples(written, given.on_bad_rows)
-        writer.stage.info.update(asdict(report), filtered=snapshot.rows - writer.stage.rows["samples"])
+        n_rows = source.snapshot.rows if given.filter is None else None
+        written = write_frame(writer, spark, "samples", samples, expected_rows=n_rows)
+        source.check_unchanged()
+        report = check_samples(written, given.on_bad_rows)
+        _, (keys,) = table_digests(good_samples(written, report.dimension), [KEY])
+        filtered = source.snapshot.rows - writer.stage.rows["samples"]
+        writer.stage.info.update(asdict(report), keys=keys, filtered=filtered)
         if config.cluster.n_clusters is not None and given.cluster_id is None:
             kmeans.check_n_clusters(config.cluster.n_clusters, report.n_rows)
         _n_keep(config.prune, report.n_rows)
 
-    depends = [asdict(snapshot), given.model_dump(exclude={"centroids"}), given.needs_embedding]
+    depends = {
+        "the input": asdict(source.snapshot),
+        "input": {**given.model_dump(exclude={"centroids"}), "needs_embedding": given.needs_embedding},
+    }
     return store.stage("ingest", "Reading and checking the samples", depends, build)
 
 
@@ -216,7 +223,7 @@ def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: S
         history = [asdict(iteration) for iteration in model.history_]
         writer.stage.info.update(n_train=model.n_train_, history=history)
 
-    depends = [samples.fingerprint, settings.model_dump()]
+    depends = {"the samples": samples.fingerprint, "cluster": settings.model_dump()}
     return store.stage("cluster", f"Clustering into {settings.n_clusters:,} concepts", depends, build)
 
 
@@ -234,7 +241,10 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
             )
         write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
 
-    depends = [samples.fingerprint, path, given_centroids.snapshot(spark, path) if path else None]
+    depends = {
+        "the samples": samples.fingerprint,
+        "input.centroids": [path, given_centroids.snapshot(spark, path) if path else None],
+    }
     title = "Taking the centroids as given" if path else "Averaging the given clusters"
     return store.stage("cluster", title, depends, build)
 
@@ -250,9 +260,11 @@ def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: St
             assigned = kmeans.assign_given(frame, cluster_ids, centroids)
         else:
             assigned = frame.frame.select(KEY, CLUSTER_ID, DISTANCE)
-        write_frame(writer, spark, "assignments", assigned, expected_rows=samples.info["n_rows"])
+        expected = {"expected_rows": samples.info["n_rows"], "expected_keys": samples.info["keys"]}
+        write_frame(writer, spark, "assignments", assigned, **expected)
 
-    return store.stage("assign", "Assigning every sample to its centroid", [cluster.fingerprint], build)
+    depends = {"the samples": samples.fingerprint, "the centroids": cluster.fingerprint}
+    return store.stage("assign", "Assigning every sample to its centroid", depends, build)
 
 
 def _plan(
@@ -268,7 +280,7 @@ def _plan(
         table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
         write_arrow(writer, spark, "cluster_stats", table)
 
-    depends = [assignments.fingerprint, prune.n_neighbors]
+    depends = {"the assignments": assignments.fingerprint, "prune.n_neighbors": prune.n_neighbors}
     stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
 
     def build_quotas(writer: StageWriter) -> None:
@@ -292,7 +304,8 @@ def _plan(
         write_arrow(writer, spark, "quotas", pa.table(quotas))
         writer.stage.info.update(_quota_facts(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
 
-    depends = [stats.fingerprint, n_rows, prune.model_dump(exclude={"which_to_keep", "seed"})]
+    settings = prune.model_dump(exclude={"which_to_keep", "seed"})
+    depends = {"the statistics": stats.fingerprint, "rows": n_rows, "prune": settings}
     return stats, store.stage("quota", "Setting the quotas", depends, build_quotas)
 
 
@@ -317,7 +330,10 @@ def _keep(
         )
         write_frame(writer, spark, "keep_list", kept, expected_rows=n_keep)
 
-    depends = [quotas.fingerprint, prune.which_to_keep, prune.seed]
+    depends = {
+        "the quotas": quotas.fingerprint,
+        "prune": {"which_to_keep": prune.which_to_keep, "seed": prune.seed},
+    }
     keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
 
     def build_trie(writer: StageWriter) -> None:
@@ -326,7 +342,8 @@ def _keep(
         manifest = build_keep_trie(kept, path, n_keep, key=trie.key, shards=trie.shards)
         writer.report("keep_trie", manifest["n_keys"])
 
-    store.stage("keep_trie", "Writing the trie", [keep_list.fingerprint, trie.model_dump()], build_trie)
+    depends = {"the keep list": keep_list.fingerprint, "trie": trie.model_dump()}
+    store.stage("keep_trie", "Writing the trie", depends, build_trie)
 
 
 def _commit(

@@ -60,7 +60,7 @@ def _note(notes: str, task: str, n_rows: int, before: str | None) -> str:
     try:
         files.touch(path)
         if before is not None and before != path:
-            files.delete_file(before)
+            files.delete(before)
     except (OSError, SparkDbpError):
         return path  # a display is not worth a failed task
     return path
@@ -100,7 +100,7 @@ def shown(title: str, directory: str, n_rows: int) -> Iterator[None]:
         done.set()
         watching.join()
         try:
-            files.delete_tree(directory)
+            files.delete(directory)
         except (OSError, SparkDbpError) as error:
             log.warning("cannot delete %s: %s", directory, error)
 

@@ -1,14 +1,15 @@
-"""The run directory: locks, stages that commit, run.json. Imports `files` and `progress`; never pyspark.
+"""The run directory: stages that commit, run.json. Imports `files`, `lock` and `progress`; never pyspark.
 
 ::
 
     run.json                        the only commit point; names every table of the run
-    stages/<stage>.json             a finished stage: fingerprint, its tables, rows, digests
+    stages/<stage>.json             a finished stage: fingerprint, its tables, their files, rows, digests
     tables/<table>/<attempt>/       Parquet files (or tries); a directory is never written twice
+    derived/<name>.json             a run elsewhere that shares tables of this one
     lock.json                       while a run is under way
 
 A stage writes new directories, which become part of the run when its mark is written; ``run.json``
-is written last. What no mark names is debris of a failed attempt and is never read.
+is written last. What no mark names is debris of a failed attempt and is never read; `clean` deletes it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -29,14 +28,15 @@ from uuid import uuid4
 
 from spark_dbp import files
 from spark_dbp._version import __version__
-from spark_dbp.errors import ConfigError, ConflictError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
+from spark_dbp.lock import LOCK, Lock, held
 from spark_dbp.progress import shown
 
 log = logging.getLogger("spark_dbp")
 
 RUN_JSON = "run.json"
-LOCK = "lock.json"
-_OURS = {RUN_JSON, LOCK, "stages", "tables"}
+_DERIVED = "derived"
+_OURS = {RUN_JSON, LOCK, "stages", "tables", _DERIVED}
 
 
 @dataclass
@@ -48,8 +48,14 @@ class Stage:
     name, fingerprint : str
     tables : dict of str to str
         Table name to path, relative to the run directory.
-    rows, digests : dict
-        Of those tables.
+    rows, digests, key_digests : dict
+        Of those tables; the last of the column ``key`` alone.
+    files : dict of str to dict
+        Table name to the size in bytes of each of its files.
+    version : str
+        Of this package, which wrote them.
+    depends : dict of str to str
+        What the result depends on, each as a hash.
     info : dict
         What later stages and reports need to know; JSON.
     seconds : float
@@ -60,20 +66,40 @@ class Stage:
     tables: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    key_digests: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
+    version: str = __version__
+    depends: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-def fingerprint(*parts: Any) -> str:
-    """SHA-256 of JSON-able `parts` and the version of this package.
+def fingerprint(name: str, depends: Mapping[str, str]) -> str:
+    """SHA-256 of a stage's name, what it depends on and the version of this package.
 
     Examples
     --------
-    >>> fingerprint({"a": 1}) == fingerprint({"a": 1}), fingerprint(1) == fingerprint(2)
-    (True, False)
+    >>> fingerprint("a", {"x": "1"}) == fingerprint("a", {"x": "1"})
+    True
+    >>> fingerprint("a", {"x": "1"}) == fingerprint("b", {"x": "1"})
+    False
     """
-    text = json.dumps([__version__, *parts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _hash([__version__, name, dict(depends)])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _hashes(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Hashes of all leaves, by their path: values may be secret, and differences are told by name."""
+    found: dict[str, str] = {}
+    for name, value in depends_on.items():
+        if isinstance(value, Mapping):
+            found |= _hashes(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = _hash(value)[:16]
+    return found
 
 
 class RunStore:
@@ -85,10 +111,13 @@ class RunStore:
     ----------
     path : str
         Normalized (see `files.normalize`).
+    lock : Lock
+        Of that directory.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lock: Lock) -> None:
         self.path = path
+        self._lock = lock
         self.stages: dict[str, Stage] = {}
         self.reused: list[str] = []
         # Rows that a pass goes over, and where workers note how far they are.
@@ -99,15 +128,18 @@ class RunStore:
         """Absolute path of something in the run directory."""
         return files.resolve(self.path, relative)
 
-    def stage(self, name: str, title: str, depends_on: Any, build: Callable[[StageWriter], None]) -> Stage:
+    def stage(
+        self, name: str, title: str, depends_on: Mapping[str, Any], build: Callable[[StageWriter], None]
+    ) -> Stage:
         """Run a stage, or take its result of an earlier run that had the same inputs.
 
         Parameters
         ----------
         name, title : str
             `title` is for people.
-        depends_on : JSON-able
-            Everything the result depends on, the fingerprints of earlier stages included.
+        depends_on : mapping
+            Everything the result depends on, by the name that a message gives it; JSON-able. The
+            fingerprints of earlier stages are among it.
         build : callable
             Gets a `StageWriter`, writes the tables and reports them to it.
 
@@ -115,21 +147,20 @@ class RunStore:
         -------
         Stage
         """
-        wanted = fingerprint(name, depends_on)
+        depends = _hashes(depends_on)
+        wanted = Stage(name, fingerprint(name, depends), depends=depends)
         known = self._committed(name)
-        if known is not None and known.fingerprint == wanted:
-            if all(files.exists(self.at(path)) for path in known.tables.values()):
+        why_not = _difference(known, wanted) if known else ""
+        if known and not why_not:
+            why_not = self.damage_of(known)
+            if not why_not:
                 log.info("%s: reused from the earlier run", title)
                 self.stages[name] = known
                 self.reused.append(name)
                 return known
-            log.info("%s: computed anew, for its tables are gone", title)
-        elif known is not None:
-            log.info("%s: computed anew, for its input, settings or version changed", title)
-        else:
-            log.info("%s ...", title)
+        log.info("%s%s", title, f": computed anew, for {why_not}" if why_not else " ...")
         started = time.monotonic()
-        writer = StageWriter(self, Stage(name, wanted))
+        writer = StageWriter(self, wanted)
         try:
             with shown(title, self.progress, self.n_rows):
                 build(writer)
@@ -137,18 +168,38 @@ class RunStore:
             writer.abandon()
             raise
         stage = writer.stage
+        stage.files = {table: files.list_sizes(self.at(path)) for table, path in stage.tables.items()}
         stage.seconds = round(time.monotonic() - started, 3)
         self._mark(stage)
         counted = ", ".join(f"{table} {rows:,} rows" for table, rows in stage.rows.items())
         log.info("  done in %.1f s%s", stage.seconds, f": {counted}" if counted else "")
         return stage
 
+    def damage_of(self, stage: Stage) -> str:
+        """What differs between the files of a stage's tables and its mark; empty when nothing does."""
+        for table, path in stage.tables.items():
+            difference = files_differ(files.list_sizes(self.at(path)), stage.files.get(table, {}))
+            if difference:
+                return f"{self.at(path)} is not as it was written: {difference}"
+        return ""
+
+    def forget(self) -> None:
+        """Reuse nothing of an earlier run; what it committed stays until this one commits."""
+        for name in files.list_names(self.at("stages")):
+            files.delete(self.at(f"stages/{name}"))
+
     def adopt(self, stage: Stage) -> Stage:
         """Take over a stage of another run, whose tables stay where they are."""
+        damage = self.damage_of(stage)
+        if damage:
+            raise InputError(
+                damage, mend="run the job of that directory again; it computes anew what is damaged"
+            )
         self._mark(stage)
         return stage
 
     def _mark(self, stage: Stage) -> None:
+        self._lock.check()
         files.write_bytes(self.at(f"stages/{stage.name}.json"), _json(asdict(stage)))
         self.stages[stage.name] = stage
 
@@ -178,8 +229,68 @@ class RunStore:
             whole["tables"].update(stage.tables)
             whole["rows"].update(stage.rows)
             whole["digests"].update(stage.digests)
+        self._lock.check()
         files.write_bytes(self.at(RUN_JSON), _json(whole))
         return whole
+
+    def note_derived(self, base: str, tables: Iterable[str]) -> None:
+        """Leave word in the run at `base` that this run shares `tables` of it, for `clean` to keep them."""
+        own = files.relative(self.path, base)
+        note = files.join(base, _DERIVED, f"{_hash(own)[:16]}.json")
+        try:
+            shared = [files.relative(self.at(path), base) for path in tables]
+            files.write_bytes(note, _json({"run": own, "tables": sorted(shared)}))
+        except (OSError, SparkDbpError) as error:
+            log.warning("cannot write %s (%s): `clean` there will not know what this run uses", note, error)
+
+    def debris(self) -> list[str]:
+        """Paths, relative to the run directory, of what neither a mark nor run.json names.
+
+        Returns
+        -------
+        list of str
+            Directories and files of attempts that failed or whose result was replaced.
+
+        Raises
+        ------
+        InputError
+            When run.json or a note cannot be read: then nothing is known to be debris.
+        """
+        used: set[str] = set()
+        for file in (RUN_JSON, *(f"stages/{name}" for name in _visible(self.at("stages")))):
+            if files.exists(self.at(file)):
+                used |= set(self._document(file).get("tables", {}).values())
+        found = []
+        for name in _visible(self.at(_DERIVED)):
+            note = self._document(f"{_DERIVED}/{name}")
+            if files.exists(self.at(note["run"])):
+                used |= set(note["tables"])
+            else:
+                found.append(f"{_DERIVED}/{name}")
+        used = {self.at(path) for path in used}
+        for table in files.list_names(self.at("tables")):
+            for attempt in files.list_names(self.at(f"tables/{table}")):
+                path = f"tables/{table}/{attempt}"
+                if self.at(path) not in used:
+                    found.append(path)
+                else:  # what a task that was given up may have left in a table
+                    inside = files.list_names(self.at(path))
+                    found += [
+                        f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))
+                    ]
+        # The progress of runs, and drafts of small files.
+        found += [name for name in files.list_names(self.path) if name.startswith(".")]
+        found += [f"stages/{name}" for name in files.list_names(self.at("stages")) if name.startswith(".")]
+        return found
+
+    def _document(self, file: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(files.read_bytes(self.at(file))))
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(
+                f"{self.at(file)} cannot be read: {error}",
+                mend="nothing is deleted; run the job again, or delete the whole directory",
+            ) from None
 
 
 class StageWriter:
@@ -197,20 +308,22 @@ class StageWriter:
 
     def discard(self, table: str) -> None:
         """Delete a directory that was only needed on the way."""
-        files.delete_tree(self._store.at(self.stage.tables.pop(table)))
+        files.delete(self._store.at(self.stage.tables.pop(table)))
         _delete_if_empty(self._store.at(f"tables/{table}"))
 
-    def report(self, table: str, rows: int, digest: str | None = None) -> None:
+    def report(self, table: str, rows: int, digest: str | None = None, key_digest: str | None = None) -> None:
         """Record what was read back from `table`."""
         self.stage.rows[table] = rows
         if digest is not None:
             self.stage.digests[table] = digest
+        if key_digest is not None:
+            self.stage.key_digests[table] = key_digest
 
     def abandon(self) -> None:
         """Delete what a failed attempt wrote, as far as that is possible."""
         for path in self.stage.tables.values():
             try:
-                files.delete_tree(self._store.at(path))
+                files.delete(self._store.at(path))
                 _delete_if_empty(files.join(self._store.at(path), ".."))
             except Exception as error:
                 log.warning("debris of the failed attempt stays at %s: %s", self._store.at(path), error)
@@ -235,14 +348,82 @@ def opened(path: str) -> Iterator[RunStore]:
             mend="name a new or an empty directory, or the directory of an earlier run",
         )
     try:
-        with _locked(base):
+        with held(base) as lock:
             try:
-                yield RunStore(base)
+                yield RunStore(base, lock)
             finally:
-                for name in ("tables", "stages"):
+                for name in ("tables", "stages", _DERIVED):
                     _delete_if_empty(files.join(base, name))
     finally:
         _delete_if_empty(base)
+
+
+def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
+    """Delete what failed or replaced attempts left in a run directory.
+
+    Parameters
+    ----------
+    path : str
+        The run directory.
+    dry_run : bool
+        Only tell.
+
+    Returns
+    -------
+    list of (str, int)
+        What was (or would be) deleted, with its size in bytes.
+
+    Raises
+    ------
+    InputError
+        When there is no run directory.
+    ConflictError
+        When a run is at work in it.
+    """
+    base = files.normalize(path)
+    if not {RUN_JSON, "stages", "tables"} & set(_names(base)):
+        raise InputError(f"no run directory at {base}", mend="give the directory that output.path named")
+    with opened(base) as store:
+        found = [(store.at(name), files.tree_size(store.at(name))) for name in store.debris()]
+        for name, _ in found if not dry_run else ():
+            files.delete(name)
+        for table in () if dry_run else files.list_names(store.at("tables")):
+            _delete_if_empty(store.at(f"tables/{table}"))
+    return found
+
+
+def files_differ(found: Mapping[str, int], written: Mapping[str, int]) -> str:
+    """How the files of a table, with their sizes, differ from those that were written; empty when not.
+
+    Examples
+    --------
+    >>> files_differ({"a": 3}, {"a": 4})
+    "file 'a' has 3 bytes where 4 were written"
+    >>> files_differ({"a": 3, "c": 1}, {"a": 3})
+    "file 'c' does not belong to it"
+    """
+    for name, size in written.items():
+        if name not in found:
+            return f"file {name!r} is missing"
+        if found[name] != size:
+            return f"file {name!r} has {found[name]:,} bytes where {size:,} were written"
+    alien = sorted(set(found) - set(written))
+    return f"file {alien[0]!r} does not belong to it" if alien else ""
+
+
+def _difference(known: Stage, wanted: Stage) -> str:
+    """Why a stage that was finished is of no use now; empty when it is."""
+    if known.fingerprint == wanted.fingerprint:
+        return ""
+    if known.version != wanted.version:
+        return f"it was made by version {known.version or 'unknown'} of spark-dbp"
+    names = known.depends.keys() | wanted.depends.keys()
+    changed = sorted(name for name in names if known.depends.get(name) != wanted.depends.get(name))
+    return f"{', '.join(changed)} changed"
+
+
+def _visible(path: str) -> list[str]:
+    return [name for name in files.list_names(path) if not name.startswith(".")]
 
 
 def _names(base: str) -> list[str]:
@@ -250,76 +431,6 @@ def _names(base: str) -> list[str]:
         return files.list_names(base)
     except NotADirectoryError:
         raise ConfigError(f"output.path {base} is a file", mend="name a directory") from None
-
-
-@contextmanager
-def _locked(base: str) -> Iterator[None]:
-    """One run at a time in a directory. On object stores the lock tells, but cannot exclude a race."""
-    path = files.join(base, LOCK)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    for _ in range(2):
-        if _create_exclusively(path, _json(owner)):
-            break
-        holder = _read_lock(path)
-        if not _is_dead(holder):
-            raise ConflictError(
-                f"{base} is in use by process {holder.get('pid')} on {holder.get('host')}",
-                mend=f"wait for it, or delete {path} if that process is gone",
-            )
-        log.info("removing the lock of a run that died (process %s)", holder.get("pid"))
-        _delete_file(path)
-    else:
-        raise ConflictError(f"{base} was locked by another run just now", mend="try again")
-    try:
-        yield
-    finally:
-        _delete_file(path)
-
-
-def _create_exclusively(path: str, content: bytes) -> bool:
-    if not files.is_local(path):
-        if files.exists(path):
-            return False
-        files.write_bytes(path, content)
-        return True
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("xb") as stream:
-            stream.write(content)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ConfigError(
-            f"output.path: cannot write to {Path(path).parent}: {error.strerror}",
-            mend="name a directory that can be written",
-        ) from None
-
-
-def _read_lock(path: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(files.read_bytes(path)))
-    except (OSError, ValueError):
-        return {}
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname() or not holder.get("pid"):
-        return False
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _delete_file(path: str) -> None:
-    try:
-        files.delete_file(path)
-    except OSError as error:
-        log.warning("cannot delete %s: %s", path, error)
 
 
 def _delete_if_empty(path: str) -> None:

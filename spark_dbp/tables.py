@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp import files
-from spark_dbp.digest import table_digest
+from spark_dbp.columns import KEY
+from spark_dbp.digest import table_digest, table_digests
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable
@@ -24,30 +25,66 @@ def write_frame(
     rows: DataFrame | Mapped,
     *,
     expected_rows: int | None = None,
-    with_digest: bool = True,
+    expected_keys: str | None = None,
 ) -> DataFrame:
-    """Write `rows` to a new directory, read them back, count them; returns what was read back."""
+    """Write `rows` to a new directory and read them back; returns what was read back.
+
+    Columns, number of rows and keys are compared to what was to be written: what is committed is what
+    lies there, whatever the tasks that wrote it went through.
+
+    Parameters
+    ----------
+    writer : StageWriter
+    spark : SparkSession
+    table : str
+    rows : DataFrame or Mapped
+    expected_rows : int, optional
+    expected_keys : str, optional
+        Digest of the keys that must be there, each as often.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    SparkDbpError
+        When something else was read back.
+    """
     path = writer.new_directory(table)
     if isinstance(rows, Mapped):
         rows.write_parquet(path)
     else:
         rows.write.parquet(files.spark_path(path))
-    back = spark.read.schema(rows.schema).parquet(files.spark_path(path))
-    n_rows, digest = table_digest(back) if with_digest else (back.count(), None)
-    if expected_rows is not None and n_rows != expected_rows:
-        raise SparkDbpError(
-            f"table {table} has {n_rows:,} rows where {expected_rows:,} were expected",
-            mend="the input changed while it was read, or this is a bug: run again, then report it",
-        )
-    writer.report(table, n_rows, digest)
+    back = spark.read.parquet(files.spark_path(path))
+    _check(table, "columns", _columns(back), _columns(rows))
+    # The first pass over what was written, by which it is also known that it can be read.
+    n_rows, (digest, keys) = table_digests(back, back.columns, [KEY])
+    _check(table, "rows", n_rows, expected_rows)
+    _check(table, "digest of keys", keys, expected_keys)
+    writer.report(table, n_rows, digest, keys)
     return back
+
+
+def _columns(rows: DataFrame | Mapped) -> str:
+    return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in rows.schema)
+
+
+def _check(table: str, what: str, found: Any, expected: Any) -> None:
+    if expected is not None and found != expected:
+        raise SparkDbpError(
+            f"table {table} was read back with {what} {found} where {expected} was written",
+            mend="something else wrote to the run directory, or this is a bug: run again, then report it",
+        )
 
 
 def write_arrow(writer: StageWriter, spark: SparkSession, table: str, content: Any) -> None:
     """Write a small pyarrow Table from the driver, read it back, count it."""
     path = writer.new_directory(table)
     files.write_parquet(path, content)
-    writer.report(table, *table_digest(spark.read.parquet(files.spark_path(path))))
+    n_rows, digest = table_digest(spark.read.parquet(files.spark_path(path)))
+    _check(table, "rows", n_rows, content.num_rows)
+    writer.report(table, n_rows, digest)
 
 
 def read_table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> DataFrame:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # they grow instead, up to what a worker builds in memory at about 100 bytes a key.
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
 
-_SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT"
+_SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT, crc32 BIGINT"
 
 
 def default_key_text(keep_list: DataFrame) -> Column:
@@ -140,7 +141,7 @@ def _mapped_texts(
     frame = frame_of(keep_list)
     if key is None and isinstance(frame.schema[KEY].dataType, T.StringType | T.IntegralType):
         return map_batches(keep_list, [KEY], function, BLOCKS)
-    texts = frame.select(_key_text(frame, key).alias("text"))
+    texts = frame.select(key_text(frame, key).alias("text"))
     n_null = 0 if key is None else texts.where(F.col("text").isNull()).count()
     if n_null:
         raise InputError(
@@ -153,11 +154,18 @@ def _arrow_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(
-        [("shard", pa.int32()), ("n_keys", pa.int64()), ("file", pa.string()), ("bytes", pa.int64())]
+        [
+            ("shard", pa.int32()),
+            ("n_keys", pa.int64()),
+            ("file", pa.string()),
+            ("bytes", pa.int64()),
+            ("crc32", pa.int64()),
+        ]
     )
 
 
-def _key_text(keep_list: DataFrame, key: str | None) -> Column:
+def key_text(keep_list: DataFrame, key: str | None) -> Column:
+    """The text that the trie stores for a row: `default_key_text`, or the expression `key`."""
     from pyspark.sql import functions as F
 
     if key is None:
@@ -183,4 +191,5 @@ def _write_shard(path: str, number: int, keys: list[bytes]) -> dict[str, Any]:
     content = trie.tobytes()
     name = f"{number:05d}-{uuid4().hex[:8]}.marisa"
     files.write_bytes(files.join(path, name), content)
-    return {"shard": number, "n_keys": len(trie), "file": name, "bytes": len(content)}
+    size, check = len(content), crc32(content)
+    return {"shard": number, "n_keys": len(trie), "file": name, "bytes": size, "crc32": check}

@@ -60,7 +60,7 @@ def connected_components(edges: DataFrame, scratch: str) -> DataFrame:
         pairs = written(pairs, files.join(scratch, f"round-{number}"))
         now = table_digest(pairs)
         if number:
-            files.delete_tree(files.join(scratch, f"round-{number - 1}"))
+            files.delete(files.join(scratch, f"round-{number - 1}"))
             log.info("  connecting pairs, round %d: %s pairs", number, f"{now[0]:,}")
         if now == before or now[0] == 0:
             break

@@ -37,7 +37,7 @@ def snapshot(spark: SparkSession, path: str) -> Any:
     """Fingerprint of the file or table at `path`."""
     from dataclasses import asdict
 
-    from spark_dbp.stages.ingest import take_snapshot
+    from spark_dbp.source import take_snapshot
 
     if path.endswith(".npy"):
         import hashlib

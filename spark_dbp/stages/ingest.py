@@ -11,21 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR
-from spark_dbp.compat import (
-    collect_arrow,
-    column,
-    condition_of,
-    first_line,
-    is_ml_vector,
-    ml_vector_to_array,
-    readable_errors,
-)
-from spark_dbp.config import InputConfig
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.compat import collect_arrow, column, is_ml_vector, ml_vector_to_array
+from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType, StructType
 
 NULL_KEY = "null key"
@@ -37,103 +28,6 @@ BAD_DISTANCE = "distance_to_centroid null, NaN or outside [0, 2]"
 # 1 - cos computed in float32 strays this far beyond [0, 2] for vectors that are equal or opposite.
 _DISTANCE_SLACK = 1e-5
 _EXAMPLES = 5
-
-
-def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
-    """The input table as it is, before `filter`.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    config : InputConfig
-
-    Returns
-    -------
-    DataFrame
-
-    Raises
-    ------
-    InputError
-        When there is no such path or table.
-    """
-    where = f"input.path {', '.join(config.paths)}" if config.paths else f"input.table {config.table}"
-    with readable_errors(where):
-        if config.table is not None:
-            return spark.read.table(config.table)
-        return spark.read.parquet(*config.paths)
-
-
-def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
-    """Rows for which the SQL `predicate` is true; all of them without one.
-
-    Raises
-    ------
-    ConfigError
-        When the predicate is no valid SQL for these columns.
-    """
-    if predicate is None:
-        return frame
-    try:
-        filtered = frame.where(predicate)
-        _ = filtered.schema  # Connect analyses when asked
-        return filtered
-    except Exception as error:
-        if not condition_of(error):
-            raise
-        raise ConfigError(
-            f"input.filter {predicate!r}: {first_line(error)}",
-            mend=f"use SQL on the input's columns: {', '.join(frame.columns[:20])}",
-        ) from error
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What the input was when it was read.
-
-    Attributes
-    ----------
-    rows : int
-    files, bytes : int or None
-        None where the source does not tell its files.
-    digest : str or None
-        Of every file's path, size, modification time and number of rows.
-    """
-
-    rows: int
-    files: int | None = None
-    bytes: int | None = None
-    digest: str | None = None
-
-
-def take_snapshot(frame: DataFrame) -> Snapshot:
-    """Count the rows of `frame` and fingerprint the files they come from.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        As `read_source` returns it. Only file footers are read.
-
-    Returns
-    -------
-    Snapshot
-    """
-    from pyspark.sql import functions as F
-
-    from spark_dbp.digest import table_digest
-
-    fields = ["file_path", "file_size", "file_modification_time"]
-    try:
-        files = frame.groupBy(*[F.col(f"_metadata.{name}").alias(name) for name in fields]).agg(
-            F.count(F.lit(1)).alias("rows")
-        )
-        _ = files.schema
-    except Exception as error:
-        if not condition_of(error):
-            raise
-        return Snapshot(rows=frame.count())  # a view, or a source without files
-    n_files, digest = table_digest(files)
-    rows, size = files.agg(F.sum("rows"), F.sum("file_size")).collect()[0]
-    return Snapshot(rows=int(rows or 0), files=n_files, bytes=int(size or 0), digest=digest)
 
 
 def ingest(

@@ -131,7 +131,7 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(spark, tmp_path, c
     second = run(RunConfig.from_dict(config_of(source, tmp_path / "run", prune={"keep_ratio": 0.5})), spark)
     assert second.document["reused_stages"] == ["ingest", "cluster", "assign", "cluster_stats"]
     assert "reused from the earlier run" in caplog.text
-    assert "computed anew, for its input, settings or version changed" in caplog.text
+    assert "Setting the quotas: computed anew, for prune.keep_ratio changed" in caplog.text
     assert second.document["rows"]["keep_list"] == 150
     assert first.document["tables"]["keep_list"] != second.document["tables"]["keep_list"]
     # The input changed: everything is computed anew.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import logging
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ def build(content: bytes, calls: list):
 def test_a_stage_is_reused_only_for_the_same_inputs(tmp_path):
     calls: list = []
     path = str(tmp_path / "run")
-    for depends, content in [([1], b"one"), ([1], b"one"), ([2], b"two")]:
+    for depends, content in [({"n": 1}, b"one"), ({"n": 1}, b"one"), ({"n": 2}, b"two")]:
         with store.opened(path) as run:
             stage = run.stage("count", "Counting", depends, build(content, calls))
             assert files.read_bytes(files.join(run.at(stage.tables["numbers"]), "data")) == content
@@ -41,9 +40,9 @@ def test_a_stage_whose_tables_are_gone_is_computed_anew(tmp_path):
     calls: list = []
     for _ in range(2):
         with store.opened(str(tmp_path / "run")) as run:
-            stage = run.stage("count", "Counting", 1, build(b"x", calls))
+            stage = run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
             table = run.at(stage.tables["numbers"])
-        files.delete_tree(table)
+        files.delete(table)
     assert len(calls) == 2
 
 
@@ -53,17 +52,17 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
         raise InputError("no good")
 
     with pytest.raises(InputError), store.opened(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", 1, fail)
+        run.stage("count", "Counting", {"n": 1}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mark_of_another_version_is_not_trusted(tmp_path):
     calls: list = []
     with store.opened(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", 1, build(b"x", calls))
+        run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
     (tmp_path / "run/stages/count.json").write_text('{"unknown": 1}')
     with store.opened(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", 1, build(b"x", calls))
+        run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
     assert len(calls) == 2
 
 
@@ -79,31 +78,122 @@ def test_directories_that_hold_something_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_second_run_in_the_same_directory_is_refused_and_names_the_owner(tmp_path):
+def test_what_changed_is_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "spark_dbp")
     path = str(tmp_path / "run")
-    with (
-        store.opened(path),
-        pytest.raises(ConflictError, match=f"process {os.getpid()}") as caught,
-        store.opened(path),
-    ):
-        pass
-    assert caught.value.exit_code == 4
-    assert not (tmp_path / "run").exists()
+    for settings in ({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}):
+        with store.opened(path) as run:
+            run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
+    assert "Counting: computed anew, for settings.b.c changed" in caplog.text
+    mark = tmp_path / "run/stages/count.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "version": "0.0.1", "fingerprint": "old"}))
+    with store.opened(path) as run:
+        run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
+    assert "computed anew, for it was made by version 0.0.1 of spark-dbp" in caplog.text
 
 
-def test_the_lock_of_a_dead_run_is_removed(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    (tmp_path / "run").mkdir()
-    lock = tmp_path / "run" / "lock.json"
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": int(done.stdout), "since": 0}))
-    with store.opened(str(tmp_path / "run")):
-        assert json.loads(lock.read_text())["pid"] == os.getpid()
-    lock.parent.mkdir(exist_ok=True)
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0}))
-    with pytest.raises(ConflictError, match="on elsewhere"), store.opened(str(tmp_path / "run")):
-        pass
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda table: (table / "data").unlink(), "file 'data' is missing"),
+        (lambda table: (table / "data").write_bytes(b"xx"), "file 'data' has 2 bytes where 1 were written"),
+        (lambda table: (table / "part-9.parquet").write_bytes(b""), "'part-9.parquet' does not belong to it"),
+    ],
+)
+def test_a_stage_whose_files_are_not_as_written_is_computed_anew(tmp_path, caplog, damage, words):
+    caplog.set_level(logging.INFO, "spark_dbp")
+    calls: list = []
+    tables = []
+    for _ in range(2):
+        with store.opened(str(tmp_path / "run")) as run:
+            stage = run.stage("count", "Counting", {}, build(b"x", calls))
+            tables.append(Path(run.at(stage.tables["numbers"])))
+        if len(tables) == 1:
+            damage(tables[0])
+    assert len(calls) == 2
+    assert words in caplog.text
+    assert tables[0] != tables[1]
+    assert (tables[1] / "data").read_bytes() == b"x"
+
+
+def test_files_that_spark_does_not_read_are_no_damage(tmp_path):
+    calls: list = []
+    for _ in range(2):
+        with store.opened(str(tmp_path / "run")) as run:
+            table = Path(run.at(run.stage("count", "Counting", {}, build(b"x", calls)).tables["numbers"]))
+        for name in ("_SUCCESS", ".data.crc"):
+            (table / name).touch()
+    assert len(calls) == 1
+
+
+def test_forget(tmp_path):
+    calls: list = []
+    for _ in range(2):
+        with store.opened(str(tmp_path / "run")) as run:
+            run.forget()
+            run.stage("count", "Counting", {}, build(b"x", calls))
+            run.commit({"summary": {}})
+    assert len(calls) == 2
+
+
+# Cleaning.
+
+
+def finished(path: Path, content: bytes = b"x") -> Path:
+    """A run with one stage; where its table lies."""
+    with store.opened(str(path)) as run:
+        stage = run.stage("count", "Counting", {"content": content.decode()}, build(content, []))
+        run.commit({"summary": {}})
+        return Path(run.at(stage.tables["numbers"]))
+
+
+def test_clean_deletes_what_nothing_names_and_only_that(tmp_path):
+    path = tmp_path / "run"
+    old, new = finished(path, b"old"), finished(path, b"new")
+    debris = [old, path / "tables/gone/20200101T000000-aa", new / "_draft-1", new / "_temporary"]
+    debris += [path / ".progress/1", path / ".run.json.1234abcd", path / "stages/.count.json.1234abcd"]
+    for folder in debris:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "part-0.parquet").write_bytes(b"half")
+    would = store.clean(str(path), dry_run=True)
+    assert all(folder.exists() for folder in debris)
+    assert store.clean(str(path)) == would
+    assert dict(would)[str(debris[1])] == 4
+    assert not any(folder.exists() for folder in debris)
+    assert (new / "data").read_bytes() == b"new"
+    assert not (path / "tables/gone").exists()
+    assert open_run(path).document["tables"]["numbers"].endswith(new.name)
+    assert store.clean(str(path)) == []
+
+
+def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
+    old = finished(tmp_path / "run", b"old")
+    tables = open_run(tmp_path / "run").document["tables"]
+    with store.opened(str(tmp_path / "derived")) as derived:
+        derived.note_derived(str(tmp_path / "run"), [f"../run/{path}" for path in tables.values()])
+        derived.commit({"summary": {}})
+    finished(tmp_path / "run", b"new")
+    assert store.clean(str(tmp_path / "run")) == []
+    assert old.exists()
+    shutil.rmtree(tmp_path / "derived")
+    store.clean(str(tmp_path / "run"))
+    assert not old.exists()
+    assert not (tmp_path / "run/derived").exists()
+
+
+def test_clean_refuses(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(InputError, match="no run directory"):
+            store.clean(str(path))
+    finished(tmp_path / "run")
+    with store.opened(str(tmp_path / "run")), pytest.raises(ConflictError):
+        store.clean(str(tmp_path / "run"))
+    (tmp_path / "run/stages/count.json").write_text("{")
+    (tmp_path / "run/tables/gone/1").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"count\.json cannot be read"):
+        store.clean(str(tmp_path / "run"))
+    assert (tmp_path / "run/tables/gone/1").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"tables": {}}'])

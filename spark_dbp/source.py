@@ -1,0 +1,227 @@
+"""The input of a run: the table, what it was when it was first looked at, and whether it still is.
+
+Imports `config`, `compat` and `digest`; pyspark inside functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from spark_dbp.compat import (
+    column,
+    condition_of,
+    first_line,
+    is_ml_vector,
+    ml_vector_to_array,
+    readable_errors,
+)
+from spark_dbp.config import InputConfig, RunConfig
+from spark_dbp.digest import table_digest
+from spark_dbp.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a table was when it was read.
+
+    Attributes
+    ----------
+    rows : int
+    files, bytes : int or None
+        None where the source does not tell its files.
+    digest : str
+        Of every file's path, size, modification time and number of rows; of the rows themselves where the
+        source does not tell its files.
+    """
+
+    rows: int
+    files: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        if self.files is None:
+            return f"{self.rows:,} rows"
+        return f"{self.rows:,} rows in {self.files:,} files of {self.bytes:,} bytes"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The input table and what it was when the run began.
+
+    Attributes
+    ----------
+    spark : SparkSession
+    config : InputConfig
+    table : DataFrame
+        As it is, before the filter.
+    snapshot : Snapshot
+    """
+
+    spark: SparkSession
+    config: InputConfig
+    table: DataFrame
+    snapshot: Snapshot
+
+    @property
+    def name(self) -> str:
+        """Which table, for messages."""
+        return _name(self.config)
+
+    def rows(self) -> DataFrame:
+        """Rows that `input.filter` lets through, with all their columns.
+
+        Raises
+        ------
+        ConfigError
+            When the filter is no valid SQL for these columns.
+        """
+        return apply_filter(self.table, self.config.filter)
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read from files that are not those of the snapshot any more.
+
+        Rows of a source that does not tell its files are compared by number only, when they are read:
+        they may come from a computation that differs each time, and what counts is what was written down.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.snapshot.files is None:
+            return
+        now = take_snapshot(read_source(self.spark, self.config))  # lists the files anew
+        if now != self.snapshot:
+            raise InputError(
+                f"{self.name} changed while it was read: {self.snapshot} before, {now} now"
+                + (", with other times or names" if str(now) == str(self.snapshot) else ""),
+                mend="run the same command again when nothing writes to it, or read a snapshot of the table",
+            )
+
+
+def open_source(spark: SparkSession, config: RunConfig) -> Source:
+    """Look at the input table.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : RunConfig
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        When there is no such path or table.
+    """
+    table = read_source(spark, config.input)
+    with readable_errors(_name(config.input)):
+        return Source(spark, config.input, table, take_snapshot(table, _columns_read(config)))
+
+
+def _name(config: InputConfig) -> str:
+    return f"input.path {', '.join(config.paths)}" if config.paths else f"input.table {config.table}"
+
+
+def _columns_read(config: RunConfig) -> list[str]:
+    given, exact, minhash = config.input, config.dedup.exact, config.dedup.minhash
+    names = [given.key, given.cluster_id, given.distance_to_centroid]
+    names += [given.embedding] if given.needs_embedding else []
+    names += [*exact.columns, exact.order_by] if exact else []
+    names += [minhash.column, minhash.order_by] if minhash else []
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
+    """The input table as it is, before `filter`.
+
+    Raises
+    ------
+    InputError
+        When there is no such path or table.
+    """
+    with readable_errors(_name(config)):
+        if config.table is not None:
+            return spark.read.table(config.table)
+        return spark.read.parquet(*config.paths)
+
+
+def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
+    """Rows for which the SQL `predicate` is true; all of them without one.
+
+    Raises
+    ------
+    ConfigError
+        When the predicate is no valid SQL for these columns.
+    """
+    if predicate is None:
+        return frame
+    try:
+        filtered = frame.where(predicate)
+        _ = filtered.schema  # Connect analyses when asked
+        return filtered
+    except Exception as error:
+        if not condition_of(error):
+            raise
+        raise ConfigError(
+            f"input.filter {predicate!r}: {first_line(error)}",
+            mend=f"use SQL on the input's columns: {', '.join(frame.columns[:20])}",
+        ) from error
+
+
+def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapshot:
+    """Count the rows of `frame` and fingerprint the files they come from.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As Spark reads a path or a table. Only file footers are read.
+    columns : list of str, optional
+        What is read of a source that does not tell its files (a view): these are hashed instead; by
+        default all.
+
+    Returns
+    -------
+    Snapshot
+    """
+    from pyspark.sql import functions as F
+
+    fields = ["file_path", "file_size", "file_modification_time"]
+    try:
+        files = frame.groupBy(*[F.col(f"_metadata.{name}").alias(name) for name in fields]).agg(
+            F.count(F.lit(1)).alias("rows")
+        )
+        _ = files.schema
+    except Exception as error:
+        if not condition_of(error):
+            raise
+        return _snapshot_of_rows(frame, frame.columns if columns is None else columns)
+    n_files, digest = table_digest(files)
+    rows, size = files.agg(F.sum("rows"), F.sum("file_size")).collect()[0]
+    return Snapshot(rows=int(rows or 0), files=n_files, bytes=int(size or 0), digest=digest)
+
+
+def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
+    values = [
+        ml_vector_to_array(name).alias(f"c{number}") if is_ml_vector(frame.schema[name].dataType)
+        else column(name).alias(f"c{number}")
+        for number, name in enumerate(columns)
+        if frame.columns.count(name) == 1
+    ]  # fmt: skip
+    if not values:  # a column that is missing is ingest's to tell
+        return Snapshot(rows=frame.count(), digest=uuid4().hex)
+    try:
+        rows, digest = table_digest(frame.select(*values))
+    except Exception as error:
+        if not condition_of(error).startswith("DATATYPE_MISMATCH"):
+            raise
+        # Columns that cannot be hashed: nothing can tell that such a source is unchanged.
+        return Snapshot(rows=frame.count(), digest=uuid4().hex)
+    return Snapshot(rows=rows, digest=digest)
