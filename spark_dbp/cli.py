@@ -11,12 +11,14 @@ import logging
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
 from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.secrets import without_secrets
 
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
@@ -42,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     try:
-        with _progress_on_stderr(), _sigterm_as_interrupt():
+        with _progress_on_stderr(logging.DEBUG if parsed.debug else logging.INFO), _sigterm_as_interrupt():
             return int(parsed.command(parsed))
     except SparkDbpError as error:
         if parsed.debug:
-            raise
+            _print_trace()
         print(f"spark-dbp: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -54,22 +56,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "spark-dbp: interrupted; the same command goes on after the last finished stage", file=sys.stderr
         )
         return 1
+    except OSError as error:  # a full disk, a directory that may not be written
+        if parsed.debug:
+            _print_trace()
+        place = f" {error.filename}" if error.filename else ""
+        print(
+            without_secrets(f"spark-dbp: cannot read or write{place}: {error.strerror or error}\n")
+            + "  to mend it: see that the place exists, may be written and has room; then run again",
+            file=sys.stderr,
+        )
+        return 1
     except Exception as error:
         if parsed.debug:
-            raise
+            _print_trace()
         from spark_dbp.compat import first_line
 
         print(
-            f"spark-dbp: {type(error).__name__}: {first_line(error)}\n"
+            f"spark-dbp: {type(error).__name__}: {without_secrets(first_line(error))}\n"
             "  to mend it: run with --debug for the whole trace; if the cause is not yours, please report it",
             file=sys.stderr,
         )
         return 1
 
 
+def _print_trace() -> None:
+    print(without_secrets(traceback.format_exc()), file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the whole trace of an error")
+    # Before and after the command: where it is absent it must not undo what the other place says.
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the whole trace of an error"
+    )
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument(
         "--set",
@@ -85,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prune a dataset by the complexity of its concept clusters (DBP, arXiv 2401.04578).",
         parents=[common],
     )
+    parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=f"spark-dbp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -190,8 +210,8 @@ def _clean(parsed: argparse.Namespace) -> int:
 
 
 def _report(run: Run) -> None:
-    print(f"\n{run.path}\n{run.summary()}")
-    print(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list")))
+    print(without_secrets(f"\n{run.path}\n{run.summary()}"))
+    print(without_secrets(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list"))))
 
 
 @contextmanager
@@ -212,14 +232,14 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _progress_on_stderr() -> Iterator[None]:
+def _progress_on_stderr(level: int) -> Iterator[None]:
     from spark_dbp.progress import ProgressLogHandler
 
     logger = logging.getLogger("spark_dbp")
     handler = ProgressLogHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)  # a session that is started under DEBUG shows what Spark logs of failed tasks
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.errors import InputError, SparkDbpError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,15 +71,17 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def readable_errors(reading: str = "") -> Iterator[None]:
+def readable_errors(reading: str = "", *, opening: bool = False) -> Iterator[None]:
     """Turn Spark's errors into ours: a file by its name, never a stack trace.
 
     Parameters
     ----------
     reading : str
         What is being read, for messages ("input.path /data/x").
+    opening : bool
+        Whether nothing happens but that a source is opened, so that what Spark finds wrong is its fault.
     """
-    from pyspark.errors import PySparkException
+    from pyspark.errors import AnalysisException, PySparkException
 
     try:
         yield
@@ -87,6 +89,8 @@ def readable_errors(reading: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         translated = _translate(error, reading, PySparkException)
+        if opening and isinstance(error, AnalysisException) and not isinstance(translated, InputError):
+            translated = InputError(f"cannot read {reading}: {first_line(error)}", mend=_mend_of(error))
         if translated is None:
             raise
         raise translated from error
@@ -104,13 +108,34 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
         return InputError(f"no Parquet files{at}", mend="check input.path")
     if condition.startswith(_COLUMN_CONDITIONS):
         return InputError(f"no such column{at}: {first_line(error)}", mend="check the column names")
+    if "data type mismatch" in text.lower() or "Parquet column cannot be converted" in text:
+        return _other_types(text, at)
     broken = re.search(r"FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer", text)
     if broken:
-        found = _FILE.search(text)
-        name = found[0].rstrip(".)]") if found else "a file of the input"
         return InputError(
-            f"cannot read {name}{at}: it is truncated, damaged or not Parquet",
+            f"cannot read {_file_in(text)}{at}: it is truncated, damaged or not Parquet",
             mend="write the file again, or move it away and check input.path",
+        )
+    if re.search(
+        r"No FileSystem for scheme|FileSystem not found|PatternSyntaxException|URISyntaxException", text
+    ):
+        return InputError(
+            f"cannot open{at or ' a path'}: {_cause(text) or first_line(error)}",
+            mend="check the path: Spark needs the connector of its store, brackets of a glob must be closed, "
+            "and Hadoop takes no colon in a name",
+        )
+    if _sql_state(error).startswith("22"):  # data exceptions: a cast, a division, an overflow
+        found = re.search(r"^== SQL .*==\n(.*)$", text, flags=re.MULTILINE)
+        expression = repr(found[1]) if found else "an expression"
+        return InputError(
+            f"{expression} fails on a row{at}: {first_line(error)}",
+            mend="use try_cast, try_divide or coalesce in input.filter or trie.key",
+        )
+    codec = re.search(r"Class(?:NotFoundException:)? (\S*[cC]odec\S*)", text)
+    if codec:
+        return ConfigError(
+            f"spark.sql.parquet.compression.codec: this Spark has no {codec[1]}",
+            mend="set it to zstd, snappy, gzip, lz4 or none",
         )
     if "maxResultSize" in text:
         return SparkDbpError(
@@ -130,8 +155,43 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
     return None
 
 
+def _mend_of(error: Exception) -> str:
+    condition, text = condition_of(error), str(error)
+    if condition == "COLUMN_ALREADY_EXISTS":
+        return "rename one of the columns; or, where they differ in case, set spark.sql.caseSensitive: true"
+    if "FLOAT16" in text:
+        return "write the column as float32: Spark reads no half floats"
+    return "check input.path or input.table, and that Spark can read all columns of the table"
+
+
+def _other_types(text: str, at: str) -> InputError:
+    """Files that do not agree about a column."""
+    found = re.search(
+        r"olumn:? \[(.+?)\][.,] Expected(?: Spark type|:) (\S+), (?:actual Parquet type|Found:) (\w+)", text
+    )
+    what = "a column has another type"
+    if found:
+        what = f"column {found[1].split(',')[0]!r} is {found[3]} there and {found[2].upper()} in other files"
+    return InputError(
+        f"{_file_in(text)}{at}: {what}",
+        mend="write all files with the same types, or give input.path those that agree",
+    )
+
+
+def _file_in(text: str) -> str:
+    found = _FILE.search(text)
+    return found[0].rstrip(".)]") if found else "a file of the input"
+
+
+def _sql_state(error: Exception) -> str:
+    try:
+        return error.getSqlState() or ""  # type: ignore[attr-defined]
+    except Exception:
+        return ""  # not an error of Spark's
+
+
 def _cause(text: str) -> str:
-    causes = re.findall(r"^(?:Caused by|\w+Error|ValueError): ?(.*)$", text, flags=re.MULTILINE)
+    causes = re.findall(r"^(?:Caused by|\w+Error)?: ?(.*)$", text, flags=re.MULTILINE)
     return causes[-1][:500] if causes else ""
 
 
@@ -155,6 +215,13 @@ def arrow_schema(schema: StructType) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(schema)
+
+
+def is_fixed(error: Exception) -> bool:
+    """Whether a setting was refused for the moment it came, not for its value."""
+    from pyspark.errors import IllegalArgumentException
+
+    return not isinstance(error, IllegalArgumentException)
 
 
 def parquet_codec(spark: SparkSession) -> str:

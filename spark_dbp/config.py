@@ -1,4 +1,4 @@
-"""The typed configuration of a run. Imports pydantic and yaml; never pyspark.
+"""The typed configuration of a run. Imports pydantic, yaml, `files` and `secrets`; never pyspark.
 
 Every key is documented in ``conf/example.yaml``.
 """
@@ -9,14 +9,18 @@ import difflib
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spark_dbp import files
 from spark_dbp.errors import ConfigError
+from spark_dbp.secrets import without_secrets
 
 WhichToKeep = Literal["hard", "easy", "random"]
 Complexity = Literal["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"]
@@ -57,6 +61,10 @@ class InputConfig(_Section):
             raise ValueError("give exactly one of input.path and input.table")
         if self.path is not None and (not self.path or not all(self.paths)):
             raise ValueError("input.path is empty")
+        for path in self.paths:
+            _check_path("input.path", path)
+        if self.centroids is not None:
+            _check_path("input.centroids", self.centroids)
         for name in ("distance_to_centroid", "centroids"):
             if getattr(self, name) is not None and self.cluster_id is None:
                 raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
@@ -80,6 +88,21 @@ class OutputConfig(_Section):
 
     path: str = Field(min_length=1)
     format: Literal["parquet"] = "parquet"
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputConfig:
+        _check_path("output.path", self.path)
+        return self
+
+
+def _check_path(key: str, path: str) -> None:
+    if "\0" in path:
+        raise ValueError(f"{key} {path!r} holds a NUL character")
+    if without_secrets(path) != path:
+        raise ValueError(
+            f"{key} {path!r} holds credentials: paths are written down, and Spark takes none from there; "
+            "give them in the spark section (spark.hadoop.fs.s3a.access.key ...) or in the environment"
+        )
 
 
 class ExactConfig(_Section):
@@ -145,12 +168,12 @@ class PruneConfig(_Section):
     """How many samples are kept, and which."""
 
     keep_ratio: Real | None = Field(default=None, gt=0, le=1)
-    n_keep: Whole | None = Field(default=None, ge=1)
+    n_keep: Whole | None = Field(default=None, ge=1, lt=2**63)
     temperature: Real = Field(default=0.1, gt=0)
     n_neighbors: Whole = Field(default=20, ge=1)
     complexity: Complexity = "d_intra*d_inter"
     which_to_keep: WhichToKeep = "hard"
-    min_per_cluster: Whole = Field(default=1, ge=0)
+    min_per_cluster: Whole = Field(default=1, ge=0, lt=2**63)
     cluster_balance: Real = Field(default=0.0, ge=0, le=1)
     seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
 
@@ -222,6 +245,18 @@ class RunConfig(_Section):
         bad = [name for name in self.spark if not name.startswith("spark.")]
         if bad:
             raise ValueError(f"spark.{bad[0]!r} is no Spark setting: the names start with 'spark.'")
+        out = _place(self.output.path)
+        for given in self.input.paths:
+            if _lies_in(out, _place(given)):
+                raise ValueError(
+                    f"output.path {self.output.path} lies in input.path {given}: the run's own tables would "
+                    "be read as input; name a directory outside of it"
+                )
+            if _place(given).startswith(f"{out}/"):
+                raise ValueError(
+                    f"input.path {given} lies in output.path {self.output.path}, where the run's own tables "
+                    "are; name another directory for the run"
+                )
         return self
 
     @classmethod
@@ -276,26 +311,40 @@ class RunConfig(_Section):
         return self.from_dict(apply_settings(values, settings), source="--set")
 
     def redacted(self) -> dict[str, Any]:
-        """All values, with secrets in Spark settings and URIs blanked out; for run.json and logs."""
-        values = self.model_dump()
-        values["spark"] = {
-            name: "(redacted)" if _SECRET.search(name) else value for name, value in self.spark.items()
-        }
-        return _without_uri_secrets(values)
+        """All values, with secrets blanked out; for run.json and logs."""
+        return without_secrets(self.model_dump())
 
 
-_SECRET = re.compile(r"secret|password|passwd|token|credential|access.?key|account.?key|sas", re.IGNORECASE)
-_URI_SECRET = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+def _place(path: str) -> str:
+    """Where `path` leads, links followed and the names of one store made equal, to compare it with others."""
+    if files.is_local(path):
+        return os.path.realpath(files.normalize(path))
+    return re.sub(r"^s3[an]://", "s3://", files.normalize(path))
 
 
-def _without_uri_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return _URI_SECRET.sub("(redacted)", value)
-    if isinstance(value, dict):
-        return {name: _without_uri_secrets(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_uri_secrets(item) for item in value]
-    return value
+def _lies_in(path: str, pattern: str) -> bool:
+    """Whether `path` is, or lies below, what `pattern` (a path or a glob) names."""
+    names, wanted = path.split("/"), re.sub(r"\{[^/]*\}", "*", pattern).split("/")
+    return len(names) >= len(wanted) and all(map(fnmatchcase, names, wanted))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: one of the two would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -308,11 +357,15 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name = os.fspath(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = _load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read {name}: {error.strerror}",
             mend="give the path of a YAML file; conf/example.yaml is one",
+        ) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{name} is nested too deeply for a configuration", mend="conf/example.yaml shows the form"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
@@ -342,7 +395,7 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
     >>> apply_settings({"prune": {"keep_ratio": 0.3}}, ["prune.keep_ratio=0.2"])
     {'prune': {'keep_ratio': 0.2}}
     """
-    result = _deep_copy(values)
+    result = dict(values)
     for item in settings:
         path, equals, text = item.partition("=")
         if not equals or not path.strip():
@@ -352,24 +405,18 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
             rest = ".".join(parts[1:])
             parts = ["spark", rest if rest.startswith("spark.") else f"spark.{rest}"]
         try:
-            value = yaml.safe_load(text)
+            value = _load_yaml(text)
         except yaml.YAMLError:
             value = text
         node = result
         for part in parts[:-1]:
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-            if not isinstance(node, dict):
+            section = node.get(part)
+            if not isinstance(section, dict | None):
                 raise ConfigError(f"--set {item!r}: {part!r} is a value, not a section")
+            node[part] = dict(section or {})  # `values` stay as they are
+            node = node[part]
         node[parts[-1]] = value
     return result
-
-
-def _deep_copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _deep_copy(item) for name, item in value.items()}
-    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -390,7 +437,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"{path}: is missing")
         elif path and item["type"] != "value_error":
-            lines.append(f"{path}: {message} (got {item['input']!r})")
+            # A Spark setting may be a secret under any name.
+            got = "" if parts[0] == "spark" else f" (got {reprlib.repr(item['input'])})"
+            lines.append(f"{path}: {message}{got}")
         elif path and not message.startswith((path.split(".")[0] + ".", "give ")):
             lines.append(f"{path}: {message}")
         else:

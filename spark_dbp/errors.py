@@ -1,10 +1,12 @@
-"""Errors the user can act on. Imports nothing.
+"""Errors the user can act on. Imports `secrets`.
 
 Every message says what is wrong, where (file, column, key, config path) and what mends it.
 ``exit_code`` is what the command line returns.
 """
 
 from __future__ import annotations
+
+from spark_dbp.secrets import without_secrets
 
 
 class SparkDbpError(Exception):
@@ -26,9 +28,10 @@ class SparkDbpError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, mend: str = "") -> None:
-        self.what = what
-        self.mend = mend
-        super().__init__(what + (f"\n  to mend it: {mend}" if mend else ""))
+        # The one place that every message passes: no path, setting or text of Spark brings a secret along.
+        self.what = without_secrets(what)
+        self.mend = without_secrets(mend)
+        super().__init__(self.what + (f"\n  to mend it: {self.mend}" if mend else ""))
 
 
 class ConfigError(SparkDbpError):

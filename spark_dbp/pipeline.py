@@ -32,17 +32,18 @@ from spark_dbp.columns import (
 )
 from spark_dbp.compat import readable_errors
 from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
-from spark_dbp.dedup import deduplicate
+from spark_dbp.dedup import check_columns, deduplicate
 from spark_dbp.digest import table_digests
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
-from spark_dbp.keep.build import build_keep_trie
+from spark_dbp.keep.build import build_keep_trie, check_key_expression
 from spark_dbp.mapped import Mapped
 from spark_dbp.runs import Run, open_run
+from spark_dbp.secrets import HIDDEN, without_secrets
 from spark_dbp.session import get_session, guarded
 from spark_dbp.source import Source, open_source
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
-from spark_dbp.stages.ingest import check_samples, good_samples, ingest
+from spark_dbp.stages.ingest import check_samples, good_samples, ingest, type_of
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import selection
 from spark_dbp.store import RunStore, Stage, StageWriter, opened
@@ -88,6 +89,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
             store.forget()
         source = open_source(spark, config)
         with readable_errors(source.name):
+            _check_early(spark, config, source)
             store.n_rows = source.snapshot.rows
             ingested = _ingest(store, spark, config, source)
             samples, duplicates = deduplicate(store, spark, config, source, ingested)
@@ -168,6 +170,15 @@ def prune_again(
 
 
 _PRUNING = ("cluster_stats", "quota", "select", "keep_trie")
+
+
+def _check_early(spark: SparkSession, config: RunConfig, source: Source) -> None:
+    """Refuse at once what a late stage would refuse after hours."""
+    key_type = type_of(source.table, config.input.key, "key")
+    check_key_expression(spark, key_type, config.trie.key)
+    check_columns(config, source.table)
+    if config.input.centroids is not None:
+        given_centroids.read_centroids(spark, config.input.centroids)
 
 
 # The stages. Each names what its result depends on, builds its tables, and reads them back.
@@ -371,7 +382,8 @@ def _commit(
             },
             "input": snapshot,
             "accounting": account,
-            "base_run": source and {"path": source.path, "run_id": source.document["run_id"]},
+            "base_run": source
+            and {"path": without_secrets(source.path), "run_id": source.document["run_id"]},
             "kmeans": store.stages["cluster"].info,
             "summary": {
                 "rows_to_prune": account["kept"] + account["dropped"]["pruned"],
@@ -411,7 +423,7 @@ def _quota_facts(n_items: Any, quota: Any, floor: Any) -> dict[str, Any]:
 
 def _config_of(source: Run) -> RunConfig:
     values = source.document["config"]
-    hidden = [name for name, value in values["spark"].items() if value == "(redacted)"]
+    hidden = [name for name, value in values["spark"].items() if value == HIDDEN]
     for name in hidden:  # a secret was never written down; the session has to bring its own
         del values["spark"][name]
     prune = {name: value for name, value in values["prune"].items() if value is not None}

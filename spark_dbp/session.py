@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spark_dbp.compat import first_line, is_fixed
 from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.secrets import HIDDEN, is_secret_name
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -36,6 +38,8 @@ _GUARDED_CONF = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.session.timeZone": "UTC",
+    # Spark writes a checksum with every page, and verifies none unless told to.
+    "parquet.page.verify-checksum.enabled": "true",
 }
 
 
@@ -147,11 +151,14 @@ def _driver_memory() -> str:
 def _local_defaults() -> dict[str, str]:
     cores = os.cpu_count() or 2
     log4j = importlib.resources.files("spark_dbp") / "log4j2.properties"
+    log4j_options = [f"-Dlog4j2.configurationFile={log4j}"]
+    if log.isEnabledFor(logging.DEBUG):
+        log4j_options += ["-Dspark_dbp.failed_tasks=error", "-Dspark_dbp.aborted_tasks=NEUTRAL"]
     return {
         "spark.driver.memory": _driver_memory(),
         "spark.driver.host": "localhost",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j}",
+        "spark.driver.extraJavaOptions": " ".join(log4j_options),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",  # `progress` shows it in words
         "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
@@ -200,7 +207,14 @@ def _apply_late(session: SparkSession, settings: Mapping[str, str]) -> None:
     for name, value in settings.items():
         try:
             session.conf.set(name, value)
-        except Exception:
+        except Exception as error:
+            if not is_fixed(error):
+                raise ConfigError(
+                    f"spark: {name} cannot be {value!r}: {first_line(error)}"
+                    if not is_secret_name(name)
+                    else f"spark: Spark refuses the value of {name}",
+                    mend="correct the spark section of the configuration",
+                ) from None
             log.warning("spark.%s cannot change in a running session; left as it is", name[6:])
 
 
@@ -239,10 +253,14 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
     try:
         return builder.getOrCreate()
     except Exception as error:
+        reason = first_line(error)
+        for name, value in wanted.items():
+            if is_secret_name(name):
+                reason = reason.replace(value, HIDDEN)
         raise ConfigError(
-            f"Spark does not start: {str(error).strip().splitlines()[0][:500]}",
+            f"Spark does not start: {reason}",
             mend="check the `spark` section of the configuration and the Java installation",
-        ) from error
+        ) from None  # the original may hold a setting's value
 
 
 @contextmanager
