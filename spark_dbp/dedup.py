@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import reduce
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from spark_dbp.scan import CommittedTable, frame_of
 from spark_dbp.source import Source
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
+from spark_dbp.stages.ingest import type_of
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_pairs
 from spark_dbp.stages.signatures import band_plan
@@ -64,6 +66,23 @@ def deduplicate(
         return samples, {}
     survivors = _survivors(store, spark, samples, found)
     return survivors, survivors.info["duplicates"]
+
+
+def check_columns(config: RunConfig, source: DataFrame) -> None:
+    """Refuse columns for deduplication that the input does not have, before anything is computed.
+
+    Raises
+    ------
+    InputError
+    """
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    for name in exact.columns if exact else []:
+        type_of(source, name, "columns", section="dedup.exact")
+    if minhash is not None:
+        type_of(source, minhash.column, "column", section="dedup.minhash")
+    for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
+        if settings is not None and settings.order_by is not None:
+            type_of(source, settings.order_by, "order_by", section=section)
 
 
 def _exact(store: RunStore, spark: SparkSession, config: RunConfig, source: Source, samples: Stage) -> Stage:
@@ -243,10 +262,11 @@ def _input_rows(
     rows = source.rows()
     key = column(source.config.key)
     if samples.info["dropped"]:
-        good = frame_of(read_samples(store, spark, samples)).select(F.col(KEY).alias("good_key"))
-        rows = rows.join(good, key == F.col("good_key"), "left_semi")
-    for number, stage in enumerate(earlier):
-        name = f"duplicate_key_{number}"
+        name = f"good_key_{uuid4().hex}"  # the input's columns have any name but this
+        good = frame_of(read_samples(store, spark, samples)).select(F.col(KEY).alias(name))
+        rows = rows.join(good, key == F.col(name), "left_semi")
+    for stage in earlier:
+        name = f"duplicate_key_{uuid4().hex}"
         gone = _duplicates_of(store, spark, stage).select(F.col(KEY).alias(name))
         rows = rows.join(gone, key == F.col(name), "left_anti")
     return rows

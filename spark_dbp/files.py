@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.errors import ConfigError, SparkDbpError
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 # The same store under the names that Spark's connectors give it.
@@ -101,6 +101,10 @@ def _open_filesystem(path: str) -> tuple[Any, str]:
             path = name + path[len(alias) :]
     try:
         return fs.FileSystem.from_uri(path)
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot open {path!r}: {error}", mend="give a path, or a URI of a known store"
+        ) from None
     except Exception as error:
         raise SparkDbpError(
             f"cannot open {path!r}: {error}",

@@ -107,9 +107,9 @@ def _murmur3(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return h ^ (h >> np.uint32(16))
 
 
-def together(blocks: DataFrame, n_parts: int) -> DataFrame:
-    """Blocks shuffled so that the blocks of a part follow each other in one task."""
-    return blocks.repartition(n_parts, "slot").sortWithinPartitions("part").select("part", "rows")
+def together(blocks: DataFrame, n_parts: int, n_tasks: int | None = None) -> DataFrame:
+    """Blocks shuffled so that the blocks of a part follow each other in one of `n_tasks`, or `n_parts`."""
+    return blocks.repartition(n_tasks or n_parts, "slot").sortWithinPartitions("part").select("part", "rows")
 
 
 def whole_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:

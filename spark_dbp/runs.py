@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from spark_dbp.keep.trie import KeepTrie
 
 
+# What is read of every run.json.
+_PARTS = ("tables", "summary", "stages", "config", "accounting")
+
+
 class Run:
     """A finished run.
 
@@ -185,7 +189,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         )
     try:
         document = json.loads(files.read_bytes(file))
-        document["tables"], document["summary"]
+        if not all(isinstance(document[part], dict) for part in _PARTS):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file} is not a run.json of this program", mend="run the job again") from None
     return Run(base, document)

@@ -5,8 +5,10 @@ Imports `config`, `compat` and `digest`; pyspark inside functions.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 from uuid import uuid4
 
 from spark_dbp.compat import (
@@ -123,7 +125,50 @@ def open_source(spark: SparkSession, config: RunConfig) -> Source:
     """
     table = read_source(spark, config.input)
     with readable_errors(_name(config.input)):
-        return Source(spark, config.input, table, take_snapshot(table, _columns_read(config)))
+        snapshot = take_snapshot(table, _columns_read(config))
+        if config.input.paths and snapshot.files is not None:
+            _refuse_empty_files(spark, config.input.paths, table, snapshot.files)
+        return Source(spark, config.input, table, snapshot)
+
+
+def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame, n_files: int) -> None:
+    """See that no Parquet file has lost all its bytes: Spark passes over such files.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    paths : list of str
+    table : DataFrame
+        What Spark reads there.
+    n_files : int
+        Files with rows, from the snapshot: others are looked at where there are any.
+
+    Raises
+    ------
+    InputError
+    """
+    listed = table.inputFiles()
+    if len(listed) == n_files:
+        return
+    filled = spark.read.format("binaryFile").load(paths).select("path")
+    with_bytes = {_plain(row.path) for row in filled.collect()}
+    # Stores keep markers of directories as files without bytes, under other names.
+    empty = sorted(
+        path
+        for path in map(_plain, listed)
+        if path not in with_bytes and path.endswith((".parquet", ".parq"))
+    )
+    if empty:
+        raise InputError(
+            f"input.path: {len(empty):,} Parquet file{'s have' if len(empty) > 1 else ' has'} 0 bytes, "
+            f"such as {', '.join(empty[:5])}",
+            mend="write them again, or move them away",
+        )
+
+
+def _plain(uri: str) -> str:
+    """One spelling of a file's URI: Spark has two."""
+    return re.sub(r"^file:/+", "/", unquote(uri))
 
 
 def _name(config: InputConfig) -> str:
@@ -147,10 +192,10 @@ def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
     InputError
         When there is no such path or table.
     """
-    with readable_errors(_name(config)):
-        if config.table is not None:
-            return spark.read.table(config.table)
-        return spark.read.parquet(*config.paths)
+    with readable_errors(_name(config), opening=True):
+        table = spark.read.table(config.table) if config.table else spark.read.parquet(*config.paths)
+        _ = table.schema  # Connect looks when asked
+        return table
 
 
 def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:

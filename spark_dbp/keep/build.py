@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp import files
-from spark_dbp.columns import KEY
-from spark_dbp.compat import condition_of, first_line
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
+from spark_dbp.compat import condition_of, first_line, shuffle_partitions
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
@@ -24,7 +24,8 @@ from spark_dbp.scan import BatchFunction, CommittedTable, frame_of, map_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import DataType
 
 # Small shards are built a third faster than large ones, and cost 1.5 % more bytes. When they become many,
 # they grow instead, up to what a worker builds in memory at about 100 bytes a key.
@@ -79,7 +80,7 @@ def build_keep_trie(
     ConfigError
         When `key` is no valid expression.
     InputError
-        When it is null for a kept row.
+        When it is null for a kept row, or the same for two.
     """
     n_shards = shards or default_shards(n_keep)
 
@@ -105,7 +106,10 @@ def build_keep_trie(
             yield pa.RecordBatch.from_pylist([_write_shard(path, number, keys)], _arrow_schema())
 
     blocks = _mapped_texts(keep_list, key, to_shards)
-    written = together(blocks, n_shards).mapInArrow(write_shards, _SHARD_SCHEMA).collect()
+    # Shards that were asked for may be many and small: a task of its own would cost more than each is worth.
+    spark = frame_of(keep_list).sparkSession
+    n_tasks = min(n_shards, max(default_shards(n_keep), shuffle_partitions(spark)))
+    written = together(blocks, n_shards, n_tasks).mapInArrow(write_shards, _SHARD_SCHEMA).collect()
     # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
@@ -116,6 +120,11 @@ def build_keep_trie(
         "shard_function": "crc32(utf8(key)) % n_shards",
         "shards": named,
     }
+    if manifest["n_keys"] != n_keep:
+        raise InputError(
+            f"trie.key {key!r} makes {manifest['n_keys']:,} different texts of {n_keep:,} kept keys",
+            mend="use an expression that is another text for every key",
+        )
     files.write_bytes(files.join(path, MANIFEST), json.dumps(manifest, indent=1).encode())
     return manifest
 
@@ -148,6 +157,26 @@ def _mapped_texts(
             f"trie.key {key!r} is null for {n_null:,} kept rows", mend="use coalesce() in the expression"
         )
     return texts.mapInArrow(function, BLOCKS)
+
+
+def check_key_expression(spark: SparkSession, key_type: DataType, key: str | None) -> None:
+    """Refuse a `key` expression that is no SQL on the keep list, before there is one.
+
+    Raises
+    ------
+    ConfigError
+    """
+    from pyspark.sql import types as T
+
+    if key is not None:
+        columns = [
+            (KEY, key_type),
+            (CLUSTER_ID, T.IntegerType()),
+            (DISTANCE, T.FloatType()),
+            (RANK, T.IntegerType()),
+        ]
+        schema = T.StructType([T.StructField(*column) for column in columns])
+        key_text(spark.createDataFrame([], schema), key)
 
 
 def _arrow_schema() -> pa.Schema:

@@ -97,8 +97,8 @@ class KeepTrie:
         return int(self._manifest["n_keys"])
 
     def __contains__(self, key: object) -> bool:
-        # Integer keys are stored in decimal.
-        text = (key if isinstance(key, str) else str(key)).encode()
+        # Integer keys are stored in decimal; names in a tar may be bytes that are no UTF-8.
+        text = (key if isinstance(key, str) else str(key)).encode("utf-8", "surrogateescape")
         number = crc32(text) % self._n_shards  # shard_of, without the call: this is the inner loop
         trie = self._tries[number]
         if trie is None:

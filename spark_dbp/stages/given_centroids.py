@@ -96,7 +96,7 @@ def _npy_bytes(path: str) -> bytes:
 def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     try:
         matrix = np.load(io.BytesIO(_npy_bytes(path)), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, MemoryError) as error:  # the last where a damaged header asks for too much
         raise InputError(
             f"input.centroids {path} is no plain .npy matrix: {error}",
             mend="save it with np.save as a float matrix of shape (k, dim); pickled objects are never read",

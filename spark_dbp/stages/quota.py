@@ -41,7 +41,8 @@ def softmax_weights(complexity: npt.ArrayLike, temperature: float) -> FloatVecto
     values = np.asarray(complexity, dtype=np.float64)
     if values.size == 0:
         return values
-    powers = np.exp((values - values.max()) / temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0 sends all but the largest to minus infinity
+        powers = np.exp((values - values.max()) / temperature)
     return np.asarray(powers / math.fsum(powers), dtype=np.float64)
 
 
