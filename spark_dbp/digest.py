@@ -6,6 +6,7 @@ agree. It finds damage and drift; it is no defence against forgery.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
@@ -40,18 +41,29 @@ def table_digest(frame: DataFrame) -> tuple[int, str]:
 
 def table_digests(frame: DataFrame, *column_lists: list[str]) -> tuple[int, list[str]]:
     """Number of rows, and the digest of each list of columns, in one pass."""
+    rows, digests, _ = digests_and_totals(frame, column_lists, ())
+    return rows, digests
+
+
+def digests_and_totals(
+    frame: DataFrame, column_lists: Iterable[list[str]], totals: Iterable[str]
+) -> tuple[int, list[str], list[int]]:
+    """As `table_digests`, and the sums of columns of whole numbers."""
     from pyspark.sql import functions as F
 
     hashes = [F.xxhash64(*[column(name) for name in names]) for names in column_lists]
-    hashed = frame.select(*[h.alias(f"h{number}") for number, h in enumerate(hashes)])
+    names = [f"h{number}" for number in range(len(hashes))]
+    summed = [column(name).alias(f"t{number}") for number, name in enumerate(totals)]
+    hashed = frame.select(*[h.alias(name) for h, name in zip(hashes, names, strict=True)], *summed)
     pieces = [
         F.coalesce(F.sum(F.shiftrightunsigned(name, shift).bitwiseAND(F.lit(_PIECE))), F.lit(0))
-        for name in hashed.columns
+        for name in names
         for shift in _SHIFTS
     ]
-    rows, *sums = hashed.agg(F.count(F.lit(1)), *pieces).collect()[0]
-    of_each = (sums[first : first + len(_SHIFTS)] for first in range(0, len(sums), len(_SHIFTS)))
-    return int(rows), [_digest(pieces) for pieces in of_each]
+    whole = [F.coalesce(F.sum(name), F.lit(0)) for name in hashed.columns[len(names) :]]
+    rows, *sums = hashed.agg(F.count(F.lit(1)), *pieces, *whole).collect()[0]
+    of_each = (sums[first : first + len(_SHIFTS)] for first in range(0, len(pieces), len(_SHIFTS)))
+    return int(rows), [_digest(pieces) for pieces in of_each], [int(total) for total in sums[len(pieces) :]]
 
 
 def _digest(sums: list[int]) -> str:

@@ -163,6 +163,8 @@ def _local_defaults() -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",  # `progress` shows it in words
         "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
         "spark.sql.catalogImplementation": "in-memory",
+        # A small file on a disk costs less than the task of its own that Spark's default gives every 32.
+        "spark.sql.files.openCostInBytes": str(128 << 10),
     }
 
 

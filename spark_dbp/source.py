@@ -20,7 +20,7 @@ from spark_dbp.compat import (
     readable_errors,
 )
 from spark_dbp.config import InputConfig, RunConfig
-from spark_dbp.digest import table_digest
+from spark_dbp.digest import digests_and_totals, table_digest
 from spark_dbp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -248,9 +248,8 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapsho
         if not condition_of(error):
             raise
         return _snapshot_of_rows(frame, frame.columns if columns is None else columns)
-    n_files, digest = table_digest(files)
-    rows, size = files.agg(F.sum("rows"), F.sum("file_size")).collect()[0]
-    return Snapshot(rows=int(rows or 0), files=n_files, bytes=int(size or 0), digest=digest)
+    n_files, (digest,), (rows, size) = digests_and_totals(files, [files.columns], ["rows", "file_size"])
+    return Snapshot(rows=rows, files=n_files, bytes=size, digest=digest)
 
 
 def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
