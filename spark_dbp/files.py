@@ -222,15 +222,29 @@ def write_parquet(path: str, table: Any) -> None:
     write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())
 
 
-def iter_parquet(path: str, columns: list[str], batch_rows: int) -> Iterator[Any]:
-    """Record batches of one Parquet file, a row group at a time, on one thread."""
+def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:
+    """Record batches of one Parquet file, of so many rows or about so many bytes, on one thread."""
     import pyarrow.parquet as pq
 
     filesystem, inner = _open_filesystem(path)
     # From a disk through a buffer that stays in the cache; from a store in few large requests.
     how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local(path) else {"pre_buffer": True}
     with filesystem.open_input_file(inner) as source:
-        yield from pq.ParquetFile(source, **how).iter_batches(batch_rows, columns=columns, use_threads=False)
+        file = pq.ParquetFile(source, **how)
+        rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, bytes_per_row(file.metadata, columns)))))
+        yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+
+def bytes_per_row(footer: Any, columns: list[str]) -> float:
+    """Bytes that `columns` take in a row, before compression, by a Parquet file's footer."""
+    names = [footer.schema.column(number).path.split(".")[0] for number in range(footer.num_columns)]
+    wanted = [number for number, name in enumerate(names) if name in columns]
+    total = sum(
+        footer.row_group(group).column(number).total_uncompressed_size
+        for group in range(footer.num_row_groups)
+        for number in wanted
+    )
+    return total / max(1, footer.num_rows)
 
 
 def open_parquet(path: str) -> Any:

@@ -39,7 +39,7 @@ from spark_dbp.keep.build import build_keep_trie, check_key_expression
 from spark_dbp.mapped import Mapped
 from spark_dbp.runs import Run, open_run
 from spark_dbp.secrets import HIDDEN, without_secrets
-from spark_dbp.session import get_session, guarded
+from spark_dbp.session import bounded_batches, get_session, guarded
 from spark_dbp.source import Source, open_source
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
@@ -88,7 +88,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         if fresh:
             store.forget()
         source = open_source(spark, config)
-        with readable_errors(source.name):
+        with readable_errors(source.name), bounded_batches(spark, source.snapshot.bytes_per_row):
             _check_early(spark, config, source)
             store.n_rows = source.snapshot.rows
             ingested = _ingest(store, spark, config, source)

@@ -27,6 +27,8 @@ BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"
 
 # Vectors are wide: few at a time. Rows of a key and numbers are not.
 _BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
+# Bytes of vectors and of keys in a batch read from a file, and files whose footers tell how long keys are.
+_BATCH_BYTES, _FOOTERS = 32 << 20, 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,30 @@ class CommittedTable:
     dimension: int | None = None
     has_problems: bool = False
     progress: str | None = None
+
+
+def bytes_per_key(samples: DataFrame | CommittedTable) -> float:
+    """How long a key is, about: what a worker may hold is bounded by bytes, keys may have 10 KB.
+
+    From the footers of some files of a committed table; for other rows in a pass over their keys.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    frame = frame_of(samples)
+    if not isinstance(frame.schema[KEY].dataType, T.StringType | T.BinaryType):
+        return 16.0
+    if not isinstance(samples, CommittedTable):
+        total, rows = frame.agg(F.sum(F.octet_length(KEY)), F.count(F.lit(1))).collect()[0]
+        return (total or 0) / max(1, rows)
+    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
+    step = max(1, len(paths) // _FOOTERS)
+    found = [files.bytes_per_row(files.open_parquet(path).metadata, [KEY]) for path in paths[::step]]
+    return max(found, default=16.0)
+
+
+def _parquet_names(path: str) -> list[str]:
+    return [name for name in files.list_sizes(path) if name.endswith(".parquet")]
 
 
 def written(frame: DataFrame, path: str) -> DataFrame:
@@ -100,8 +126,7 @@ def scanned(
         KEY in columns and not reads_alike(samples.frame.schema[KEY].dataType)
     ):
         return frame_of(samples).select(*columns), function
-    names = [name for name in files.list_names(samples.path) if name.endswith(".parquet")]
-    paths = [files.join(samples.path, name) for name in names]
+    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
     dimension = samples.dimension if samples.has_problems else None
     check = samples.has_problems
     notes = samples.progress and new_pass(samples.progress)
@@ -162,7 +187,7 @@ def _read_file(path: str, columns: list[str], check: bool, dimension: int | None
 
     wanted = columns + ([PROBLEM] if check else []) + ([DIMENSION] if dimension is not None else [])
     n_rows = _BATCH_ROWS if VECTOR in columns else _NARROW_BATCH_ROWS
-    for batch in files.iter_parquet(path, wanted, n_rows):
+    for batch in files.iter_parquet(path, wanted, n_rows, _BATCH_BYTES):
         if check:
             good = pc.is_null(batch.column(PROBLEM))
             if dimension is not None:

@@ -42,6 +42,8 @@ _GUARDED_CONF = {
     "parquet.page.verify-checksum.enabled": "true",
 }
 
+_BATCH_BYTES = 64 << 20
+
 
 def java_major_version(java: str) -> int | None:
     """Major version of a ``java`` executable, or None when it does not run.
@@ -271,11 +273,27 @@ def guarded(session: SparkSession) -> Iterator[SparkSession]:
     # Spark logs the trace of every analysis error by itself; ours say what there is to say.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
-    before = {name: session.conf.get(name, None) for name in _GUARDED_CONF}
-    for name, value in _GUARDED_CONF.items():
+    with _set(session, _GUARDED_CONF):
+        yield session
+
+
+@contextmanager
+def bounded_batches(session: SparkSession, bytes_per_row: float) -> Iterator[None]:
+    """Arrow batches of few rows where rows are wide: a batch of 10,000 x 16,384 floats would take 655 MB."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    rows = max(1, int(_BATCH_BYTES / max(1.0, bytes_per_row)))
+    before = int(session.conf.get(name, None) or 10_000)
+    with _set(session, {name: str(rows)} if rows < before or before <= 0 else {}):
+        yield
+
+
+@contextmanager
+def _set(session: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: session.conf.get(name, None) for name in settings}
+    for name, value in settings.items():
         session.conf.set(name, value)
     try:
-        yield session
+        yield
     finally:
         for name, old in before.items():
             if old is None:

@@ -46,6 +46,11 @@ class Snapshot:
     bytes: int | None = None
     digest: str | None = None
 
+    @property
+    def bytes_per_row(self) -> float:
+        """Of the files, which hold numbers about as long as they are in memory; 0 where that is unknown."""
+        return (self.bytes or 0) / max(1, self.rows)
+
     def __str__(self) -> str:
         if self.files is None:
             return f"{self.rows:,} rows"

@@ -6,6 +6,7 @@ Imports numpy, `parts` and `scan`; pyspark inside functions; marisa_trie and `fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from spark_dbp.compat import condition_of, first_line, shuffle_partitions
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
-from spark_dbp.scan import BatchFunction, CommittedTable, frame_of, map_batches
+from spark_dbp.scan import BatchFunction, CommittedTable, bytes_per_key, frame_of, map_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # Small shards are built a third faster than large ones, and cost 1.5 % more bytes. When they become many,
 # they grow instead, up to what a worker builds in memory at about 100 bytes a key.
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
+_SHARD_BYTES = 96 << 20
 
 _SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT, crc32 BIGINT"
 
@@ -82,7 +84,7 @@ def build_keep_trie(
     InputError
         When it is null for a kept row, or the same for two.
     """
-    n_shards = shards or default_shards(n_keep)
+    n_shards = shards or default_shards(n_keep, bytes_per_key(keep_list))
 
     def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return in_blocks(as_bytes(batches), n_shards, shards_of)
@@ -129,15 +131,18 @@ def build_keep_trie(
     return manifest
 
 
-def default_shards(n_keys: int) -> int:
-    """How many shards `n_keys` keys are cut into.
+def default_shards(n_keys: int, key_bytes: float = 0.0) -> int:
+    """How many shards `n_keys` keys of `key_bytes` bytes are cut into.
 
     Examples
     --------
     >>> default_shards(0), default_shards(10_000_000), default_shards(10**9), default_shards(10**10)
     (1, 40, 1000, 10000)
+    >>> default_shards(100_000, key_bytes=10_000)
+    10
     """
-    return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), -(-n_keys // _MANY_KEYS))
+    by_bytes = math.ceil(n_keys * key_bytes / _SHARD_BYTES)
+    return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), -(-n_keys // _MANY_KEYS), by_bytes)
 
 
 def _mapped_texts(

@@ -19,7 +19,7 @@ from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_IT
 from spark_dbp.compat import collect_arrow
 from spark_dbp.mapped import Mapped
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
-from spark_dbp.scan import CommittedTable, frame_of, map_batches
+from spark_dbp.scan import CommittedTable, bytes_per_key, frame_of, map_batches
 from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
 from spark_dbp.stages.ranking import GROUP, HASH_BIN_SHIFT, Groups, groups_of_cluster, ranked, reached
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# Rows in a group, about; in a part, about; and in the largest group that a worker ever sorts.
+# Rows in a group, about; in a part, about; and in the largest group that a worker ever sorts. Fewer where
+# keys are long: no more than so many bytes of them.
 _GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 4_000_000
+_GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 96 << 20, 512 << 20
 
 
 def select(
@@ -91,7 +93,7 @@ def selection(
     else:
         place = N_BINS - 1 - distance_bin() if which_to_keep == "hard" else distance_bin()
         histograms = stats if stats is not None else cluster_stats(assignments)
-    groups = _groups(histograms, quotas, which_to_keep)
+    groups = _groups(histograms, quotas, which_to_keep, bytes_per_key(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
 
     def to_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -116,9 +118,16 @@ def selection(
     return Mapped(together(parts, n_parts), to_ranks, kept_type, rest)
 
 
-def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str) -> Groups:
+def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float) -> Groups:
     """The groups of all clusters, from a row with a histogram for each."""
-    group_rows = _GROUP_ROWS  # not what the workers' own module says
+    group_rows, part_rows, most_rows = (
+        max(1, min(rows, int(size / max(1.0, key_bytes))))
+        for rows, size in (
+            (_GROUP_ROWS, _GROUP_BYTES),
+            (_PART_ROWS, _PART_BYTES),
+            (_MOST_ROWS, _MOST_BYTES),
+        )
+    )
 
     def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -138,9 +147,9 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str) -> Gro
     found = collect_arrow(rows.mapInArrow(cut, schema))
     found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
     columns = {name: found.column(name).to_numpy() for name in names}
-    too_large = columns["n_rows"] > _MOST_ROWS
+    too_large = columns["n_rows"] > most_rows
     held = np.where(too_large, 0, columns["n_rows"])
-    _, part = np.unique((np.cumsum(held) - held) // _PART_ROWS, return_inverse=True)
+    _, part = np.unique((np.cumsum(held) - held) // part_rows, return_inverse=True)
     return Groups(**columns, part=np.where(too_large, -1, part).astype(np.int32))
 
 

@@ -1,0 +1,158 @@
+"""Workers and executors that die, fail, hang or write twice: the same keep list, and no row too many."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+from faults.conftest import Job
+
+from spark_dbp import open_run
+from spark_dbp.verify import verify
+
+CLUSTER = {"spark.master": "local-cluster[2,1,1024]", "spark.executor.memory": "1g"}
+# A slow task is tried again while it runs. On one host Spark starts no second copy of a task, unless told
+# that the two executors are of one kind each.
+SPECULATION = {
+    "spark.speculation": True,
+    "spark.speculation.interval": "100ms",
+    "spark.speculation.quantile": 0.1,
+    "spark.speculation.multiplier": 1.1,
+    "spark.speculation.minTaskRuntime": "200ms",
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "times", "stages"),
+    [
+        pytest.param("kill worker", 1, ["select"], id="worker"),
+        pytest.param("kill worker", 2, ["ingest", "assign", "cluster_stats", "keep_trie"], id="workers", marks=pytest.mark.faults),
+        pytest.param("raise", 2, ["assign"], id="twice"),
+        pytest.param("raise", 2, ["ingest", "cluster_stats", "select", "keep_trie"], id="twice-everywhere", marks=pytest.mark.faults),
+    ],
+)
+def test_workers_that_fail_and_are_tried_again(spark, source, digest_of, tmp_path, what, times, stages):
+    for stage in stages:
+        folder = tmp_path / stage
+        folder.mkdir()
+        job = Job(folder, source)
+        done = job.start(stage, "working", what, times=times)
+        assert done.returncode == 0, (stage, done.stderr[-3000:])
+        assert job.faults.count("fault-0") == 1
+        assert len([note for note in job.faults if note.startswith("fault-")]) == times
+        assert any(note.startswith("attempt-") for note in job.faults)  # it was tried again
+        assert job.digest() == digest_of(False)
+    assert len(verify(open_run(job.out), spark)) == 9
+
+
+def test_a_worker_that_never_succeeds(source, tmp_path):
+    """Four attempts fail: a message with the cause, nothing committed; the same command then goes on."""
+    job = Job(tmp_path, source)
+    done = job.start("assign", "working", "raise", times=100)
+    assert done.returncode == 1
+    assert "Spark failed" in done.stderr
+    assert "the disk of this worker is gone" in done.stderr
+    assert "Traceback" not in done.stderr.split("spark-dbp: ")[-1]
+    assert not job.has_committed()
+    assert job.marks() == ["cluster", "ingest"]
+    assert not (job.out / "tables/assignments").exists()  # what the attempts wrote is gone
+    assert not (job.out / "lock.json").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["assign", "select"])
+def test_an_executor_is_killed(spark, source, digest_of, tmp_path, stage):
+    job = Job(tmp_path, source, **CLUSTER)
+    done = job.start(stage, "working", "kill executor")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "fault-0" in job.faults
+    assert job.digest() == digest_of(False)
+    assert len(verify(open_run(job.out), spark)) == 9
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["assign", "select"])
+def test_speculation(spark, source, digest_of, tmp_path, stage):
+    """A task sleeps, its copy finishes first; the sleeper goes on writing for as long as it lives."""
+    job = Job(tmp_path, source, **CLUSTER, **SPECULATION)
+    done = job.start(stage, "working", "slow")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "fault-0" in job.faults
+    assert any(note.startswith("attempt-1") for note in job.faults), "no copy of the slow task was started"
+    assert job.digest() == digest_of(False)
+    assert len(verify(open_run(job.out), spark)) == 9
+
+
+def test_two_runs_at_once(source, digest_of, tmp_path):
+    """The second is refused and names the first, which goes on undisturbed."""
+    job = Job(tmp_path, source)
+    first = job.popen("cluster", "written", "hang")
+    go = job.notes / "1" / "go"
+    deadline = time.monotonic() + 120
+    while not (job.notes / "1" / "fault-0").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    second = job.start()
+    go.touch()
+    _, errors = first.communicate(timeout=120)
+    assert second.returncode == 4
+    assert f"in use by process {first.pid}" in second.stderr
+    assert first.returncode == 0, errors[-2000:]
+    assert job.digest() == digest_of(False)
+
+
+def test_sigterm_gives_the_lock_back(source, tmp_path):
+    """A scheduler that takes the machine back: exit at once, no lock left, finished stages kept."""
+    job = Job(tmp_path, source)
+    run = job.popen("assign", "written", "hang")
+    deadline = time.monotonic() + 120
+    while not (job.notes / "1" / "fault-0").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    run.terminate()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "interrupted; the same command goes on after the last finished stage" in errors
+    assert not (job.out / "lock.json").exists()
+    assert job.marks() == ["cluster", "ingest"]
+    assert not (job.out / "tables/assignments").exists()
+
+
+# A full disk: a small file system of its own, in a namespace of its own.
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size={size} tmpfs {disk}
+set +e
+{job}
+echo "exit code $?"
+ls {disk}/run/run.json {disk}/run/lock.json
+find {disk}/run/tables -name '*.parquet' | wc -l
+mount -o remount,size=200m {disk}
+{job} && cat {disk}/run/run.json > {copy}
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "stage"), [("88k", "assign"), pytest.param("140k", "select", marks=pytest.mark.faults)]
+)
+def test_a_full_disk(source, digest_of, tmp_path, size, stage):
+    """The job says so and commits nothing; with room again the same command goes on."""
+    import json
+    import shlex
+
+    job = Job(tmp_path, source)
+    disk, copy = tmp_path / "disk", tmp_path / "run.json"
+    disk.mkdir()
+    command = [*job.command(), "--set", f"output.path={disk}/run"]
+    script = FULL_DISK.format(size=size, disk=disk, copy=copy, job=shlex.join(command))
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert "exit code 1" in done.stdout, done.stderr[-3000:]
+    assert "no space left" in done.stderr
+    assert "to mend it: make room" in done.stderr
+    assert done.stderr.count("No such file") == 2  # neither run.json nor a lock
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "reused from the earlier run" in done.stderr
+    assert json.loads(copy.read_text())["digests"]["keep_list"] == digest_of(False)
