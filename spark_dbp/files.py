@@ -9,6 +9,9 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +20,11 @@ from spark_dbp.errors import ConfigError, SparkDbpError
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 # The same store under the names that Spark's connectors give it.
-_ALIASES = {"s3a://": "s3://", "s3n://": "s3://", "abfss://": "abfs://"}
+_ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
+# Where a file gets another name without being copied, by pyarrow's names.
+_RENAMING = ("local", "hdfs")
+_COPIES_AT_ONCE = 16
+_MEND = "check the URI and this machine's credentials for that store"
 
 
 def is_local(path: str) -> bool:
@@ -96,36 +103,57 @@ def _open_filesystem(path: str) -> tuple[Any, str]:
 
     if is_local(path):
         return fs.LocalFileSystem(), normalize(path)
-    for alias, name in _ALIASES.items():
-        if path.startswith(alias):
-            path = name + path[len(alias) :]
+    scheme, _, rest = path.partition("://")
+    authority, _, key = rest.partition("/")
+    # pyarrow gets no more than the root as a URI: of the rest it would decode %20, refuse spaces and cut
+    # what follows a #, where Spark takes all characters as they are.
+    filesystem, root = _filesystem_of(f"{_ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
+    return filesystem, posixpath.join(root, key) if key else root
+
+
+@lru_cache
+def _filesystem_of(root: str, pid: int) -> tuple[Any, str]:
+    """A client keeps its connections and credentials for the next request; a forked process has its own."""
+    from pyarrow import fs
+
     try:
-        return fs.FileSystem.from_uri(path)
+        return fs.FileSystem.from_uri(root)
     except ValueError as error:
         raise ConfigError(
-            f"cannot open {path!r}: {error}", mend="give a path, or a URI of a known store"
+            f"cannot open {root!r}: {error}", mend="give a path, or a URI of a known store"
         ) from None
     except Exception as error:
-        raise SparkDbpError(
-            f"cannot open {path!r}: {error}",
-            mend="check the URI and this machine's credentials for that store",
-        ) from error
+        raise SparkDbpError(f"cannot open {root!r}: {error}", mend=_MEND) from error
+
+
+@contextmanager
+def _reached(path: str) -> Iterator[tuple[Any, str]]:
+    """The file system of `path` and the path in it; what keeps a store from answering is told as such."""
+    try:
+        yield _open_filesystem(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if is_local(path):
+            raise
+        _filesystem_of.cache_clear()  # the settings may be mended before the next try
+        raise SparkDbpError(str(error), mend=_MEND) from error
 
 
 def exists(path: str) -> bool:
     """Whether a file or a directory is there."""
     from pyarrow import fs
 
-    filesystem, inner = _open_filesystem(path)
-    return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
+    with _reached(path) as (filesystem, inner):
+        return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
 
 
 def list_names(path: str) -> list[str]:
     """Sorted names of what lies in the directory `path`; empty when it does not exist."""
     from pyarrow import fs
 
-    filesystem, inner = _open_filesystem(path)
-    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    with _reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     return sorted(info.base_name for info in found)
 
 
@@ -133,8 +161,8 @@ def list_sizes(path: str) -> dict[str, int]:
     """Sizes in bytes of the files in the directory `path`; hidden ones, as Spark sees it, left out."""
     from pyarrow import fs
 
-    filesystem, inner = _open_filesystem(path)
-    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    with _reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     shown = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
     return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
 
@@ -143,18 +171,17 @@ def tree_size(path: str) -> int:
     """Bytes of all files in a directory, or of one file."""
     from pyarrow import fs
 
-    filesystem, inner = _open_filesystem(path)
-    info = filesystem.get_file_info(inner)
-    if info.type != fs.FileType.Directory:
-        return int(info.size or 0)
-    found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    with _reached(path) as (filesystem, inner):
+        info = filesystem.get_file_info(inner)
+        if info.type != fs.FileType.Directory:
+            return int(info.size or 0)
+        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     return sum(int(item.size or 0) for item in found)
 
 
 def read_bytes(path: str) -> bytes:
     """Whole content of a small file."""
-    filesystem, inner = _open_filesystem(path)
-    with filesystem.open_input_stream(inner) as stream:
+    with _reached(path) as (filesystem, inner), filesystem.open_input_stream(inner) as stream:
         return bytes(stream.read())
 
 
@@ -173,43 +200,50 @@ def write_bytes(path: str, content: bytes) -> None:
             os.fsync(stream.fileno())
         draft.replace(target)
         return
-    filesystem, inner = _open_filesystem(path)
-    with filesystem.open_output_stream(inner) as stream:
+    with _reached(path) as (filesystem, inner), filesystem.open_output_stream(inner) as stream:
         stream.write(content)
 
 
 def touch(path: str) -> None:
     """Make an empty file; directories are made as needed."""
-    filesystem, inner = _open_filesystem(path)
-    if is_local(path):
-        Path(inner).parent.mkdir(parents=True, exist_ok=True)
-    filesystem.open_output_stream(inner).close()
+    with _reached(path) as (filesystem, inner):
+        if is_local(path):
+            Path(inner).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.open_output_stream(inner).close()
 
 
 def delete(path: str) -> None:
     """Delete a directory with all it holds, or a file; nothing happens when it does not exist."""
     from pyarrow import fs
 
-    filesystem, inner = _open_filesystem(path)
-    kind = filesystem.get_file_info(inner).type
-    if kind == fs.FileType.Directory:
-        filesystem.delete_dir(inner)
-    elif kind != fs.FileType.NotFound:
-        filesystem.delete_file(inner)
+    with _reached(path) as (filesystem, inner):
+        kind = filesystem.get_file_info(inner).type
+        if kind == fs.FileType.Directory:
+            filesystem.delete_dir(inner)
+        elif kind != fs.FileType.NotFound:
+            filesystem.delete_file(inner)
 
 
-def move(path: str, to: str) -> None:
-    """Give a file another name in the same store; object stores copy it."""
-    filesystem, inner = _open_filesystem(path)
-    filesystem.move(inner, _open_filesystem(to)[1])
+def publish(draft: str, names: list[str], to: str) -> None:
+    """Move the files `names` from the directory `draft` to another in the same store, and delete `draft`.
+
+    An object store has no other way than to copy: inside the store, but each file is a request that takes
+    its time, so that many are under way at once.
+    """
+    with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
+        target = _open_filesystem(to)[1]
+        give = filesystem.move if filesystem.type_name in _RENAMING else filesystem.copy_file
+        moved = threads.map(lambda name: give(f"{source}/{name}", f"{target}/{name}"), names)
+        list(moved)  # raises what went wrong
+    delete(draft)
 
 
 def read_parquet(path: str) -> Any:
     """All of a small Parquet directory or file as a pyarrow Table (never follows partition names)."""
     import pyarrow.parquet as pq
 
-    filesystem, inner = _open_filesystem(path)
-    return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+    with _reached(path) as (filesystem, inner):
+        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
 
 
 def write_parquet(path: str, table: Any) -> None:
@@ -226,10 +260,9 @@ def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: in
     """Record batches of one Parquet file, of so many rows or about so many bytes, on one thread."""
     import pyarrow.parquet as pq
 
-    filesystem, inner = _open_filesystem(path)
     # From a disk through a buffer that stays in the cache; from a store in few large requests.
     how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local(path) else {"pre_buffer": True}
-    with filesystem.open_input_file(inner) as source:
+    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
         file = pq.ParquetFile(source, **how)
         rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, bytes_per_row(file.metadata, columns)))))
         yield from file.iter_batches(rows, columns=columns, use_threads=False)
@@ -251,8 +284,8 @@ def open_parquet(path: str) -> Any:
     """A pyarrow ParquetFile, for reading single row groups."""
     import pyarrow.parquet as pq
 
-    filesystem, inner = _open_filesystem(path)
-    return pq.ParquetFile(filesystem.open_input_file(inner))
+    with _reached(path) as (filesystem, inner):
+        return pq.ParquetFile(filesystem.open_input_file(inner))
 
 
 class ParquetSink:
@@ -279,10 +312,10 @@ class ParquetSink:
     ) -> None:
         import pyarrow.parquet as pq
 
-        filesystem, inner = _open_filesystem(path)
-        if is_local(path):
-            Path(inner).parent.mkdir(parents=True, exist_ok=True)
-        self._stream = filesystem.open_output_stream(inner)
+        with _reached(path) as (filesystem, inner):
+            if is_local(path):
+                Path(inner).parent.mkdir(parents=True, exist_ok=True)
+            self._stream = filesystem.open_output_stream(inner)
         self._writer = pq.ParquetWriter(
             self._stream,
             schema,

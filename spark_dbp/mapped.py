@@ -61,9 +61,7 @@ class Mapped:
         written = self._written(self.source, self.function, draft)
         if self.rest is not None:
             written += self._written(self.rest, lambda batches: batches, draft)
-        for name in written:
-            files.move(files.join(draft, name), files.join(path, name))
-        files.delete(draft)
+        files.publish(draft, written, path)
         if not written:  # Spark leaves a file that has the columns
             self.frame().limit(0).write.parquet(files.spark_path(path))
 

@@ -34,7 +34,9 @@ def source(tmp_path_factory) -> Path:
     embeddings = make_embeddings(N, 8, 5)
     embeddings[100:120] = embeddings[80:100]
     text = pa.array([sha256(bytes([i % 256, i // 256])).hexdigest() for i in [*range(N - 1), 4]])
-    return write_table(tmp_path_factory.mktemp("input") / "in", make_keys(N), embeddings, n_files=4, text=text)
+    return write_table(
+        tmp_path_factory.mktemp("input") / "in", make_keys(N), embeddings, n_files=4, text=text
+    )
 
 
 def config(source: Path, out: Path, dedup: bool = False, **spark: object) -> dict:
@@ -68,7 +70,9 @@ class Job:
         (folder / "conf.yaml").write_text(yaml.safe_dump(config(source, self.out, dedup, **spark)))
         self.n_started = 0
 
-    def command(self, stage: str = "none", when: str = "working", what: str = "raise", times: int = 1) -> list:
+    def command(
+        self, stage: str = "none", when: str = "working", what: str = "raise", times: int = 1
+    ) -> list:
         """The command of a job with a fault; each start takes its own notes."""
         self.n_started += 1
         notes = self.notes / str(self.n_started)

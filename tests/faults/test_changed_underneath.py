@@ -164,7 +164,9 @@ def test_a_computation_that_gives_other_scores_each_time(spark, source, tmp_path
         (counter / str(number)).touch()
         return [value + 0.01 * (number % 7) for value in embedding]
 
-    frame = spark.read.parquet(str(source)).withColumn("embedding", perturbed.asNondeterministic()("embedding"))
+    frame = spark.read.parquet(str(source)).withColumn(
+        "embedding", perturbed.asNondeterministic()("embedding")
+    )
     frame.createOrReplaceTempView("perturbed_view")
     config = config_of("", tmp_path / "run", cluster={"n_clusters": 5, "n_iter": 4})
     config["input"] = {"table": "perturbed_view"}

@@ -27,9 +27,21 @@ SPECULATION = {
     ("what", "times", "stages"),
     [
         pytest.param("kill worker", 1, ["select"], id="worker"),
-        pytest.param("kill worker", 2, ["ingest", "assign", "cluster_stats", "keep_trie"], id="workers", marks=pytest.mark.faults),
+        pytest.param(
+            "kill worker",
+            2,
+            ["ingest", "assign", "cluster_stats", "keep_trie"],
+            id="workers",
+            marks=pytest.mark.faults,
+        ),
         pytest.param("raise", 2, ["assign"], id="twice"),
-        pytest.param("raise", 2, ["ingest", "cluster_stats", "select", "keep_trie"], id="twice-everywhere", marks=pytest.mark.faults),
+        pytest.param(
+            "raise",
+            2,
+            ["ingest", "cluster_stats", "select", "keep_trie"],
+            id="twice-everywhere",
+            marks=pytest.mark.faults,
+        ),
     ],
 )
 def test_workers_that_fail_and_are_tried_again(spark, source, digest_of, tmp_path, what, times, stages):
