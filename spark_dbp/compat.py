@@ -110,6 +110,11 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
         return InputError(f"no such column{at}: {first_line(error)}", mend="check the column names")
     if "data type mismatch" in text.lower() or "Parquet column cannot be converted" in text:
         return _other_types(text, at)
+    if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
+        return InputError(
+            f"{_file_in(text)}{at} vanished while it was read",
+            mend="run the same command again when nothing writes to that table",
+        )
     broken = re.search(r"FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer", text)
     if broken:
         return InputError(
@@ -142,11 +147,38 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
             f"the training sample is larger than the driver may collect{at}: {first_line(error)}",
             mend="raise spark.driver.maxResultSize or lower cluster.max_points_per_centroid",
         )
-    if "MemoryError" in text:
+    return _no_resources(error, text, at) or _unknown(error, text, at, spark_exception)
+
+
+def _no_resources(error: Exception, text: str, at: str) -> SparkDbpError | None:
+    """Disk or memory that is not there: which, and the setting that gives more of it."""
+    if re.search(r"No space left on device|Disk quota exceeded|ENOSPC|EDQUOT", text):
         return SparkDbpError(
-            f"a Python worker ran out of memory{at}: {first_line(error)}",
-            mend="raise spark.executor.pyspark.memory or lower spark.sql.execution.arrow.maxRecordsPerBatch",
+            f"no space left on a disk{at}: {_cause(text) or first_line(error)}",
+            mend="make room where output.path lies and where Spark spills (spark.local.dir); the same "
+            "command then goes on after the last finished stage",
         )
+    if re.search(r"MemoryError|Cannot allocate memory|malloc of size|Unable to allocate", text):
+        return SparkDbpError(
+            f"a Python worker ran out of memory{at}: {_cause(text) or first_line(error)}",
+            mend="raise spark.executor.pyspark.memory (it is shared by the tasks of an executor, each needs "
+            "about 1 GB), or lower spark.executor.cores",
+        )
+    if re.search(r"Python worker exited unexpectedly|Python worker crashed", text):
+        return SparkDbpError(
+            f"a Python worker was killed{at}, most often because the machine ran out of memory",
+            mend="raise spark.executor.memoryOverhead or spark.executor.pyspark.memory, or lower "
+            "spark.executor.cores",
+        )
+    if "OutOfMemoryError" in text:
+        return SparkDbpError(
+            f"the JVM ran out of memory{at}: {_cause(text) or first_line(error)}",
+            mend="raise spark.executor.memory; in a local session spark.driver.memory",
+        )
+    return None
+
+
+def _unknown(error: Exception, text: str, at: str, spark_exception: type) -> SparkDbpError | None:
     if isinstance(error, spark_exception) or type(error).__module__.startswith("py4j"):
         return SparkDbpError(
             f"Spark failed{at}: {_cause(text) or first_line(error)}",

@@ -95,7 +95,7 @@ def _exact(store: RunStore, spark: SparkSession, config: RunConfig, source: Sour
         write_frame(writer, spark, "exact_duplicates", found)
         source.check_unchanged()
 
-    depends = {"the samples": samples.fingerprint, "dedup.exact": settings.model_dump()}
+    depends = {"the samples": samples.content, "dedup.exact": settings.model_dump()}
     return store.stage("exact_dedup", "Finding exact duplicates", depends, build)
 
 
@@ -198,7 +198,7 @@ def _semantic(
 
     compared = settings.model_dump(include={"eps", "groups", "which_to_keep", "seed"})
     title = "Finding semantic duplicates"
-    depends = {"the semantic clusters": clusters.fingerprint, "dedup.semantic": compared}
+    depends = {"the semantic clusters": clusters.content, "dedup.semantic": compared}
     return store.stage("semantic_dedup", title, depends, build)
 
 
@@ -225,7 +225,7 @@ def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list
 
 
 def _fingerprints(samples: Stage, earlier: list[Stage]) -> dict[str, Any]:
-    return {"the samples": samples.fingerprint, **{stage.name: stage.fingerprint for stage in earlier}}
+    return {"the samples": samples.content, **{stage.name: stage.content for stage in earlier}}
 
 
 def _n_duplicates(stage: Stage) -> int:

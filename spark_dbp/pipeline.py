@@ -234,7 +234,7 @@ def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: S
         history = [asdict(iteration) for iteration in model.history_]
         writer.stage.info.update(n_train=model.n_train_, history=history)
 
-    depends = {"the samples": samples.fingerprint, "cluster": settings.model_dump()}
+    depends = {"the samples": samples.content, "cluster": settings.model_dump()}
     return store.stage("cluster", f"Clustering into {settings.n_clusters:,} concepts", depends, build)
 
 
@@ -253,7 +253,7 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
         write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
 
     depends = {
-        "the samples": samples.fingerprint,
+        "the samples": samples.content,
         "input.centroids": [path, given_centroids.snapshot(spark, path) if path else None],
     }
     title = "Taking the centroids as given" if path else "Averaging the given clusters"
@@ -274,7 +274,7 @@ def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: St
         expected = {"expected_rows": samples.info["n_rows"], "expected_keys": samples.info["keys"]}
         write_frame(writer, spark, "assignments", assigned, **expected)
 
-    depends = {"the samples": samples.fingerprint, "the centroids": cluster.fingerprint}
+    depends = {"the samples": samples.content, "the centroids": cluster.content}
     return store.stage("assign", "Assigning every sample to its centroid", depends, build)
 
 
@@ -291,7 +291,7 @@ def _plan(
         table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
         write_arrow(writer, spark, "cluster_stats", table)
 
-    depends = {"the assignments": assignments.fingerprint, "prune.n_neighbors": prune.n_neighbors}
+    depends = {"the assignments": assignments.content, "prune.n_neighbors": prune.n_neighbors}
     stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
 
     def build_quotas(writer: StageWriter) -> None:
@@ -316,7 +316,7 @@ def _plan(
         writer.stage.info.update(_quota_facts(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
 
     settings = prune.model_dump(exclude={"which_to_keep", "seed"})
-    depends = {"the statistics": stats.fingerprint, "rows": n_rows, "prune": settings}
+    depends = {"the statistics": stats.content, "rows": n_rows, "prune": settings}
     return stats, store.stage("quota", "Setting the quotas", depends, build_quotas)
 
 
@@ -342,7 +342,7 @@ def _keep(
         write_frame(writer, spark, "keep_list", kept, expected_rows=n_keep)
 
     depends = {
-        "the quotas": quotas.fingerprint,
+        "the quotas": quotas.content,
         "prune": {"which_to_keep": prune.which_to_keep, "seed": prune.seed},
     }
     keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
@@ -353,7 +353,7 @@ def _keep(
         manifest = build_keep_trie(kept, path, n_keep, key=trie.key, shards=trie.shards)
         writer.report("keep_trie", manifest["n_keys"])
 
-    depends = {"the keep list": keep_list.fingerprint, "trie": trie.model_dump()}
+    depends = {"the keep list": keep_list.content, "trie": trie.model_dump()}
     store.stage("keep_trie", "Writing the trie", depends, build_trie)
 
 

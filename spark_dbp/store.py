@@ -73,6 +73,15 @@ class Stage:
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def content(self) -> str:
+        """What a later stage depends on: how the tables were made, and what came out when they were.
+
+        A stage may be computed anew with the same fingerprint, after damage; if it then gives something else
+        (embeddings of a model need not agree to the last bit), what was made of its tables is outdated.
+        """
+        return _hash([self.fingerprint, self.digests])
+
 
 def fingerprint(name: str, depends: Mapping[str, str]) -> str:
     """SHA-256 of a stage's name, what it depends on and the version of this package.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -93,7 +92,7 @@ class Job:
     @property
     def faults(self) -> list[str]:
         """Word that the faults of the last start left: they did strike."""
-        return sorted(os.listdir(self.notes / str(self.n_started)))
+        return sorted(note.name for note in (self.notes / str(self.n_started)).iterdir())
 
     def has_committed(self) -> bool:
         return (self.out / "run.json").exists()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from faults.conftest import KILLED, Job
 
+from faults.conftest import KILLED, Job
 from spark_dbp import open_run
 from spark_dbp.store import clean
 from spark_dbp.verify import verify

@@ -6,8 +6,8 @@ import subprocess
 import time
 
 import pytest
-from faults.conftest import Job
 
+from faults.conftest import Job
 from spark_dbp import open_run
 from spark_dbp.verify import verify
 

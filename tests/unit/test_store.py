@@ -13,6 +13,8 @@ from spark_dbp import files, store
 from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.runs import open_run
 
+DOCUMENT: dict = {"summary": {}, "config": {}, "accounting": {}}
+
 
 def build(content: bytes, calls: list):
     def write(writer):
@@ -30,7 +32,7 @@ def test_a_stage_is_reused_only_for_the_same_inputs(tmp_path):
         with store.opened(path) as run:
             stage = run.stage("count", "Counting", depends, build(content, calls))
             assert files.read_bytes(files.join(run.at(stage.tables["numbers"]), "data")) == content
-            run.commit({"summary": {}})
+            run.commit(DOCUMENT)
     assert calls == [b"one", b"two"]
     assert open_run(path).document["rows"] == {"numbers": 3}
     assert not (tmp_path / "run" / "lock.json").exists()
@@ -132,7 +134,7 @@ def test_forget(tmp_path):
         with store.opened(str(tmp_path / "run")) as run:
             run.forget()
             run.stage("count", "Counting", {}, build(b"x", calls))
-            run.commit({"summary": {}})
+            run.commit(DOCUMENT)
     assert len(calls) == 2
 
 
@@ -143,7 +145,7 @@ def finished(path: Path, content: bytes = b"x") -> Path:
     """A run with one stage; where its table lies."""
     with store.opened(str(path)) as run:
         stage = run.stage("count", "Counting", {"content": content.decode()}, build(content, []))
-        run.commit({"summary": {}})
+        run.commit(DOCUMENT)
         return Path(run.at(stage.tables["numbers"]))
 
 
@@ -171,7 +173,7 @@ def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
     tables = open_run(tmp_path / "run").document["tables"]
     with store.opened(str(tmp_path / "derived")) as derived:
         derived.note_derived(str(tmp_path / "run"), [f"../run/{path}" for path in tables.values()])
-        derived.commit({"summary": {}})
+        derived.commit(DOCUMENT)
     finished(tmp_path / "run", b"new")
     assert store.clean(str(tmp_path / "run")) == []
     assert old.exists()
