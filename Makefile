@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test test-faults test-s3a lint format bench lock clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## Make .venv with the locked dependencies (a Java runtime among them)
 
@@ -25,6 +25,19 @@ demo: $(STAMP)  ## Cluster and prune scikit-learn's handwritten digits into demo
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)  ## Run the longer tests of kills, faults and random jobs
+	$(BIN)/python -m pytest -m faults
+
+# Neither PyPI nor the wheel of Spark has the connector as such; this package of AWS carries one that fits.
+S3A := $(VENV)/s3a/sagemaker_pyspark-1.4.5/deps/jars
+S3A_JARS := $(S3A)/hadoop-aws-3.3.1.jar,$(S3A)/aws-java-sdk-bundle-1.11.901.jar
+
+test-s3a: $(STAMP)  ## Run the job on an S3 server (fetches jars of 200 MB)
+	test -d $(S3A) || { mkdir -p $(VENV)/s3a && $(BIN)/python -m pip download --quiet --no-deps --no-binary :all: \
+	  --no-build-isolation --dest $(VENV)/s3a sagemaker-pyspark==1.4.5 && \
+	  tar -xzf $(VENV)/s3a/sagemaker_pyspark-1.4.5.tar.gz -C $(VENV)/s3a; }
+	SPARK_DBP_S3A_JARS=$(S3A_JARS) $(BIN)/python -m pytest -m s3a tests/job/test_object_store.py
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=_sweep)
 
     verify = commands.add_parser(
-        "verify", parents=[common], help="check every table of a finished run against the others"
+        "verify", parents=[common, settings], help="check every table of a finished run against the others"
     )
     verify.add_argument("run", metavar="RUN", help="directory of a finished run")
     verify.set_defaults(command=_verify)
@@ -190,10 +190,15 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
+    from spark_dbp.config import apply_settings
     from spark_dbp.runs import open_run
+    from spark_dbp.session import get_session
     from spark_dbp.verify import verify
 
-    for check in verify(open_run(parsed.run)):
+    given = apply_settings({}, parsed.settings)
+    if set(given) - {"spark"}:
+        raise ConfigError("verify takes no settings but spark.*", mend="leave the others out of --set")
+    for check in verify(open_run(parsed.run), get_session(given.get("spark"))):
         print(f"ok  {check}")
     return 0
 

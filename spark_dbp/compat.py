@@ -158,7 +158,9 @@ def _no_resources(error: Exception, text: str, at: str) -> SparkDbpError | None:
             mend="make room where output.path lies and where Spark spills (spark.local.dir); the same "
             "command then goes on after the last finished stage",
         )
-    if re.search(r"MemoryError|Cannot allocate memory|malloc of size|Unable to allocate", text):
+    if re.search(
+        r"MemoryError|Cannot allocate memory|malloc of size|Unable to allocate|failed to map segment", text
+    ):
         return SparkDbpError(
             f"a Python worker ran out of memory{at}: {_cause(text) or first_line(error)}",
             mend="raise spark.executor.pyspark.memory (it is shared by the tasks of an executor, each needs "
@@ -223,8 +225,13 @@ def _sql_state(error: Exception) -> str:
 
 
 def _cause(text: str) -> str:
-    causes = re.findall(r"^(?:Caused by|\w+Error)?: ?(.*)$", text, flags=re.MULTILINE)
-    return causes[-1][:500] if causes else ""
+    """The innermost cause that a trace names: of Java's ("Caused by"), Py4J's or Python's own lines."""
+    causes = re.findall(
+        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>[\w.]*(?:Error|Exception)(?:: .*)?))$",
+        text,
+        flags=re.MULTILINE,
+    )
+    return "".join(causes[-1])[:500] if causes else ""
 
 
 def collect_arrow(frame: DataFrame) -> pa.Table:

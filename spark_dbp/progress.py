@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# Seconds between two looks, on a terminal and in a log, and between two notes of a worker.
-_RENEWED, _LOGGED, _NOTED = 0.5, 30.0, 2.0
+# Seconds between two looks, on a terminal and in a log, and between two notes of a worker: fewer to a store
+# that takes a request, and money, for each.
+_RENEWED, _LOGGED, _NOTED, _NOTED_IN_STORE = 0.5, 30.0, 2.0, 30.0
 CLEAR_LINE = "\r\x1b[K"
 
 
@@ -46,11 +47,12 @@ def new_pass(directory: str) -> str:
 
 def noted(batches: Iterator[pa.RecordBatch], notes: str) -> Iterator[pa.RecordBatch]:
     """The same batches, their rows noted in the directory `notes` as they pass."""
+    pause = _NOTED if files.is_local(notes) else _NOTED_IN_STORE
     task, n_rows, before, at = uuid4().hex, 0, None, time.monotonic()
     for batch in batches:
         yield batch
         n_rows += batch.num_rows
-        if time.monotonic() - at > _NOTED:
+        if time.monotonic() - at > pause:
             before, at = _note(notes, task, n_rows, before), time.monotonic()
     _note(notes, task, n_rows, before)
 

@@ -1,8 +1,7 @@
 """A run directory on an object store, which renames nothing, knows no directories and locks nothing.
 
 The store is moto's S3 server. Spark reads and writes S3 with jars that its wheel lacks: without them, what the
-driver and the workers do through pyarrow is tested. SPARK_DBP_S3A_JARS, the paths of hadoop-aws and its AWS SDK
-separated by commas, adds a whole run.
+driver and the workers do through pyarrow is tested. `make test-s3a` fetches the jars and adds a whole run.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ from spark_dbp.keep.build import build_keep_trie
 from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable, map_batches
 from spark_dbp.store import opened
-
-S3A_JARS = os.environ.get("SPARK_DBP_S3A_JARS")
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +219,10 @@ with get_context("fork").Pool(3) as pool: print(pool.map(kept, range(3)))
     assert json.loads(done.stdout) == [100, 100, 100]
 
 
-@pytest.mark.skipif(not S3A_JARS, reason="SPARK_DBP_S3A_JARS names no jars")
+@pytest.mark.s3a
 def test_a_whole_run_is_the_same_as_on_a_disk(spark, credentials, tmp_path):
     settings = {
-        "jars": S3A_JARS,
+        "jars": os.environ["SPARK_DBP_S3A_JARS"],
         "driver.memory": "1g",
         "sql.shuffle.partitions": "4",
         "hadoop.fs.s3a.endpoint": credentials["AWS_ENDPOINT_URL"],

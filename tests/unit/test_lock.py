@@ -63,19 +63,20 @@ def test_a_process_number_that_was_given_again_is_no_owner(tmp_path):
 
 
 def test_a_process_of_another_container_is_not_looked_up_by_its_number(tmp_path, quick):
-    write_lock(tmp_path / "run", pid=pid_of_an_ended_process(), process_space="pid:[1]")
+    pid = pid_of_an_ended_process()
+    write_lock(tmp_path / "run", pid=pid, process_space="pid:[1]")
     renewing = threading.Event()
 
     def renew():
         number = 0
         while not renewing.wait(0.1):
             number += 1
-            write_lock(tmp_path / "run", pid=1, process_space="pid:[1]", renewals=number)
+            write_lock(tmp_path / "run", pid=pid, process_space="pid:[1]", renewals=number)
 
     owner = threading.Thread(target=renew)
     owner.start()
     try:
-        with pytest.raises(ConflictError, match="process 1"), opened(str(tmp_path / "run")):
+        with pytest.raises(ConflictError, match=f"process {pid}"), opened(str(tmp_path / "run")):
             pass
     finally:
         renewing.set()
