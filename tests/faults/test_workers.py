@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from faults.conftest import Job
 from spark_dbp import open_run
+from spark_dbp.session import find_java_home
 from spark_dbp.verify import verify
 
 CLUSTER = {"spark.master": "local-cluster[2,1,1024]", "spark.executor.memory": "1g"}
-# A slow task is tried again while it runs. On one host Spark starts no second copy of a task, unless told
-# that the two executors are of one kind each.
+# A slow task gets a copy while it runs.
 SPECULATION = {
     "spark.speculation": True,
     "spark.speculation.interval": "100ms",
@@ -83,11 +87,44 @@ def test_an_executor_is_killed(spark, source, digest_of, tmp_path, stage):
     assert len(verify(open_run(job.out), spark)) == 9
 
 
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory):
+    """A standalone cluster of two workers on hosts of different names: on one Spark starts no copy of a task."""
+    import pyspark
+
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "JAVA_HOME": find_java_home() or ""}
+    environment = {name: value for name, value in environment.items() if value}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def start(role, *arguments):
+        command = [Path(pyspark.__file__).parent / "bin/spark-class", f"org.apache.spark.deploy.{role}"]
+        log = (folder / f"{role}-{len(started)}.log").open("w")
+        more = {"stdout": log, "stderr": log, "cwd": folder, "env": environment}
+        started.append(subprocess.Popen([*map(str, command), *arguments], **more))
+
+    started: list[subprocess.Popen] = []
+    master = f"spark://127.0.0.1:{port}"
+    try:
+        start("master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0")
+        for host in ("127.0.0.2", "127.0.0.3"):
+            work = ["--host", host, "--cores", "1", "--memory", "1g", "--webui-port", "0"]
+            start("worker.Worker", *work, "--work-dir", str(folder / host), master)
+        yield master
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(30)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["assign", "select"])
-def test_speculation(spark, source, digest_of, tmp_path, stage):
+def test_speculation(spark, source, digest_of, tmp_path, two_hosts, stage):
     """A task sleeps, its copy finishes first; the sleeper goes on writing for as long as it lives."""
-    job = Job(tmp_path, source, **CLUSTER, **SPECULATION)
+    cluster = {"spark.master": two_hosts, "spark.executor.memory": "800m", "spark.executor.cores": 1}
+    job = Job(tmp_path, source, **cluster, **SPECULATION)
     done = job.start(stage, "working", "slow")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fault-0" in job.faults
