@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+VENV35 := .venv-spark35
+STAMP35 := $(VENV35)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-s3a lint format bench lock clean
+.PHONY: help setup demo test test-faults test-s3a test-spark35 lint format bench lock clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## Make .venv with the locked dependencies (a Java runtime among them)
 
@@ -39,6 +41,16 @@ test-s3a: $(STAMP)  ## Run the job on an S3 server (fetches jars of 200 MB)
 	  tar -xzf $(VENV)/s3a/sagemaker_pyspark-1.4.5.tar.gz -C $(VENV)/s3a; }
 	SPARK_DBP_S3A_JARS=$(S3A_JARS) $(BIN)/python -m pytest -m s3a tests/job/test_object_store.py
 
+test-spark35: $(STAMP35) $(STAMP)  ## Run the tests that need Spark on Spark 3.5, in a venv of their own
+	SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest tests/lanes tests/spark tests/job
+
+$(STAMP35): requirements-spark35.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "numpy 1 needs Python 3.10 to 3.12: make test-spark35 PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV35)
+	$(VENV35)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-spark35.lock
+	$(VENV35)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,9 +70,10 @@ $(BENCH_STAMP): requirements-bench.lock $(STAMP)
 LOCK := uv pip compile --universal --python-version 3.10 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --quiet
 
-lock:  ## Resolve requirements.lock and requirements-bench.lock anew (needs uv)
+lock:  ## Resolve all locked versions anew (needs uv)
 	$(LOCK) --extra local --extra notebook --extra dev pyproject.toml --output-file requirements.lock
+	$(LOCK) --extra spark35 --extra dev pyproject.toml --output-file requirements-spark35.lock
 	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## Delete what the targets above made
-	rm -rf $(VENV) build dist demo-run *.egg-info
+	rm -rf $(VENV) $(VENV35) build dist demo-run *.egg-info

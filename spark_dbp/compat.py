@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 _FILE = re.compile(r"\b(?:file|s3a?|s3n|gs|hdfs|abfss?|wasbs?|dbfs):/[^\s,'\"]+")
+_UNREADABLE = (
+    "FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer"
+    "|Encountered error while reading file"  # Spark 3.5
+)
 _COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
+
+
+def supported_java() -> tuple[int, ...]:
+    """Versions of Java that the installed pyspark runs on."""
+    import pyspark
+
+    # Arrow as Spark 3.5 has it needs a constructor that Java 21 no longer has.
+    return (11, 17) if pyspark.__version__.startswith("3.") else (17, 21)
 
 
 def sql_name(name: str) -> str:
@@ -115,10 +127,10 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
             f"{_file_in(text)}{at} vanished while it was read",
             mend="run the same command again when nothing writes to that table",
         )
-    broken = re.search(r"FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer", text)
+    broken = re.search(_UNREADABLE, text)
     if broken:
         return InputError(
-            f"cannot read {_file_in(text)}{at}: it is truncated, damaged or not Parquet",
+            f"cannot read {_file_in(text, broken.start())}{at}: it is truncated, damaged or not Parquet",
             mend="write the file again, or move it away and check input.path",
         )
     if re.search(
@@ -212,8 +224,9 @@ def _other_types(text: str, at: str) -> InputError:
     )
 
 
-def _file_in(text: str) -> str:
-    found = _FILE.search(text)
+def _file_in(text: str, start: int = 0) -> str:
+    # Spark 3.5 names what it was writing first, and then what it could not read.
+    found = _FILE.search(text, start) or _FILE.search(text)
     return found[0].rstrip(".)]") if found else "a file of the input"
 
 
@@ -238,9 +251,22 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
     """A small DataFrame as a pyarrow Table on the driver."""
     if hasattr(frame, "toArrow"):  # Spark 4.0 and later, classic and Connect
         return frame.toArrow()
+    # Spark 3.5: `toPandas` loses types (structs become lists, integers with nulls floats), so the
+    # workers send their batches as bytes.
     import pyarrow as pa
 
-    return pa.Table.from_pandas(frame.toPandas(), preserve_index=False)
+    def to_bytes(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            yield pa.RecordBatch.from_pydict({"stream": [sink.getvalue().to_pybytes()]})
+
+    streams = [row.stream for row in frame.mapInArrow(to_bytes, "stream BINARY").collect()]
+    tables = [pa.ipc.open_stream(stream).read_all() for stream in streams]
+    return pa.concat_tables(tables) if tables else arrow_schema(frame.schema).empty_table()
 
 
 def shuffle_partitions(spark: SparkSession) -> int:

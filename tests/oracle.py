@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,6 +22,22 @@ def spark_xxhash64(key: str | int, seed: int) -> int:
     first = xxhash.xxh64_intdigest(raw, seed=42)
     both = xxhash.xxh64_intdigest(seed.to_bytes(8, "little", signed=True), seed=first)
     return both - 2**64 if both >= 2**63 else both
+
+
+def digest(rows: list[tuple]) -> str:
+    """Digest in run.json of a table of these rows: strings, INTs and FLOATs."""
+    total = 0
+    for row in rows:
+        row_hash = 42
+        for value in row:
+            raw = (
+                value.encode()
+                if isinstance(value, str)
+                else struct.pack("<f" if isinstance(value, float) else "<i", value)
+            )
+            row_hash = xxhash.xxh64_intdigest(raw, seed=row_hash)
+        total += row_hash
+    return f"{total % 2**64:016x}"
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:

@@ -204,8 +204,8 @@ def key_text(keep_list: DataFrame, key: str | None) -> Column:
 
     if key is None:
         return default_key_text(keep_list)
-    text = F.expr(key).cast("string")
     try:
+        text = F.expr(key).cast("string")  # Spark 3.5 parses here, later versions below
         _ = keep_list.select(text).schema
     except Exception as error:
         if not condition_of(error):

@@ -152,13 +152,14 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
     )
 
     def in_normal_form(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         for batch in batches:
             given = readable(batch.column(2))
             normal = normalized(given)
             compared = normal if normalize else given
-            made = batch.set_column(2, "text", compared)
+            made = pa.RecordBatch.from_arrays([*batch.columns[:2], compared], batch.schema.names)
             yield made.filter(pc.greater(pc.binary_length(normal), 0))  # null where the text is null
 
     return rows.mapInArrow(in_normal_form, rows.schema)
@@ -232,7 +233,7 @@ def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) ->
 
 
 def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
-    """Exact Jaccard similarity DOUBLE of ``text`` and ``other``, in the place of ``other``."""
+    """Exact Jaccard similarity DOUBLE of ``text`` and ``other``, the last column, in its place."""
     from pyspark.sql import types as T
 
     def jaccard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -245,8 +246,8 @@ def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
                 a, b = shingles(text, ngram, tokens), shingles(other, ngram, tokens)
                 common = len(a & b)
                 similarity.append(common / (len(a) + len(b) - common))
-            place = batch.schema.get_field_index("other")
-            yield batch.set_column(place, SIMILARITY, pa.array(similarity, pa.float64()))
+            columns = [*batch.columns[:-1], pa.array(similarity, pa.float64())]
+            yield pa.RecordBatch.from_arrays(columns, schema.names)
 
-    fields = [field for field in compared.schema if field.name != "other"]
-    return compared.mapInArrow(jaccard, T.StructType([*fields, T.StructField(SIMILARITY, T.DoubleType())]))
+    schema = T.StructType([*compared.schema.fields[:-1], T.StructField(SIMILARITY, T.DoubleType())])
+    return compared.mapInArrow(jaccard, schema)

@@ -173,7 +173,9 @@ def reached(
         group = groups.of(cluster, place)
         wanted = np.flatnonzero(part_of[group] >= 0)
         if len(wanted):
-            yield batch.take(pa.array(wanted)).append_column(GROUP, pa.array(group[wanted]))
+            taken = batch.take(pa.array(wanted))
+            columns = [*taken.columns, pa.array(group[wanted])]
+            yield pa.RecordBatch.from_arrays(columns, [*taken.schema.names, GROUP])
 
 
 def ranked(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa.RecordBatch]:

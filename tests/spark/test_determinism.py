@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT, config_of, make_embeddings, make_keys, rows_of, write_table
+from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, good_samples, ingest, run
 from spark_dbp.stages.kmeans import assign
@@ -68,47 +64,3 @@ def test_partitions_row_order_batches_and_settings(
     for table in ("centroids", "assignments", "cluster_stats", "quotas", "keep_list"):
         assert done.document["digests"][table] == expected[0][table], table
     assert rows_of(done.keep_list(spark)) == expected[1]
-
-
-CONNECT = """
-import json, sys
-from spark_dbp import RunConfig, SphericalKMeans, good_samples, ingest, prune_again, run
-from spark_dbp.session import start_local_session
-config = RunConfig.from_dict(json.loads(sys.argv[1]))
-spark = start_local_session({"spark.remote": "local[2]", "spark.sql.shuffle.partitions": "4"})
-done = run(config, spark)
-again = prune_again(done, config.output.path + "-again", ["prune.which_to_keep=random"], spark)
-samples = good_samples(ingest(spark.read.parquet(config.input.path)), done.document["stages"]["ingest"]["info"]["dimension"])
-model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)
-print("RESULT", json.dumps({
-    "session": f"{type(spark).__module__}",
-    "digests": done.document["digests"],
-    "kept_again": len(again.keep_trie()),
-    "refined": [float(x) for x in model.centroids_.sum(axis=0)],
-    "files": done.document["input"]["files"],
-}))
-"""
-
-
-def test_spark_connect_gives_the_same(spark, source, expected, tmp_path):
-    config = config_of(source, tmp_path / "run")
-    # A session is Connect or classic for a whole process, hence a process of its own.
-    done = subprocess.run(
-        [sys.executable, "-c", CONNECT, json.dumps(config)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.split("RESULT ", 1)[1].splitlines()[0])
-    assert result["session"].startswith("pyspark.sql.connect")
-    assert result["digests"] == expected[0]
-    assert result["kept_again"] == 900
-    assert result["files"] == 3
-
-    from spark_dbp import SphericalKMeans, good_samples, ingest
-
-    samples = good_samples(ingest(spark.read.parquet(str(source))), 6)
-    model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)
-    assert result["refined"] == [float(x) for x in model.centroids_.sum(axis=0)]
