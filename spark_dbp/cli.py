@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(arguments, argparse.Namespace(debug=False))
     try:
         with _progress_on_stderr(logging.DEBUG if parsed.debug else logging.INFO), _sigterm_as_interrupt():
             return int(parsed.command(parsed))
@@ -104,7 +104,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Prune a dataset by the complexity of its concept clusters (DBP, arXiv 2401.04578).",
         parents=[common],
     )
-    parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=f"spark-dbp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -113,14 +113,15 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
     condition = condition_of(error)
     at = f" ({reading})" if reading else ""
     if "PATH_NOT_FOUND" in (condition, text[1:15]):
-        return InputError(f"no such path{at}: {first_line(error)}", mend="check input.path")
+        mend = "check input.path" if reading else "the run directory is incomplete: run the job again"
+        return InputError(f"no such path{at}: {first_line(error)}", mend=mend)
     if condition == "TABLE_OR_VIEW_NOT_FOUND":
         return InputError(f"no such table{at}: {first_line(error)}", mend="check input.table")
     if condition.startswith("UNABLE_TO_INFER_SCHEMA"):
         return InputError(f"no Parquet files{at}", mend="check input.path")
     if condition.startswith(_COLUMN_CONDITIONS):
         return InputError(f"no such column{at}: {first_line(error)}", mend="check the column names")
-    if "data type mismatch" in text.lower() or "Parquet column cannot be converted" in text:
+    if re.search("Data type mismatches when reading|Parquet column cannot be converted", text):
         return _other_types(text, at)
     if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
         return InputError(

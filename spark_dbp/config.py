@@ -399,7 +399,10 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
     for item in settings:
         path, equals, text = item.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set {item!r} is not of the form section.key=value")
+            raise ConfigError(
+                f"--set {item!r} is not of the form section.key=value",
+                mend="write --set prune.keep_ratio=0.2",
+            )
         parts = path.strip().split(".")
         if parts[0] == "spark":
             rest = ".".join(parts[1:])
@@ -412,7 +415,10 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
         for part in parts[:-1]:
             section = node.get(part)
             if not isinstance(section, dict | None):
-                raise ConfigError(f"--set {item!r}: {part!r} is a value, not a section")
+                raise ConfigError(
+                    f"--set {item!r}: {part!r} is a value, not a section",
+                    mend="every key is described in conf/example.yaml",
+                )
             node[part] = dict(section or {})  # `values` stay as they are
             node = node[part]
         node[parts[-1]] = value

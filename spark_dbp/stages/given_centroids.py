@@ -72,16 +72,23 @@ def read_centroids(spark: SparkSession, path: str) -> tuple[IntVector, Matrix]:
     ids, matrix = ids[order], matrix[order]
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if repeated.size:
-        raise InputError(f"input.centroids {path}: cluster_id {repeated[0]} occurs more than once")
+        raise _refused(path, f"cluster_id {repeated[0]} occurs more than once")
     if ids[0] < 0 or ids[-1] > 2**31 - 1:
-        raise InputError(f"input.centroids {path}: cluster ids must lie between 0 and 2147483647")
+        raise _refused(path, "cluster ids must lie between 0 and 2147483647")
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
-        raise InputError(f"input.centroids {path}: the centroid of cluster {ids[~finite][0]} has NaN or Inf")
+        raise _refused(path, f"the centroid of cluster {ids[~finite][0]} has NaN or Inf")
     centroids, is_zero = unit_rows(matrix)
     if is_zero.any():
-        raise InputError(f"input.centroids {path}: the centroid of cluster {ids[is_zero][0]} is zero")
+        raise _refused(path, f"the centroid of cluster {ids[is_zero][0]} is zero")
     return ids.astype(np.int32), centroids
+
+
+def _refused(path: str, what: str) -> InputError:
+    return InputError(
+        f"input.centroids {path}: {what}",
+        mend="give every cluster one centroid, finite, not zero, of one dimension; ids are integers from 0",
+    )
 
 
 def _npy_bytes(path: str) -> bytes:
@@ -122,25 +129,24 @@ def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], n
     from spark_dbp.vectors import embedding_groups
 
     frame = _read_parquet(spark, path)
-    type_of(frame, CLUSTER_ID, "centroids")
+    type_of(frame, CLUSTER_ID, f"centroids {path}")
     chosen = frame.select(
-        F.col(CLUSTER_ID).cast("bigint"), embedding_column(frame, CENTROID, "centroids").alias(CENTROID)
+        F.col(CLUSTER_ID).cast("bigint"),
+        embedding_column(frame, CENTROID, f"centroids {path}").alias(CENTROID),
     )
     with readable_errors(f"input.centroids {path}"):
         table = collect_arrow(chosen).combine_chunks()
     ids = table.column(CLUSTER_ID)
     if ids.null_count:
-        raise InputError(f"input.centroids {path}: there is a null cluster_id")
+        raise _refused(path, "there is a null cluster_id")
     if table.num_rows == 0:
         return np.zeros(0, np.int64), np.zeros((0, 1))
     groups, problems = embedding_groups(table.column(CENTROID).combine_chunks())
     for row in np.flatnonzero([problem is not None for problem in problems]):
-        raise InputError(
-            f"input.centroids {path}: cluster {ids[row]}: {problems[row]}".replace("embedding", "centroid")
-        )
+        raise _refused(path, f"cluster {ids[row]}: {problems[row]}".replace("embedding", "centroid"))
     if len(groups) > 1:
         found = sorted(matrix.shape[1] for _, matrix in groups)
-        raise InputError(f"input.centroids {path}: centroids of several dimensions: {found}")
+        raise _refused(path, f"centroids of several dimensions: {found}")
     return ids.to_numpy(), groups[0][1]
 
 

@@ -100,7 +100,9 @@ def minhash_dedup(
             mend="5 characters or 3 words are common",
         )
     if tokens not in ("characters", "words"):
-        raise ConfigError(f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'")
+        raise ConfigError(
+            f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'", mend="give one of the two"
+        )
     type_of(frame, key, "key")
     log.info(
         "  %d bands of %d: expected recall %.3f at a similarity of %g",
