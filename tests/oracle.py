@@ -148,7 +148,8 @@ def prune(
         weight = np.where(n_items > 0, 1 / len(used), 0)
     else:
         value = {"d_intra*d_inter": d_intra * d_inter, "d_intra": d_intra, "d_inter": d_inter}[complexity]
-        power = np.where(n_items > 0, np.exp((value - np.nanmax(value)) / temperature), 0)
+        with np.errstate(over="ignore"):
+            power = np.where(n_items > 0, np.exp((value - np.nanmax(value)) / temperature), 0)
         weight = power / power.sum()
     floor = max(min_per_cluster, int(cluster_balance * n_keep / len(used)))
     quota = quotas(list(weight * n_keep), [min(floor, int(m)) for m in n_items], list(n_items), n_keep)

@@ -48,6 +48,8 @@ BASE = {
         ("input.table=db.t", "exactly one of input.path and input.table"),
         ("input.centroids=c.npy", "input.centroids is given without input.cluster_id"),
         ("output.path=", "output.path"),
+        ("output.path=e/run", "output.path e/run lies in input.path e"),
+        ("output.path=https://user:hunter2@host/x", r"output.path 'https://\(redacted\)@host/x' holds credentials"),
         ("output.format=delta", "output.format"),
         ("trie.shards=0", "trie.shards"),
         ("cluster=7", "cluster: .*dictionary"),
@@ -102,7 +104,6 @@ def test_secrets_are_blanked():
     config = RunConfig.from_dict(
         {
             **BASE,
-            "input": {"path": "https://user:hunter2@host/x"},
             "spark": {
                 "spark.hadoop.fs.s3a.secret.key": "hunter2",
                 "spark.hadoop.fs.s3a.access.key": "hunter2",

@@ -86,6 +86,15 @@ def test_what_the_laws_forbid_does_not_occur(path: Path):
     assert not any(name.split(".")[0] in ("pickle", "cloudpickle") for name in imports(tree))
 
 
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_every_error_says_what_mends_it(path: Path):
+    errors = {"SparkDbpError", "ConfigError", "InputError", "InfeasibleError", "ConflictError"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in errors:
+            has_mend = len(node.args) > 1 or any(keyword.arg == "mend" for keyword in node.keywords)
+            assert has_mend, f"line {node.lineno}"
+
+
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__main__.py"], ids=str)
 def test_examples_in_docstrings_run(path: Path):
     parts = path.relative_to(ROOT).with_suffix("").parts
