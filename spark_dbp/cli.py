@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             _print_trace()
-        from spark_dbp.compat import first_line
+        from spark_dbp.spark_errors import first_line
 
         print(
             f"spark-dbp: {type(error).__name__}: {without_secrets(first_line(error))}\n"
@@ -189,9 +189,9 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    from spark_dbp.config import apply_settings
     from spark_dbp.runs import open_run
     from spark_dbp.session import get_session
+    from spark_dbp.settings import apply_settings
     from spark_dbp.verify import verify
 
     given = apply_settings({}, parsed.settings)
@@ -203,7 +203,7 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 
 def _clean(parsed: argparse.Namespace) -> int:
-    from spark_dbp.store import clean
+    from spark_dbp.cleaning import clean
 
     found = clean(parsed.run, dry_run=parsed.dry_run)
     for path, size in found:

@@ -30,7 +30,6 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.compat import readable_errors
 from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
 from spark_dbp.dedup import check_columns, deduplicate
 from spark_dbp.digest import table_digests
@@ -41,6 +40,7 @@ from spark_dbp.runs import Run, open_run
 from spark_dbp.secrets import HIDDEN, without_secrets
 from spark_dbp.session import bounded_batches, get_session, guarded
 from spark_dbp.source import Source, open_source
+from spark_dbp.spark_errors import readable_errors
 from spark_dbp.stages import given_centroids, kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
 from spark_dbp.stages.ingest import check_samples, good_samples, ingest, type_of

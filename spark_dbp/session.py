@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.compat import first_line, is_fixed, supported_java
+from spark_dbp.compat import is_fixed, supported_java
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import HIDDEN, is_secret_name
+from spark_dbp.spark_errors import first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
-from spark_dbp.compat import (
-    column,
-    condition_of,
-    first_line,
-    is_ml_vector,
-    ml_vector_to_array,
-    readable_errors,
-)
+from spark_dbp.compat import column, is_ml_vector, ml_vector_to_array
 from spark_dbp.config import InputConfig, RunConfig
 from spark_dbp.digest import digests_and_totals, table_digest
 from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.spark_errors import condition_of, first_line, readable_errors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

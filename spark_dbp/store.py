@@ -9,7 +9,7 @@
     lock.json                       while a run is under way
 
 A stage writes new directories, which become part of the run when its mark is written; ``run.json``
-is written last. What no mark names is debris of a failed attempt and is never read; `clean` deletes it.
+is written last. What no mark names is debris of a failed attempt and is never read; `cleaning` deletes it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from spark_dbp.progress import shown
 log = logging.getLogger("spark_dbp")
 
 RUN_JSON = "run.json"
-_DERIVED = "derived"
-_OURS = {RUN_JSON, LOCK, "stages", "tables", _DERIVED}
+DERIVED = "derived"
+_OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED}
 
 
 @dataclass
@@ -245,61 +245,12 @@ class RunStore:
     def note_derived(self, base: str, tables: Iterable[str]) -> None:
         """Leave word in the run at `base` that this run shares `tables` of it, for `clean` to keep them."""
         own = files.relative(self.path, base)
-        note = files.join(base, _DERIVED, f"{_hash(own)[:16]}.json")
+        note = files.join(base, DERIVED, f"{_hash(own)[:16]}.json")
         try:
             shared = [files.relative(self.at(path), base) for path in tables]
             files.write_bytes(note, _json({"run": own, "tables": sorted(shared)}))
         except (OSError, SparkDbpError) as error:
             log.warning("cannot write %s (%s): `clean` there will not know what this run uses", note, error)
-
-    def debris(self) -> list[str]:
-        """Paths, relative to the run directory, of what neither a mark nor run.json names.
-
-        Returns
-        -------
-        list of str
-            Directories and files of attempts that failed or whose result was replaced.
-
-        Raises
-        ------
-        InputError
-            When run.json or a note cannot be read: then nothing is known to be debris.
-        """
-        used: set[str] = set()
-        for file in (RUN_JSON, *(f"stages/{name}" for name in _visible(self.at("stages")))):
-            if files.exists(self.at(file)):
-                used |= set(self._document(file).get("tables", {}).values())
-        found = []
-        for name in _visible(self.at(_DERIVED)):
-            note = self._document(f"{_DERIVED}/{name}")
-            if files.exists(self.at(note["run"])):
-                used |= set(note["tables"])
-            else:
-                found.append(f"{_DERIVED}/{name}")
-        used = {self.at(path) for path in used}
-        for table in files.list_names(self.at("tables")):
-            for attempt in files.list_names(self.at(f"tables/{table}")):
-                path = f"tables/{table}/{attempt}"
-                if self.at(path) not in used:
-                    found.append(path)
-                else:  # what a task that was given up may have left in a table
-                    inside = files.list_names(self.at(path))
-                    found += [
-                        f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))
-                    ]
-        # The progress of runs, and drafts of small files.
-        found += [name for name in files.list_names(self.path) if name.startswith(".")]
-        found += [f"stages/{name}" for name in files.list_names(self.at("stages")) if name.startswith(".")]
-        return found
-
-    def _document(self, file: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(files.read_bytes(self.at(file))))
-        except (ValueError, TypeError, OSError) as error:
-            raise InputError(
-                f"{self.at(file)} cannot be read: {error}",
-                mend="nothing is deleted; run the job again, or delete the whole directory",
-            ) from None
 
 
 class StageWriter:
@@ -318,7 +269,7 @@ class StageWriter:
     def discard(self, table: str) -> None:
         """Delete a directory that was only needed on the way."""
         files.delete(self._store.at(self.stage.tables.pop(table)))
-        _delete_if_empty(self._store.at(f"tables/{table}"))
+        delete_if_empty(self._store.at(f"tables/{table}"))
 
     def report(self, table: str, rows: int, digest: str | None = None, key_digest: str | None = None) -> None:
         """Record what was read back from `table`."""
@@ -333,7 +284,7 @@ class StageWriter:
         for path in self.stage.tables.values():
             try:
                 files.delete(self._store.at(path))
-                _delete_if_empty(files.join(self._store.at(path), ".."))
+                delete_if_empty(files.join(self._store.at(path), ".."))
             except Exception as error:
                 log.warning("debris of the failed attempt stays at %s: %s", self._store.at(path), error)
 
@@ -350,7 +301,7 @@ def opened(path: str) -> Iterator[RunStore]:
         When another run is at work in it.
     """
     base = files.normalize(path)
-    strangers = [name for name in _names(base) if name not in _OURS and not name.startswith(".")]
+    strangers = [name for name in names_in(base) if name not in _OURS and not name.startswith(".")]
     if strangers:
         raise ConfigError(
             f"output.path {base} holds something that is not a run: {', '.join(strangers[:5])}",
@@ -361,44 +312,10 @@ def opened(path: str) -> Iterator[RunStore]:
             try:
                 yield RunStore(base, lock)
             finally:
-                for name in ("tables", "stages", _DERIVED):
-                    _delete_if_empty(files.join(base, name))
+                for name in ("tables", "stages", DERIVED):
+                    delete_if_empty(files.join(base, name))
     finally:
-        _delete_if_empty(base)
-
-
-def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
-    """Delete what failed or replaced attempts left in a run directory.
-
-    Parameters
-    ----------
-    path : str
-        The run directory.
-    dry_run : bool
-        Only tell.
-
-    Returns
-    -------
-    list of (str, int)
-        What was (or would be) deleted, with its size in bytes.
-
-    Raises
-    ------
-    InputError
-        When there is no run directory.
-    ConflictError
-        When a run is at work in it.
-    """
-    base = files.normalize(path)
-    if not {RUN_JSON, "stages", "tables"} & set(_names(base)):
-        raise InputError(f"no run directory at {base}", mend="give the directory that output.path named")
-    with opened(base) as store:
-        found = [(store.at(name), files.tree_size(store.at(name))) for name in store.debris()]
-        for name, _ in found if not dry_run else ():
-            files.delete(name)
-        for table in () if dry_run else files.list_names(store.at("tables")):
-            _delete_if_empty(store.at(f"tables/{table}"))
-    return found
+        delete_if_empty(base)
 
 
 def files_differ(found: Mapping[str, int], written: Mapping[str, int]) -> str:
@@ -431,18 +348,16 @@ def _difference(known: Stage, wanted: Stage) -> str:
     return f"{', '.join(changed)} changed"
 
 
-def _visible(path: str) -> list[str]:
-    return [name for name in files.list_names(path) if not name.startswith(".")]
-
-
-def _names(base: str) -> list[str]:
+def names_in(base: str) -> list[str]:
+    """Names in a directory; refuses what is none."""
     try:
         return files.list_names(base)
     except NotADirectoryError:
         raise ConfigError(f"output.path {base} is a file", mend="name a directory") from None
 
 
-def _delete_if_empty(path: str) -> None:
+def delete_if_empty(path: str) -> None:
+    """Delete a directory that holds nothing; object stores keep none of these."""
     if files.is_local(path):
         try:
             Path(path).rmdir()

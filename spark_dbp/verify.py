@@ -33,7 +33,6 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.compat import readable_errors
 from spark_dbp.config import RunConfig
 from spark_dbp.digest import added, table_digest, table_digests
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
@@ -41,6 +40,7 @@ from spark_dbp.keep.build import key_text
 from spark_dbp.keep.trie import MANIFEST, KeepTrie
 from spark_dbp.scan import CommittedTable
 from spark_dbp.session import get_session, guarded
+from spark_dbp.spark_errors import readable_errors
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.ingest import good_samples
 from spark_dbp.stages.quota import plan_quotas

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
-from spark_dbp.compat import condition_of, first_line, shuffle_partitions
+from spark_dbp.compat import shuffle_partitions
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import BatchFunction, CommittedTable, bytes_per_key, frame_of, map_batches
+from spark_dbp.spark_errors import condition_of, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

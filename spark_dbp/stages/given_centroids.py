@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from spark_dbp import files
 from spark_dbp.columns import CENTROID, CLUSTER_ID
-from spark_dbp.compat import collect_arrow, readable_errors
+from spark_dbp.compat import collect_arrow
 from spark_dbp.errors import InputError
 from spark_dbp.geometry import unit_rows
+from spark_dbp.spark_errors import readable_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa

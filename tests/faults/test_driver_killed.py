@@ -6,7 +6,7 @@ import pytest
 
 from faults.conftest import KILLED, Job
 from spark_dbp import open_run
-from spark_dbp.store import clean
+from spark_dbp.cleaning import clean
 from spark_dbp.verify import verify
 
 PLAIN = ["ingest", "cluster", "assign", "cluster_stats", "quota", "select", "keep_trie"]

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from spark_dbp.config import RunConfig, apply_settings, read_yaml
+from spark_dbp.config import RunConfig
 from spark_dbp.errors import ConfigError
+from spark_dbp.settings import apply_settings, read_yaml
 
 BASE = {
     "input": {"path": "e"},
@@ -49,7 +50,10 @@ BASE = {
         ("input.centroids=c.npy", "input.centroids is given without input.cluster_id"),
         ("output.path=", "output.path"),
         ("output.path=e/run", "output.path e/run lies in input.path e"),
-        ("output.path=https://user:hunter2@host/x", r"output.path 'https://\(redacted\)@host/x' holds credentials"),
+        (
+            "output.path=https://user:hunter2@host/x",
+            r"output.path 'https://\(redacted\)@host/x' holds credentials",
+        ),
         ("output.format=delta", "output.format"),
         ("trie.shards=0", "trie.shards"),
         ("cluster=7", "cluster: .*dictionary"),

@@ -21,8 +21,9 @@ IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 
 # Modules that must work where pyspark is not installed: not even inside functions may they import it.
 WITHOUT_PYSPARK = {
-    "_version.py", "cli.py", "columns.py", "config.py", "demo.py", "errors.py", "files.py", "geometry.py",
-    "progress.py", "runs.py", "store.py", "vectors.py", "keep/trie.py", "stages/lloyd.py", "stages/quota.py",
+    "_version.py", "cleaning.py", "cli.py", "columns.py", "config.py", "demo.py", "errors.py", "files.py",
+    "geometry.py", "lock.py", "progress.py", "runs.py", "settings.py", "store.py", "vectors.py",
+    "keep/trie.py", "stages/lloyd.py", "stages/quota.py",
 }  # fmt: skip
 # The store and the command line know nothing of the mathematics; the mathematics knows nothing of them.
 FORBIDDEN = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from spark_dbp import files, store
+from spark_dbp.cleaning import clean
 from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.runs import open_run
 
@@ -157,15 +158,15 @@ def test_clean_deletes_what_nothing_names_and_only_that(tmp_path):
     for folder in debris:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "part-0.parquet").write_bytes(b"half")
-    would = store.clean(str(path), dry_run=True)
+    would = clean(str(path), dry_run=True)
     assert all(folder.exists() for folder in debris)
-    assert store.clean(str(path)) == would
+    assert clean(str(path)) == would
     assert dict(would)[str(debris[1])] == 4
     assert not any(folder.exists() for folder in debris)
     assert (new / "data").read_bytes() == b"new"
     assert not (path / "tables/gone").exists()
     assert open_run(path).document["tables"]["numbers"].endswith(new.name)
-    assert store.clean(str(path)) == []
+    assert clean(str(path)) == []
 
 
 def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
@@ -175,10 +176,10 @@ def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
         derived.note_derived(str(tmp_path / "run"), [f"../run/{path}" for path in tables.values()])
         derived.commit(DOCUMENT)
     finished(tmp_path / "run", b"new")
-    assert store.clean(str(tmp_path / "run")) == []
+    assert clean(str(tmp_path / "run")) == []
     assert old.exists()
     shutil.rmtree(tmp_path / "derived")
-    store.clean(str(tmp_path / "run"))
+    clean(str(tmp_path / "run"))
     assert not old.exists()
     assert not (tmp_path / "run/derived").exists()
 
@@ -187,14 +188,14 @@ def test_clean_refuses(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match="no run directory"):
-            store.clean(str(path))
+            clean(str(path))
     finished(tmp_path / "run")
     with store.opened(str(tmp_path / "run")), pytest.raises(ConflictError):
-        store.clean(str(tmp_path / "run"))
+        clean(str(tmp_path / "run"))
     (tmp_path / "run/stages/count.json").write_text("{")
     (tmp_path / "run/tables/gone/1").mkdir(parents=True)
     with pytest.raises(InputError, match=r"count\.json cannot be read"):
-        store.clean(str(tmp_path / "run"))
+        clean(str(tmp_path / "run"))
     assert (tmp_path / "run/tables/gone/1").exists()
 
 

@@ -1,0 +1,109 @@
+"""Read configuration files and settings of the command line. Imports yaml; never pyspark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spark_dbp.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: one of the two would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Content of a YAML file that holds a mapping.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such file or it holds something else.
+    """
+    name = os.fspath(path)
+    try:
+        content = _load_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {name}: {error.strerror}",
+            mend="give the path of a YAML file; conf/example.yaml is one",
+        ) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{name} is nested too deeply for a configuration", mend="conf/example.yaml shows the form"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" line {place.line + 1}" if place else ""
+        raise ConfigError(
+            f"{name}{where} is not valid YAML: {getattr(error, 'problem', None) or error}",
+            mend="conf/example.yaml shows the form",
+        ) from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name} holds no mapping of sections", mend="conf/example.yaml shows the form")
+    return content
+
+
+def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` items (values in YAML) over nested `values`.
+
+    What follows ``spark.`` is one name: ``spark.spark.driver.memory=4g``, or short
+    ``spark.driver.memory=4g``.
+
+    Raises
+    ------
+    ConfigError
+        For an item without ``=`` or a path through a plain value.
+
+    Examples
+    --------
+    >>> apply_settings({"prune": {"keep_ratio": 0.3}}, ["prune.keep_ratio=0.2"])
+    {'prune': {'keep_ratio': 0.2}}
+    """
+    result = dict(values)
+    for item in settings:
+        path, equals, text = item.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(
+                f"--set {item!r} is not of the form section.key=value",
+                mend="write --set prune.keep_ratio=0.2",
+            )
+        parts = path.strip().split(".")
+        if parts[0] == "spark":
+            rest = ".".join(parts[1:])
+            parts = ["spark", rest if rest.startswith("spark.") else f"spark.{rest}"]
+        try:
+            value = _load_yaml(text)
+        except yaml.YAMLError:
+            value = text
+        node = result
+        for part in parts[:-1]:
+            section = node.get(part)
+            if not isinstance(section, dict | None):
+                raise ConfigError(
+                    f"--set {item!r}: {part!r} is a value, not a section",
+                    mend="every key is described in conf/example.yaml",
+                )
+            node[part] = dict(section or {})  # `values` stay as they are
+            node = node[part]
+        node[parts[-1]] = value
+    return result
