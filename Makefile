@@ -28,8 +28,8 @@ demo: $(STAMP)  ## Cluster and prune scikit-learn's handwritten digits into demo
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest
 
-test-faults: $(STAMP)  ## Run the longer tests of kills, faults and random jobs
-	$(BIN)/python -m pytest -m faults
+test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
+	$(BIN)/python -m pytest -m long
 
 # Neither PyPI nor the wheel of Spark has the connector as such; this package of AWS carries one that fits.
 S3A := $(VENV)/s3a/sagemaker_pyspark-1.4.5/deps/jars

@@ -259,9 +259,14 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
             wanted.pop("spark.remote", None)
     for name, value in wanted.items():
         builder = builder.config(name, value)
+    session = None
     try:
-        return builder.getOrCreate()
+        session = builder.getOrCreate()
+        session.conf.get("spark.sql.shuffle.partitions")  # Spark looks at its SQL settings when first asked
+        return session
     except Exception as error:
+        if session is not None:
+            session.stop()
         if "SparkConnectPlugin" in str(error):
             raise ConfigError(
                 f"spark.remote={remote}: this pyspark comes without a Spark Connect server",

@@ -37,7 +37,8 @@ def test_half_of_all_rows_in_one_cluster_fit_the_budget(job, skewed):
     assert sizes.max() >= N // 2
 
 
-@pytest.mark.parametrize("limit", ["360m", pytest.param("200m", marks=pytest.mark.faults)])
+@pytest.mark.long
+@pytest.mark.parametrize("limit", ["360m", "200m"])
 def test_less_than_the_budget_names_the_knob(job, skewed, limit):
     done = limited(job, skewed, limit).start()
     assert done.returncode == 1

@@ -36,15 +36,14 @@ SPECULATION = {
             2,
             ["ingest", "assign", "cluster_stats", "keep_trie"],
             id="workers",
-            marks=pytest.mark.faults,
+            marks=pytest.mark.long,
         ),
-        pytest.param("raise", 2, ["assign"], id="twice"),
         pytest.param(
             "raise",
             2,
-            ["ingest", "cluster_stats", "select", "keep_trie"],
-            id="twice-everywhere",
-            marks=pytest.mark.faults,
+            ["ingest", "assign", "cluster_stats", "select", "keep_trie"],
+            id="twice",
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -62,6 +61,7 @@ def test_workers_that_fail_and_are_tried_again(spark, source, digest_of, tmp_pat
     assert len(verify(open_run(job.out), spark)) == 9
 
 
+@pytest.mark.long
 def test_a_worker_that_never_succeeds(source, tmp_path):
     """Four attempts fail: a message with the cause, nothing committed; the same command then goes on."""
     job = Job(tmp_path, source)
@@ -76,7 +76,7 @@ def test_a_worker_that_never_succeeds(source, tmp_path):
     assert not (job.out / "lock.json").exists()
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["assign", "select"])
 def test_an_executor_is_killed(spark, source, digest_of, tmp_path, stage):
     job = Job(tmp_path, source, **CLUSTER)
@@ -119,7 +119,7 @@ def two_hosts(tmp_path_factory):
             process.wait(30)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["assign", "select"])
 def test_speculation(spark, source, digest_of, tmp_path, two_hosts, stage):
     """A task sleeps, its copy finishes first; the sleeper goes on writing for as long as it lives."""
@@ -150,6 +150,7 @@ def test_two_runs_at_once(source, digest_of, tmp_path):
     assert job.digest() == digest_of(False)
 
 
+@pytest.mark.long
 def test_sigterm_gives_the_lock_back(source, tmp_path):
     """A scheduler that takes the machine back: exit at once, no lock left, finished stages kept."""
     job = Job(tmp_path, source)
@@ -181,9 +182,8 @@ mount -o remount,size=200m {disk}
 """
 
 
-@pytest.mark.parametrize(
-    ("size", "stage"), [("88k", "assign"), pytest.param("140k", "select", marks=pytest.mark.faults)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("size", "stage"), [("88k", "assign"), ("140k", "select")])
 def test_a_full_disk(source, digest_of, tmp_path, size, stage):
     """The job says so and commits nothing; with room again the same command goes on."""
     import json

@@ -169,6 +169,7 @@ def test_classic(classic, answer):
     check(classic, answer)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "environment", "master"),
     [

@@ -255,7 +255,7 @@ def test_the_same_duplicates_whatever_the_partitioning(spark, full_run, tmp_path
         ({"exact": {"columns": ["key"], "order_by": "age"}}, 3, ["dedup.exact.order_by", "'age'"]),
         ({"minhash": {"column": "caption", "threshold": 0}}, 2, ["dedup.minhash.threshold"]),
         ({"minhash": {"column": "caption", "threshold": 1.1}}, 2, ["dedup.minhash.threshold"]),
-        ({"minhash": {"column": "caption", "threshold": 0.01, "num_perm": 8}}, 2, ["dedup.minhash.num_perm"]),
+        ({"minhash": {"column": "key", "threshold": 0.01, "num_perm": 8}}, 2, ["dedup.minhash.num_perm"]),
         ({"minhash": {"column": "caption"}}, 3, ["dedup.minhash.column", "'caption'"]),
         ({"minhash": {"column": "embedding"}}, 3, ["dedup.minhash.column", "ARRAY<FLOAT>"]),
         ({"minhsah": {}}, 2, ["did you mean 'dedup.minhash'"]),

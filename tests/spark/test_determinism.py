@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import oracle
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
@@ -34,9 +35,9 @@ def test_there_are_ties(expected):
 @pytest.mark.parametrize(
     ("partitions", "batch", "more"),
     [
-        (1, 10, {}),
+        (1, 1, {}),
         (7, 10_000, {"spark.sql.ansi.enabled": "false", "spark.sql.shuffle.partitions": "1"}),
-        (64, 10_000, {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "13"}),
+        (200, 10_000, {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "13"}),
     ],
 )
 def test_partitions_row_order_batches_and_settings(
@@ -64,3 +65,23 @@ def test_partitions_row_order_batches_and_settings(
     for table in ("centroids", "assignments", "cluster_stats", "quotas", "keep_list"):
         assert done.document["digests"][table] == expected[0][table], table
     assert rows_of(done.keep_list(spark)) == expected[1]
+
+
+def half_in_one() -> np.ndarray:
+    embeddings = make_embeddings(N, 6, 8)
+    embeddings[: N // 2] = embeddings[0] + np.float32(0.01) * embeddings[: N // 2]
+    return embeddings
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [half_in_one(), np.tile(EMBEDDINGS[:1], (N, 1))],
+    ids=["half of all rows in one cluster", "all vectors identical"],
+)
+def test_skew_and_identical_vectors(spark, tmp_path, embeddings):
+    k = 12 if len(np.unique(embeddings, axis=0)) > 1 else 1
+    source = write_table(tmp_path / "in", KEYS, embeddings, n_files=3)
+    done = run(RunConfig.from_dict(config_of(source, tmp_path / "run", cluster={"n_clusters": k})), spark)
+    answer = oracle.run(KEYS, embeddings, n_clusters=k, n_iter=8, keep_ratio=0.3)
+    assert answer.n_items.max() >= N // 2
+    assert rows_of(done.keep_list(spark)) == answer.keep_list

@@ -174,11 +174,17 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("table", "column", "change", "words"),
-    DAMAGES,
-    ids=[f"{t}.{c}-{i}" for i, (t, c, *_) in enumerate(DAMAGES)],
-)
+# The first damage of each table here, all of them in the long run.
+FIRST = {table: number for number, (table, *_) in reversed(list(enumerate(DAMAGES)))}
+PARAMETERS = [
+    pytest.param(
+        *damage, id=f"{damage[0]}.{damage[1]}-{n}", marks=[] if FIRST[damage[0]] == n else pytest.mark.long
+    )
+    for n, damage in enumerate(DAMAGES)
+]
+
+
+@pytest.mark.parametrize(("table", "column", "change", "words"), PARAMETERS)
 def test_values_changed_and_covered_up(spark, copy, table, column, change, words):
     forged = forge(spark, copy, table, with_column(read(copy, table), column, change))
     with pytest.raises(DamagedRunError) as caught:
@@ -194,7 +200,15 @@ def test_values_changed_and_covered_up(spark, copy, table, column, change, words
 
 
 @pytest.mark.parametrize(
-    "table", ["samples", "survivors", "assignments", "duplicates", "keep_list", "quotas"]
+    "table",
+    [
+        "samples",
+        "keep_list",
+        *(
+            pytest.param(t, marks=pytest.mark.long)
+            for t in ("survivors", "assignments", "duplicates", "quotas")
+        ),
+    ],
 )
 def test_the_digest_tells_what_is_not_covered_up(spark, copy, table):
     content = read(copy, table)
