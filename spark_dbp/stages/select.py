@@ -121,7 +121,7 @@ def selection(
 def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float) -> Groups:
     """The groups of all clusters, from a row with a histogram for each."""
     group_rows, part_rows, most_rows = (
-        max(1, min(rows, int(size / max(1.0, key_bytes))))
+        min(rows, max(1, int(size / max(1.0, key_bytes))))
         for rows, size in (
             (_GROUP_ROWS, _GROUP_BYTES),
             (_PART_ROWS, _PART_BYTES),

@@ -30,7 +30,7 @@ SPECULATION = {
 @pytest.mark.parametrize(
     ("what", "times", "stages"),
     [
-        pytest.param("kill worker", 1, ["select"], id="worker"),
+        pytest.param("kill worker", 1, ["select"], id="worker", marks=pytest.mark.long),
         pytest.param(
             "kill worker",
             2,

@@ -100,7 +100,7 @@ def check(spark, job) -> None:
 UNHURRIED = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-@settings(max_examples=6, derandomize=True, **UNHURRIED)
+@settings(max_examples=3, derandomize=True, **UNHURRIED)
 @given(job=jobs())
 def test_some_jobs_equal_the_oracle(spark, job):
     check(spark, job)

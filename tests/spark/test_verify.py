@@ -54,7 +54,7 @@ def copy(good, tmp_path):
 
 def test_a_run_as_it_was_committed(spark, good, tmp_path):
     assert len(verify(good, spark)) == 9
-    for settings in (["which_to_keep=easy"], ["which_to_keep=random", "seed=4"], ["complexity=uniform"]):
+    for settings in (["which_to_keep=random", "seed=4"], ["complexity=uniform", "which_to_keep=easy"]):
         out = str(tmp_path / settings[0].replace("=", "-"))
         again = prune_again(good, out, [f"prune.{item}" for item in settings], spark)
         assert len(verify(again, spark)) == 9
@@ -219,17 +219,19 @@ def test_the_digest_tells_what_is_not_covered_up(spark, copy, table):
         verify(forge(spark, copy, table, again, cover=False), spark)
 
 
+@pytest.mark.long
 def test_rows_lost_or_doubled(spark, copy):
     rows = read(copy, "keep_list")
     with pytest.raises(DamagedRunError, match=r"table keep_list has \d+ rows, run.json says"):
         verify(forge(spark, copy, "keep_list", rows.slice(1), cover=False), spark)
-    with pytest.raises(DamagedRunError, match="should be kept and are not"):
+    with pytest.raises(DamagedRunError, match="keep_list has 175 rows where the account of rows needs 176"):
         verify(forge(spark, copy, "keep_list", rows.slice(1)), spark)
     doubled = pa.concat_tables([rows, rows.slice(0, 1)])
-    with pytest.raises(DamagedRunError, match="1 rows should not be kept"):
+    with pytest.raises(DamagedRunError, match="keep_list has 177 rows where the account of rows needs 176"):
         verify(forge(spark, copy, "keep_list", doubled), spark)
 
 
+@pytest.mark.long
 def test_another_type(spark, copy):
     content = read(copy, "keep_list")
     wide = content.set_column(3, "rank", pc.cast(content.column("rank"), pa.int64()))
@@ -264,8 +266,8 @@ def rewrite_shard(run_, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda keys: keys[1:], "1 kept keys are not in it, such as"),
-        (lambda keys: [*keys, b"one more"], "the keep list has"),
+        pytest.param(lambda keys: keys[1:], "1 kept keys are not in it, such as", marks=pytest.mark.long),
+        pytest.param(lambda keys: [*keys, b"one more"], "the keep list has", marks=pytest.mark.long),
         (lambda keys: [*keys[1:], b"another"], "1 kept keys are not in it, such as"),
     ],
 )
