@@ -7,6 +7,7 @@ Equations of arXiv 2401.04578, section 3: complexity ``C_j = d_intra,j * d_inter
 from __future__ import annotations
 
 import math
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from spark_dbp.errors import InfeasibleError
 
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
+
+# numpy's and the C library's exp differ in the last bit between versions and processors; this one does not.
+_EXACTLY = Context(prec=25)
 
 
 def softmax_weights(complexity: npt.ArrayLike, temperature: float) -> FloatVector:
@@ -42,8 +46,9 @@ def softmax_weights(complexity: npt.ArrayLike, temperature: float) -> FloatVecto
     if values.size == 0:
         return values
     with np.errstate(over="ignore"):  # a temperature near 0 sends all but the largest to minus infinity
-        powers = np.exp((values - values.max()) / temperature)
-    return np.asarray(powers / math.fsum(powers), dtype=np.float64)
+        exponents = (values - values.max()) / temperature
+    powers = [float(_EXACTLY.exp(Decimal(x))) for x in exponents.tolist()]
+    return np.asarray(powers, dtype=np.float64) / math.fsum(powers)
 
 
 def proportional_weights(sizes: npt.ArrayLike) -> FloatVector:

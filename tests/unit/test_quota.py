@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import oracle
 import pytest
@@ -77,7 +79,8 @@ def test_agrees_with_a_general_solver_on_the_continuous_problem(seed):
         bounds=Bounds(lower, upper),
         constraints=LinearConstraint(np.ones(k), n_keep, n_keep),
         method="SLSQP",
-        options={"maxiter": 500, "ftol": 1e-9},
+        # Costs are near 1e5: with 1e-9, below their rounding, one seed in four ends without success.
+        options={"maxiter": 500, "ftol": 1e-7},
     )
     assert found.success
     # The integer optimum lies within a unit of the real one in every coordinate.
@@ -120,6 +123,12 @@ def test_softmax_does_not_overflow():
     weights = softmax_weights([1.0, 2.0, 1000.0], 1e-6)
     assert weights.tolist() == [0.0, 0.0, 1.0]
     assert softmax_weights(np.random.default_rng(0).random(10_000), 0.1).sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_softmax_is_the_same_bits_everywhere():
+    """Whatever numpy, C library and processor: the digest of weights as they were first computed."""
+    weights = softmax_weights(np.arange(2000) / 1024, 0.1)
+    assert hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()[:16] == "2009c635b26d3b58"
 
 
 @pytest.mark.parametrize("complexity", ["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"])
