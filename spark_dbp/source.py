@@ -258,13 +258,14 @@ def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
         for number, name in enumerate(columns)
         if frame.columns.count(name) == 1
     ]  # fmt: skip
+    # `count` is an integer of numpy with the Connect client of Spark 3.5.
     if not values:  # a column that is missing is ingest's to tell
-        return Snapshot(rows=frame.count(), digest=uuid4().hex)
+        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
     try:
         rows, digest = table_digest(frame.select(*values))
     except Exception as error:
         if not condition_of(error).startswith("DATATYPE_MISMATCH"):
             raise
         # Columns that cannot be hashed: nothing can tell that such a source is unchanged.
-        return Snapshot(rows=frame.count(), digest=uuid4().hex)
+        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
     return Snapshot(rows=rows, digest=digest)
