@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import oracle
@@ -89,7 +90,7 @@ def of_worker(batches):
         yield pa.RecordBatch.from_pydict({"daemon": [os.getppid()], "threads": [json.dumps(threads())]})
 
 config, settings = RunConfig.from_dict(json.loads(sys.argv[1])), json.loads(sys.argv[2])
-spark = start_local_session({"spark.sql.shuffle.partitions": "4", "spark.driver.memory": "1g", **settings})
+spark = start_local_session({"spark.sql.shuffle.partitions": "4", **settings})
 done = run(config, spark)
 lane = {"version": spark.version, "session": type(spark).__module__}
 if lane["session"].startswith("pyspark.sql.connect"):
@@ -107,12 +108,17 @@ else:
 print("RESULT", json.dumps(lane))
 """
 
+# A classic session that has a server beside it: one made with spark.remote would look for its own server at
+# the usual port, which may be another's.
 SERVER = """
 import sys
 from spark_dbp.session import start_local_session
 session = start_local_session({
-    "spark.remote": "local[2]", "spark.connect.grpc.binding.port": sys.argv[1],
-    "spark.sql.shuffle.partitions": "4", "spark.driver.memory": "1g",
+    "spark.master": "local[2]",
+    "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+    "spark.connect.grpc.binding.port": sys.argv[1],
+    "spark.sql.shuffle.partitions": "4",
+    "spark.driver.memory": "1g",
 })
 print("READY", session.version, flush=True)
 sys.stdin.read()
@@ -145,17 +151,18 @@ def connect_server(log: Path) -> Iterator[tuple[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A server of Spark 4 wants a token, which a client of 3.5 sends over TLS only, or as a header of ours.
-    environment = {**os.environ, "SPARK_CONNECT_AUTHENTICATE_TOKEN": "lane"}
     with log.open("w") as errors:
         server = subprocess.Popen(
             [newest_python(), "-c", SERVER, str(port)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
         )  # fmt: skip
+    late = Timer(120, server.kill)
+    late.start()
     try:
         ready = server.stdout.readline().split()
+        late.cancel()
         assert ready, log.read_text()[-3000:]
-        yield f"sc://localhost:{port}/;authorization=Bearer%20lane", ready[1]
+        yield f"sc://localhost:{port}", ready[1]
     finally:
         server.communicate(timeout=60)  # the end of its input ends it
 
