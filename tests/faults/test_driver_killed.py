@@ -23,7 +23,7 @@ def every_point(stages):
     yield "run.json", "written"
 
 
-QUICK = [("select", "working")]
+QUICK = [("select", "written")]
 
 
 @pytest.mark.parametrize(
