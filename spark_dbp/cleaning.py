@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from spark_dbp import files
 from spark_dbp.errors import InputError
 from spark_dbp.store import DERIVED, RUN_JSON, RunStore, delete_if_empty, names_in, opened
+
+_OUR_HIDDEN = re.compile(r"\.progress|\.lock\.takeover|\.\w+\.json\.[0-9a-f]{8}")
 
 
 def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
@@ -77,9 +80,10 @@ def debris(store: RunStore) -> list[str]:
             else:  # what a task that was given up may have left in a table
                 inside = files.list_names(store.at(path))
                 found += [f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))]
-    # The progress of runs, and drafts of small files.
-    found += [name for name in files.list_names(store.path) if name.startswith(".")]
-    found += [f"stages/{name}" for name in files.list_names(store.at("stages")) if name.startswith(".")]
+    # Of hidden files only our own: the progress of runs, a takeover of the lock, drafts of small files.
+    for folder in ("", "stages/", f"{DERIVED}/"):
+        names = files.list_names(store.at(folder or "."))
+        found += [folder + name for name in names if _OUR_HIDDEN.fullmatch(name)]
     return found
 
 

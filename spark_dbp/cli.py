@@ -1,7 +1,7 @@
 """The command line ``spark-dbp``: parses, calls, reports. Imports the rest when a command needs it.
 
-Exit codes: 0 done, 2 usage or configuration, 3 input data refused, 4 the run is locked or in conflict,
-1 anything else.
+Exit codes: 0 done, 2 usage or configuration, 3 input data refused or a run found damaged, 4 the run is
+locked or in conflict, 1 anything else.
 """
 
 from __future__ import annotations

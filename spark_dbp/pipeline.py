@@ -88,15 +88,15 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         if fresh:
             store.forget()
         source = open_source(spark, config)
-        with readable_errors(source.name), bounded_batches(spark, source.snapshot.bytes_per_row):
-            _check_early(spark, config, source)
-            store.n_rows = source.snapshot.rows
-            ingested = _ingest(store, spark, config, source)
-            samples, duplicates = deduplicate(store, spark, config, source, ingested)
-        store.n_rows = samples.info["n_rows"]
-        centroids = _cluster(store, spark, config, samples)
-        assignments = _assign(store, spark, config, samples, centroids)
-        n_rows = samples.info["n_rows"]
+        with bounded_batches(spark, source.snapshot.bytes_per_row):
+            with readable_errors(source.name):
+                _check_early(spark, config, source)
+                store.n_rows = source.snapshot.rows
+                ingested = _ingest(store, spark, config, source)
+                samples, duplicates = deduplicate(store, spark, config, source, ingested)
+            store.n_rows = n_rows = samples.info["n_rows"]
+            centroids = _cluster(store, spark, config, samples)
+            assignments = _assign(store, spark, config, samples, centroids)
         stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
         _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
         account = {
@@ -149,18 +149,15 @@ def prune_again(
     config = _config_of(source).with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
     with opened(out) as store, guarded(spark), readable_errors():
-        store.note_derived(source.path, source.document["tables"].values())
-        base = {
-            name: _shared_stage(source, store, name)
-            for name in source.document["stages"]
-            if name not in _PRUNING
-        }
+        shared = [name for name in source.document["stages"] if name not in _PRUNING]
+        if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
+            shared.append("cluster_stats")
+        store.adopt(_seen_from(source, store, name) for name in shared)
         n_rows = source.document["summary"]["rows_to_prune"]
         store.n_rows = n_rows
-        if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
-            _shared_stage(source, store, "cluster_stats")
-        stats, quotas = _plan(store, spark, config.prune, base["cluster"], base["assign"], n_rows)
-        _keep(store, spark, config.prune, config.trie, base["assign"], stats, quotas)
+        centroids, assignments = store.stages["cluster"], store.stages["assign"]
+        stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
+        _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
         account = dict(source.document["accounting"])
         n_keep = quotas.info["n_keep"]
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
@@ -195,9 +192,8 @@ def _ingest(store: RunStore, spark: SparkSession, config: RunConfig, source: Sou
             cluster_id=given.cluster_id,
             distance_to_centroid=given.distance_to_centroid,
         )
-        n_rows = source.snapshot.rows if given.filter is None else None
-        written = write_frame(writer, spark, "samples", samples, expected_rows=n_rows)
-        source.check_unchanged()
+        written = write_frame(writer, spark, "samples", samples)
+        source.check_unchanged(writer.stage.rows["samples"])
         report = check_samples(written, given.on_bad_rows)
         _, (keys,) = table_digests(good_samples(written, report.dimension), [KEY])
         filtered = source.snapshot.rows - writer.stage.rows["samples"]
@@ -430,8 +426,8 @@ def _config_of(source: Run) -> RunConfig:
     return RunConfig.from_dict({**values, "prune": prune}, source=f"{source.path}/run.json")
 
 
-def _shared_stage(source: Run, store: RunStore, name: str) -> Stage:
-    """A stage of `source` as a stage of the new run, its tables seen from there."""
+def _seen_from(source: Run, store: RunStore, name: str) -> Stage:
+    """A stage of `source`, its tables as seen from the new run."""
     stage = Stage(**source.document["stages"][name])
     stage.tables = {table: files.relative(source.table_path(table), store.path) for table in stage.tables}
-    return store.adopt(stage)
+    return stage

@@ -84,25 +84,36 @@ class Source:
         """
         return apply_filter(self.table, self.config.filter)
 
-    def check_unchanged(self) -> None:
-        """Refuse what was read from files that are not those of the snapshot any more.
+    def check_unchanged(self, rows_read: int | None = None) -> None:
+        """Refuse what was read of a table that is not the one of the snapshot any more.
 
-        Rows of a source that does not tell its files are compared by number only, when they are read:
-        they may come from a computation that differs each time, and what counts is what was written down.
+        Rows of a source that does not tell its files are compared by number only: they may come from a
+        computation that differs each time, and what counts is what was written down.
+
+        Parameters
+        ----------
+        rows_read : int, optional
+            Rows that passed the filter.
 
         Raises
         ------
         InputError
         """
-        if self.snapshot.files is None:
+        if self.snapshot.files is not None:
+            now = take_snapshot(read_source(self.spark, self.config))  # lists the files anew
+            if now != self.snapshot:
+                alike = ", with other times or names" if str(now) == str(self.snapshot) else ""
+                raise InputError(
+                    f"{self.name} changed while it was read: {self.snapshot} before, {now} now{alike}",
+                    mend="run the same command again when nothing writes to that table",
+                )
+        counted = self.snapshot.rows
+        if rows_read is None or rows_read == counted or (self.config.filter and rows_read < counted):
             return
-        now = take_snapshot(read_source(self.spark, self.config))  # lists the files anew
-        if now != self.snapshot:
-            raise InputError(
-                f"{self.name} changed while it was read: {self.snapshot} before, {now} now"
-                + (", with other times or names" if str(now) == str(self.snapshot) else ""),
-                mend="run the same command again when nothing writes to it, or read a snapshot of the table",
-            )
+        raise InputError(
+            f"{self.name} had {counted:,} rows when it was counted and {rows_read:,} when it was read",
+            mend="write a table that gives other rows each time to a file first",
+        )
 
 
 def open_source(spark: SparkSession, config: RunConfig) -> Source:

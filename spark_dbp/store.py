@@ -148,7 +148,7 @@ class RunStore:
             `title` is for people.
         depends_on : mapping
             Everything the result depends on, by the name that a message gives it; JSON-able. The
-            fingerprints of earlier stages are among it.
+            `content` of earlier stages is among it.
         build : callable
             Gets a `StageWriter`, writes the tables and reports them to it.
 
@@ -197,15 +197,39 @@ class RunStore:
         for name in files.list_names(self.at("stages")):
             files.delete(self.at(f"stages/{name}"))
 
-    def adopt(self, stage: Stage) -> Stage:
-        """Take over a stage of another run, whose tables stay where they are."""
-        damage = self.damage_of(stage)
-        if damage:
-            raise InputError(
-                damage, mend="run the job of that directory again; it computes anew what is damaged"
-            )
-        self._mark(stage)
-        return stage
+    def adopt(self, stages: Iterable[Stage]) -> None:
+        """Take over stages of another run, whose tables stay where they are; all of them or none.
+
+        Raises
+        ------
+        InputError
+            When files of a table are not as they were written.
+        """
+        stages = list(stages)
+        for stage in stages:
+            damage = self.damage_of(stage)
+            if damage:
+                raise InputError(damage, mend="run that job again; it computes anew what is damaged")
+        self._note_derived(path for stage in stages for path in stage.tables.values())
+        for stage in stages:
+            self._mark(stage)
+
+    def _note_derived(self, tables: Iterable[str]) -> None:
+        """Leave word, in every run that `tables` lie in, that this run shares them: `clean` keeps them there.
+
+        These may be several: a run that shares tables may itself share some of a third one's.
+        """
+        by_base: dict[str, list[str]] = {}
+        for path in map(self.at, tables):
+            by_base.setdefault(path.rpartition("/tables/")[0], []).append(path)
+        for base, paths in by_base.items():
+            own = files.relative(self.path, base)
+            note = files.join(base, DERIVED, f"{_hash(own)[:16]}.json")
+            shared = sorted(files.relative(path, base) for path in paths)
+            try:
+                files.write_bytes(note, _json({"run": own, "tables": shared}))
+            except (OSError, SparkDbpError) as error:
+                log.warning("cannot write %s (%s): `clean` there will not know of this run", note, error)
 
     def _mark(self, stage: Stage) -> None:
         self._lock.check()
@@ -241,16 +265,6 @@ class RunStore:
         self._lock.check()
         files.write_bytes(self.at(RUN_JSON), _json(whole))
         return whole
-
-    def note_derived(self, base: str, tables: Iterable[str]) -> None:
-        """Leave word in the run at `base` that this run shares `tables` of it, for `clean` to keep them."""
-        own = files.relative(self.path, base)
-        note = files.join(base, DERIVED, f"{_hash(own)[:16]}.json")
-        try:
-            shared = [files.relative(self.at(path), base) for path in tables]
-            files.write_bytes(note, _json({"run": own, "tables": sorted(shared)}))
-        except (OSError, SparkDbpError) as error:
-            log.warning("cannot write %s (%s): `clean` there will not know what this run uses", note, error)
 
 
 class StageWriter:

@@ -116,7 +116,7 @@ def _hold(run: Run, passed: list[str], checks: list[tuple[str, Callable[[], Prob
     if found:
         raise DamagedRunError(
             f"{run.path} is not a run as it was committed\n  - " + "\n  - ".join(found),
-            mend="restore the directory from a copy, or run the job again: it computes anew what is damaged",
+            mend="restore the directory from a copy, or run the job again with --fresh",
         )
 
 
@@ -401,11 +401,11 @@ def _trie(tables: _Tables) -> Problems:
         n_found += n_keys
     kept = tables.run.keep_list(tables.spark)
     texts = kept.select(key_text(kept, tables.config.trie.key).alias(KEY))
-    n_texts = texts.distinct().count() if tables.config.trie.key else kept.count()
-    if not n_found == n_texts == manifest["n_keys"]:
+    n_kept = kept.count()
+    if not n_found == n_kept == manifest["n_keys"]:
         yield (
             f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "
-            f"the keep list has {n_texts:,}"
+            f"the keep list has {n_kept:,}"
         )
     missing = texts.mapInArrow(look_up, f"{KEY} STRING")
     if n := missing.agg(F.count(F.lit(1))).collect()[0][0]:

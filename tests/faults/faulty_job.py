@@ -4,8 +4,8 @@
 
 ``when`` is ``before`` (the stage begins), ``working`` (a worker has read a part of its rows), ``written`` (its
 tables are written, its mark is not) or ``marked``; the stage ``run.json`` stands for the last commit. ``what`` is
-``kill driver``, ``kill worker``, ``kill executor``, ``raise``, ``hang`` (until the file ``go`` is there),
-``slow`` or ``perturb``. ``times`` is how often (1). ``notes`` is a folder in which faults leave word.
+``kill driver``, ``kill worker``, ``kill executor``, ``raise``, ``hang`` (until the file ``go`` is there)
+or ``slow``. ``times`` is how often (1). ``notes`` is a folder in which faults leave word.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def strike() -> None:
     elif what == "hang":
         while not (notes / "go").exists():
             time.sleep(0.1)
+    else:
+        raise ValueError(f"no such fault: {what}")
 
 
 def with_fault(function):

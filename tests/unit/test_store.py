@@ -150,6 +150,26 @@ def finished(path: Path, content: bytes = b"x") -> Path:
         return Path(run.at(stage.tables["numbers"]))
 
 
+def stage_at(table: Path) -> store.Stage:
+    """A stage of another run whose table is `table`."""
+    return store.Stage(
+        "count", "f", tables={"numbers": str(table)}, files={"numbers": files.list_sizes(str(table))}
+    )
+
+
+def test_stages_of_another_run_are_taken_over_all_or_none(tmp_path):
+    good, bad = finished(tmp_path / "good"), finished(tmp_path / "bad")
+    stages = [stage_at(good), stage_at(bad)]
+    (bad / "data").unlink()
+    with (
+        pytest.raises(InputError, match="'data' is missing"),
+        store.opened(str(tmp_path / "derived")) as derived,
+    ):
+        derived.adopt(stages)
+    assert not (tmp_path / "derived").exists()
+    assert not (tmp_path / "good/derived").exists()
+
+
 def test_clean_deletes_what_nothing_names_and_only_that(tmp_path):
     path = tmp_path / "run"
     old, new = finished(path, b"old"), finished(path, b"new")
@@ -171,9 +191,8 @@ def test_clean_deletes_what_nothing_names_and_only_that(tmp_path):
 
 def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
     old = finished(tmp_path / "run", b"old")
-    tables = open_run(tmp_path / "run").document["tables"]
     with store.opened(str(tmp_path / "derived")) as derived:
-        derived.note_derived(str(tmp_path / "run"), [f"../run/{path}" for path in tables.values()])
+        derived.adopt([stage_at(old)])
         derived.commit(DOCUMENT)
     finished(tmp_path / "run", b"new")
     assert clean(str(tmp_path / "run")) == []
@@ -182,6 +201,31 @@ def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
     clean(str(tmp_path / "run"))
     assert not old.exists()
     assert not (tmp_path / "run/derived").exists()
+
+
+def test_clean_keeps_what_a_run_derived_from_a_derived_run_uses(tmp_path):
+    """The second one shares tables of two directories, and the first one may be gone."""
+    old = finished(tmp_path / "run", b"old")
+    own = finished(tmp_path / "first")
+    with store.opened(str(tmp_path / "second")) as second:
+        second.adopt([stage_at(old), stage_at(own)])
+        second.commit(DOCUMENT)
+    finished(tmp_path / "run", b"new")
+    finished(tmp_path / "first", b"new")
+    assert len(list((tmp_path / "run/derived").iterdir())) == 1
+    assert len(list((tmp_path / "first/derived").iterdir())) == 1
+    assert clean(str(tmp_path / "run")) == clean(str(tmp_path / "first")) == []
+    assert old.exists()
+    assert own.exists()
+
+
+def test_clean_leaves_hidden_files_of_others(tmp_path):
+    finished(tmp_path / "run")
+    for name in (".git/HEAD", ".nfs0001", "stages/.nfs0002"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    assert clean(str(tmp_path / "run")) == []
+    assert (tmp_path / "run/.git/HEAD").exists()
 
 
 def test_clean_refuses(tmp_path):
