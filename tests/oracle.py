@@ -50,23 +50,25 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 
 
 def kmeans(vectors: np.ndarray, k: int, n_iter: int) -> np.ndarray:
-    """Lloyd from the first k distinct vectors."""
+    """Lloyd from the first k distinct vectors; where there are fewer, the first of them again and again."""
     _, firsts = np.unique(vectors, axis=0, return_index=True)
-    return lloyd(vectors, vectors[np.sort(firsts)[:k]], n_iter)
+    chosen = np.sort(firsts)[:k].tolist()
+    return lloyd(vectors, vectors[chosen + [0] * (k - len(chosen))], n_iter)
 
 
-def lloyd(vectors: np.ndarray, centroids: np.ndarray, n_iter: int) -> np.ndarray:
-    """Lloyd's iterations; empty clusters get the farthest samples in turn."""
+def lloyd(
+    vectors: np.ndarray, centroids: np.ndarray, n_iter: int, tol: float = 0.0, reseed: bool = True
+) -> np.ndarray:
+    """Iterations one step ahead of the means; empty clusters get the farthest samples in turn."""
     k = len(centroids)
     wide = vectors.astype(np.float64)
-    labels = None
+    means, last = centroids, np.inf
     for _ in range(n_iter):
         cosine = wide @ centroids.astype(np.float64).T
-        new = cosine.argmax(axis=1)
-        distance = 1 - cosine[np.arange(len(wide)), new]
-        stable = labels is not None and (new == labels).all()
-        labels, reseeded = new.copy(), False
-        empty = [j for j in range(k) if not (labels == j).any()]
+        labels = cosine.argmax(axis=1)
+        distance = 1 - cosine[np.arange(len(wide)), labels]
+        objective, reseeded = distance.mean(), False
+        empty = [j for j in range(k) if reseed and not (labels == j).any()]
         taken = []
         for row in np.argsort(-distance, kind="stable"):
             if not empty or distance[row] <= 2**-20:
@@ -77,11 +79,14 @@ def lloyd(vectors: np.ndarray, centroids: np.ndarray, n_iter: int) -> np.ndarray
                 reseeded = True
         sums = np.array([wide[labels == j].sum(axis=0) for j in range(k)])
         known = np.abs(sums).max(axis=1) > 0
-        centroids = centroids.copy()
-        centroids[known] = unit(sums[known])
-        if stable and not reseeded:
+        before, means = means, means.copy()
+        means[known] = unit(sums[known])
+        if not reseeded and ((means == centroids).all() or 0 <= last - objective < tol * last):
             break
-    return centroids
+        rose = objective > last + 1e-12
+        centroids = means if reseeded or rose else unit(2 * means.astype(np.float64) - before)
+        last = objective
+    return means
 
 
 def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

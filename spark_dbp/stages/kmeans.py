@@ -23,7 +23,7 @@ from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.geometry import NearestCentroid, unit_rows
 from spark_dbp.mapped import Mapped
 from spark_dbp.scan import CommittedTable, frame_of, map_batches, scanned
-from spark_dbp.stages.lloyd import INITS, Iteration, has_settled, spherical_kmeans
+from spark_dbp.stages.lloyd import INITS, Iteration, has_settled, one_step_ahead, spherical_kmeans
 from spark_dbp.stages.vector_sums import vector_sums
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class SphericalKMeans:
     n_clusters : int
         k, at most the number of samples.
     n_iter : int
-        At most this many Lloyd iterations; fewer when no sample moves any more.
+        At most this many iterations (see `lloyd`); fewer when the means stand still.
     train : {"sample", "full"}
         Fit on a sample; or go on from there with `n_iter` passes over all rows.
     init : {"random", "k-means++"}
@@ -134,20 +134,22 @@ class SphericalKMeans:
         return self
 
     def _refine(self, samples: DataFrame | CommittedTable) -> None:
+        means = centroids = self.centroids_
+        before = None
         for number in range(1, self.n_iter + 1):
-            # A cluster that no row is nearest to keeps its centroid.
-            sums = vector_sums(samples, self.centroids_)
-            centroids = self.centroids_.copy()
+            sums = vector_sums(samples, centroids)
+            # A cluster that no row is nearest to keeps its mean.
+            means_before, means = means, means.copy()
             updated, is_zero = unit_rows(sums.sums)
-            centroids[sums.cluster_ids[~is_zero]] = updated[~is_zero]
-            n_changed = int((centroids != self.centroids_).any(axis=1).sum())
-            self.centroids_ = centroids
+            means[sums.cluster_ids[~is_zero]] = updated[~is_zero]
             objective = float(sums.distance_sum) * DISTANCE_UNIT / int(sums.n_items.sum())
-            before = self.history_[-1].objective if number > 1 else None
             self.history_.append(Iteration(objective, n_moved=-1, n_reseeded=0))
             log.info("  all rows, iteration %d: mean distance %.6f", number, objective)
-            if n_changed == 0 or has_settled(before, objective, self.tol):
+            if np.array_equal(means, centroids) or has_settled(before, objective, self.tol):
                 break
+            centroids = one_step_ahead(means, means_before, before, objective)
+            before = objective
+        self.centroids_ = means
 
     def transform(self, samples: DataFrame | CommittedTable) -> DataFrame:
         """Assign every sample to its nearest centroid.

@@ -13,6 +13,7 @@ import pytest
 
 from faults.conftest import Job
 from spark_dbp import open_run
+from spark_dbp.cli import main
 from spark_dbp.session import find_java_home
 from spark_dbp.verify import verify
 
@@ -133,7 +134,7 @@ def test_speculation(spark, source, digest_of, tmp_path, two_hosts, stage):
     assert len(verify(open_run(job.out), spark)) == 9
 
 
-def test_two_runs_at_once(source, digest_of, tmp_path):
+def test_two_runs_at_once(spark, source, digest_of, tmp_path, capsys):
     """The second is refused and names the first, which goes on undisturbed."""
     job = Job(tmp_path, source)
     first = job.popen("cluster", "written", "hang")
@@ -141,11 +142,11 @@ def test_two_runs_at_once(source, digest_of, tmp_path):
     deadline = time.monotonic() + 120
     while not (job.notes / "1" / "fault-0").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    second = job.start()
+    code = main(["run", str(job.folder / "conf.yaml")])
     go.touch()
     _, errors = first.communicate(timeout=120)
-    assert second.returncode == 4
-    assert f"in use by process {first.pid}" in second.stderr
+    assert code == 4
+    assert f"in use by process {first.pid}" in capsys.readouterr().err
     assert first.returncode == 0, errors[-2000:]
     assert job.digest() == digest_of(False)
 

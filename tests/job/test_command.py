@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
 
-from spark_dbp import KeepTrie, open_run
+from spark_dbp import KeepTrie, RunConfig, open_run, run
 from spark_dbp.compat import supported_java
 
 BIN = Path(sys.executable).parent
@@ -181,7 +181,7 @@ def test_help_and_version():
     assert "spark-dbp 0.1.0" in start([*COMMAND, "--version"]).stdout
 
 
-def test_spark_submit_with_the_wheel_on_a_local_cluster(tmp_path):
+def test_spark_submit_with_the_wheel_on_a_local_cluster(spark, tmp_path):
     """The documented line: the wheel through --py-files, executors in processes of their own."""
     sources, wheel_folder = tmp_path / "sources", tmp_path / "dist"
     sources.mkdir()  # building in the checkout would leave its debris there
@@ -212,9 +212,8 @@ def test_spark_submit_with_the_wheel_on_a_local_cluster(tmp_path):
     assert re.search(r"FROM .*spark_dbp-.*\.whl/", done.stdout)
     submitted = open_run(tmp_path / "run")
 
-    local = start([*COMMAND, "run", tmp_path / "conf.yaml", "--set", f"output.path={tmp_path / 'local'}"])
-    assert local.returncode == 0, local.stderr[-2000:]
-    assert submitted.document["digests"] == open_run(tmp_path / "local").document["digests"]
+    local = run(RunConfig.from_dict(config_of(source, tmp_path / "local")), spark)
+    assert submitted.document["digests"] == local.document["digests"]
 
     failed = start([*submit, job, "run", tmp_path / "conf.yaml", "--set", "input.path=/no/such", f"output.path={tmp_path / 'x'}"], environment, cwd=tmp_path)  # fmt: skip
     assert failed.returncode == 3

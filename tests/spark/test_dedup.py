@@ -107,7 +107,7 @@ def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypat
     assert rows_of(pairs) == sorted(expected)
 
 
-@pytest.mark.parametrize("kind", ["identical", "alone"])
+@pytest.mark.parametrize("kind", ["identical", pytest.param("alone", marks=pytest.mark.long)])
 def test_identical_vectors_and_clusters_of_one(spark, tmp_path, kind):
     raw = np.ones((40, 4), np.float32) if kind == "identical" else np.eye(40, dtype=np.float32)
     ids = np.zeros(40, int) if kind == "identical" else np.arange(40)

@@ -36,7 +36,7 @@ def random_edges(seed: int) -> list[tuple[int, int]]:
     return [(rng.randrange(400), rng.randrange(400)) for _ in range(260)]
 
 
-@pytest.mark.parametrize("one_task", [0, 500_000])
+@pytest.mark.parametrize("one_task", [0, pytest.param(500_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["random", "strings", "none"])
 def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_task):
     monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
@@ -149,6 +149,7 @@ def test_the_same_for_any_partitioning(spark, texts, found, tmp_path):
     assert rows_of(again) == found
 
 
+@pytest.mark.long
 def test_the_same_when_buckets_do_not_fit_a_worker(spark, texts, found, tmp_path, monkeypatch):
     """Parts above the limit go through Spark's sort: here all of them, or some."""
     frame = spark.createDataFrame(list(texts.items()), "key string, caption string")

@@ -174,13 +174,12 @@ DAMAGES = [
 ]
 
 
-# The first damage of each table here, all of them in the long run.
-FIRST = {table: number for number, (table, *_) in reversed(list(enumerate(DAMAGES)))}
+# A few of them here, all of them in the long run.
+QUICK = ("samples.dimension", "cluster_stats.n_items", "quotas.quota", "keep_list.rank")
 PARAMETERS = [
-    pytest.param(
-        *damage, id=f"{damage[0]}.{damage[1]}-{n}", marks=[] if FIRST[damage[0]] == n else pytest.mark.long
-    )
-    for n, damage in enumerate(DAMAGES)
+    pytest.param(*damage, id=name, marks=[] if name in QUICK and name not in names[:n] else pytest.mark.long)
+    for names in [[f"{table}.{column}" for table, column, *_ in DAMAGES]]
+    for n, (name, damage) in enumerate(zip(names, DAMAGES, strict=True))
 ]
 
 
