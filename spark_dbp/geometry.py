@@ -51,6 +51,34 @@ def row_sums(matrix: FloatMatrix) -> npt.NDArray[np.float64]:
     return np.asarray(matrix[:, 0], dtype=np.float64).copy()
 
 
+def run_sums(vectors: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Sums of runs of rows.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dim)
+        Unit norm, on the grid: sums of up to ``2**27`` of them are exact.
+    firsts : ndarray of int64, shape (r,)
+        First row of each run, rising from 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (r, dim)
+
+    Examples
+    --------
+    >>> vectors, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    >>> run_sums(vectors, np.array([0, 1])).tolist()
+    [[1.0, 0.0], [0.0, 2.0]]
+    """
+    wide = vectors.astype(np.float64)
+    if len(wide) < 8 * len(firsts):
+        return np.add.reduceat(wide, firsts, axis=0)
+    # Longer runs one by one: numpy's sum of one takes half of the time of its sums of all.
+    ends = np.append(firsts[1:], len(wide))
+    return np.stack([wide[first:end].sum(axis=0) for first, end in zip(firsts, ends, strict=True)])
+
+
 def unit_rows(
     embeddings: FloatMatrix,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:

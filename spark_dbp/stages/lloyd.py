@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.geometry import NearestCentroid, row_sums, unit_rows
+from spark_dbp.geometry import NearestCentroid, row_sums, run_sums, unit_rows
 
-_GATHER_BYTES = 4 << 20
+_GATHER_BYTES = 1 << 20
 # A sample this near its centroid is that centroid up to rounding: a second cluster there stays empty.
 _COINCIDENT = 2.0**-20
 INITS = ("random", "k-means++")
@@ -255,8 +255,7 @@ def _add_rows(
     for start in range(0, len(rows), step):
         part = clusters[start : start + step]
         firsts = np.flatnonzero(np.diff(part, prepend=-1))
-        wide = vectors[rows[start : start + step]].astype(np.float64)
-        sums[part[firsts]] += sign * np.add.reduceat(wide, firsts, axis=0)
+        sums[part[firsts]] += sign * run_sums(vectors[rows[start : start + step]], firsts)
         counts[part[firsts]] += sign * np.diff(firsts, append=len(part))
 
 

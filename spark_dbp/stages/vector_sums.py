@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE_UNIT, N_ITEMS, VECTOR
 from spark_dbp.compat import collect_arrow
-from spark_dbp.geometry import GRID, NearestCentroid
+from spark_dbp.geometry import GRID, NearestCentroid, run_sums
 from spark_dbp.scan import CommittedTable, map_batches
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Partial:
         for rows in tiles(len(order), 8 * vectors.shape[1]):
             part = order[rows]
             firsts = np.flatnonzero(np.diff(labels[part], prepend=-1))
-            sums = np.add.reduceat(vectors[part].astype(np.float64), firsts, axis=0)
+            sums = run_sums(vectors[part], firsts)
             counts = np.diff(firsts, append=len(part))
             objective = np.zeros(len(firsts), dtype=np.int64)
             if distances is not None:
