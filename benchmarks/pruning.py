@@ -73,7 +73,7 @@ def spark(folder: Path, out: Path) -> None:
 
     session = SparkSession.active()
     assignments = CommittedTable(session, str(folder), session.read.parquet(str(folder)))
-    stats = collect_arrow(cluster_stats(assignments).orderBy("cluster_id"))
+    stats = collect_arrow(cluster_stats(assignments)).sort_by("cluster_id")  # as `complete_stats` does
     quota = quotas_of(stats.column("n_items").to_numpy(), stats.column("d_intra").to_numpy())
     out.mkdir()
     pq.write_table(stats, out / "stats.parquet")
