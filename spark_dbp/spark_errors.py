@@ -16,6 +16,7 @@ _UNREADABLE = (
     "FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer"
     "|Encountered error while reading file"  # Spark 3.5
 )
+_DATA_EXCEPTION = r"\bSpark(?:Arithmetic|ArrayIndexOutOfBounds|DateTime|NumberFormat)Exception: \["
 _COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
 
 
@@ -77,8 +78,9 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
         return InputError(f"no Parquet files{at}", mend="check input.path")
     if condition.startswith(_COLUMN_CONDITIONS):
         return InputError(f"no such column{at}: {first_line(error)}", mend="check the column names")
-    if re.search("Data type mismatches when reading|Parquet column cannot be converted", text):
-        return _other_types(text, at)
+    differing = re.search("Data type mismatches when reading|Parquet column cannot be converted", text)
+    if differing:
+        return _other_types(text, at, differing.start())
     if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
         return InputError(
             f"{_file_in(text)}{at} vanished while it was read",
@@ -98,7 +100,8 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
             mend="check the path: Spark needs the connector of its store, brackets of a glob must be closed, "
             "and Hadoop takes no colon in a name",
         )
-    if _sql_state(error).startswith("22"):  # data exceptions: a cast, a division, an overflow
+    # Data exceptions: a cast, a division, an overflow. Spark 3.5 tells their state in the text alone.
+    if _sql_state(error).startswith("22") or re.search(_DATA_EXCEPTION, text):
         found = re.search(r"^== SQL .*==\n(.*)$", text, flags=re.MULTILINE)
         expression = repr(found[1]) if found else "an expression"
         return InputError(
@@ -167,7 +170,7 @@ def _mend_of(error: Exception) -> str:
     return "check input.path or input.table, and that Spark can read all columns of the table"
 
 
-def _other_types(text: str, at: str) -> InputError:
+def _other_types(text: str, at: str, start: int) -> InputError:
     """Files that do not agree about a column."""
     found = re.search(
         r"olumn:? \[(.+?)\][.,] Expected(?: Spark type|:) (\S+), (?:actual Parquet type|Found:) (\w+)", text
@@ -176,7 +179,7 @@ def _other_types(text: str, at: str) -> InputError:
     if found:
         what = f"column {found[1].split(',')[0]!r} is {found[3]} there and {found[2].upper()} in other files"
     return InputError(
-        f"{_file_in(text)}{at}: {what}",
+        f"{_file_in(text, start)}{at}: {what}",
         mend="write all files with the same types, or give input.path those that agree",
     )
 
