@@ -5,7 +5,7 @@
 ``when`` is ``before`` (the stage begins), ``working`` (a worker has read a part of its rows), ``written`` (its
 tables are written, its mark is not) or ``marked``; the stage ``run.json`` stands for the last commit. ``what`` is
 ``kill driver``, ``kill worker``, ``kill executor``, ``raise``, ``hang`` (until the file ``go`` is there)
-or ``slow``. ``times`` is how often (1). ``notes`` is a folder in which faults leave word.
+or ``slow`` (until a copy of the task has begun). ``times`` is how often (1). ``notes`` is a folder in which faults leave word.
 """
 
 from __future__ import annotations
@@ -50,6 +50,13 @@ def executor_of(pid: int) -> int:
     raise RuntimeError("no executor above this process")
 
 
+def wait_for(sign, seconds=120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not sign() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return sign()
+
+
 def strike() -> None:
     what = fault["what"]
     if what == "kill driver":
@@ -62,10 +69,13 @@ def strike() -> None:
     elif what == "raise":
         raise OSError("the disk of this worker is gone")
     elif what == "slow":
-        time.sleep(20)
+        from pyspark import TaskContext
+
+        if wait_for((notes / f"attempt-1-of-{TaskContext.get().partitionId()}").exists):
+            (notes / "copied").touch()
+            time.sleep(10)  # the copy is the first to end
     elif what == "hang":
-        while not (notes / "go").exists():
-            time.sleep(0.1)
+        wait_for((notes / "go").exists)
     else:
         raise ValueError(f"no such fault: {what}")
 

@@ -25,6 +25,7 @@ SPECULATION = {
     "spark.speculation.quantile": 0.1,
     "spark.speculation.multiplier": 1.1,
     "spark.speculation.minTaskRuntime": "200ms",
+    "spark.speculation.task.duration.threshold": "1s",  # the only task of a stage gets one too
 }
 
 
@@ -129,7 +130,7 @@ def test_speculation(spark, source, digest_of, tmp_path, two_hosts, stage):
     done = job.start(stage, "working", "slow")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fault-0" in job.faults
-    assert any(note.startswith("attempt-1") for note in job.faults), "no copy of the slow task was started"
+    assert "copied" in job.faults, "no copy of the slow task was started"
     assert job.digest() == digest_of(False)
     assert len(verify(open_run(job.out), spark)) == 9
 
