@@ -16,8 +16,8 @@ from uuid import uuid4
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID
-from spark_dbp.compat import arrow_schema, parquet_codec
-from spark_dbp.scan import BatchFunction, gathered, reads_alike
+from spark_dbp.compat import BatchFunction, arrow_schema, map_in_arrow, parquet_codec
+from spark_dbp.scan import gathered, reads_alike
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ class Mapped:
 
     def frame(self) -> DataFrame:
         """The rows as a DataFrame."""
-        made = self.source.mapInArrow(self.function, self.schema)
+        made = map_in_arrow(self.source, self.function, self.schema)
         return made if self.rest is None else made.unionByName(self.rest)
 
     def write_parquet(self, path: str) -> None:
@@ -91,4 +91,4 @@ class Mapped:
                 sink.close()
                 yield pa.RecordBatch.from_pydict({"name": [name]})
 
-        return [row.name for row in source.mapInArrow(write, "name STRING").collect()]
+        return [row.name for row in map_in_arrow(source, write, "name STRING").collect()]

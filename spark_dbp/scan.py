@@ -9,21 +9,19 @@ read the Parquet files themselves, at the speed of pyarrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spark_dbp import files
 from spark_dbp.columns import DIMENSION, KEY, PROBLEM, VECTOR
-from spark_dbp.compat import shuffle_partitions
+from spark_dbp.compat import BatchFunction, map_in_arrow, shuffle_partitions
 from spark_dbp.progress import new_pass, noted
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType, StructType
-
-BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
 
 # Vectors are wide: few at a time. Rows of a key and numbers are not.
 _BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
@@ -115,7 +113,7 @@ def map_batches(
     DataFrame
     """
     source, mapped = scanned(samples, columns, function)
-    return source.mapInArrow(mapped, schema)
+    return map_in_arrow(source, mapped, schema)
 
 
 def scanned(

@@ -33,6 +33,7 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.config import RunConfig
 from spark_dbp.digest import added, table_digest, table_digests
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
@@ -394,7 +395,7 @@ def _trie(tables: _Tables) -> Problems:
 
     names = tables.spark.createDataFrame([(name,) for name in sorted(named)], "file STRING")
     n_found = 0
-    for file, n_keys in names.mapInArrow(look_at_shards, "file STRING, n_keys BIGINT").collect():
+    for file, n_keys in map_in_arrow(names, look_at_shards, "file STRING, n_keys BIGINT").collect():
         if n_keys < 0:
             yield f"table keep_trie: shard {file!r} is not as it was written (its CRC-32 differs)"
             return
@@ -407,7 +408,7 @@ def _trie(tables: _Tables) -> Problems:
             f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "
             f"the keep list has {n_kept:,}"
         )
-    missing = texts.mapInArrow(look_up, f"{KEY} STRING")
+    missing = map_in_arrow(texts, look_up, f"{KEY} STRING")
     if n := missing.agg(F.count(F.lit(1))).collect()[0][0]:
         yield f"table keep_trie: {n:,} kept keys are not in it, such as {_examples(missing)}"
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
-from spark_dbp.compat import shuffle_partitions
+from spark_dbp.compat import BatchFunction, map_in_arrow, shuffle_partitions
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
-from spark_dbp.scan import BatchFunction, CommittedTable, bytes_per_key, frame_of, map_batches
+from spark_dbp.scan import CommittedTable, bytes_per_key, frame_of, map_batches
 from spark_dbp.spark_errors import condition_of, first_line
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def build_keep_trie(
     # Shards that were asked for may be many and small: a task of its own would cost more than each is worth.
     spark = frame_of(keep_list).sparkSession
     n_tasks = min(n_shards, max(default_shards(n_keep), shuffle_partitions(spark)))
-    written = together(blocks, n_shards, n_tasks).mapInArrow(write_shards, _SHARD_SCHEMA).collect()
+    written = map_in_arrow(together(blocks, n_shards, n_tasks), write_shards, _SHARD_SCHEMA).collect()
     # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
@@ -162,7 +162,7 @@ def _mapped_texts(
         raise InputError(
             f"trie.key {key!r} is null for {n_null:,} kept rows", mend="use coalesce() in the expression"
         )
-    return texts.mapInArrow(function, BLOCKS)
+    return map_in_arrow(texts, function, BLOCKS)
 
 
 def check_key_expression(spark: SparkSession, key_type: DataType, key: str | None) -> None:

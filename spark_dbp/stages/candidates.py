@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.scan import written
 from spark_dbp.stages.signatures import similarity_bounds
 from spark_dbp.vectors import matrix_of
@@ -92,9 +93,9 @@ def candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scratch: s
                 no_block = pa.nulls(len(a), pa.binary())
                 yield pa.RecordBatch.from_arrays([pa.array(a), pa.array(b), no_block], ["a", "b", "entries"])
 
-    blocks = texts.select(*_OF_TEXT, "bands").mapInArrow(split, "part INT, entries BINARY")
+    blocks = map_in_arrow(texts.select(*_OF_TEXT, "bands"), split, "part INT, entries BINARY")
     shuffled = blocks.repartition(n_parts, "part")
-    met = written(shuffled.mapInArrow(meet, "a BIGINT, b BIGINT, entries BINARY"), scratch)
+    met = written(map_in_arrow(shuffled, meet, "a BIGINT, b BIGINT, entries BINARY"), scratch)
     pairs = met.where("entries IS NULL").select("a", "b")
     left = met.where("entries IS NOT NULL").select("entries")
     if not left.isEmpty():
@@ -200,7 +201,7 @@ def _sorted_by_spark(blocks: DataFrame, threshold: float) -> DataFrame:
                 yield pa.RecordBatch.from_arrays(columns, names)
 
     names = ["band", *_OF_TEXT]
-    bands = blocks.mapInArrow(rows, "band BIGINT, id BIGINT, n_shingles INT, parity BIGINT")
+    bands = map_in_arrow(blocks, rows, "band BIGINT, id BIGINT, n_shingles INT, parity BIGINT")
     following = Window.partitionBy("band").orderBy("id").rowsBetween(1, NEIGHBOURS)
     near = bands.withColumn("following", F.collect_list(F.struct(*_OF_TEXT)).over(following))
     pairs = near.select(*_OF_TEXT, F.explode("following").alias("other"))

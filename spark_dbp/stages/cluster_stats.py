@@ -26,7 +26,7 @@ from spark_dbp.columns import (
     N_BINS,
     N_ITEMS,
 )
-from spark_dbp.compat import collect_arrow, shuffle_partitions
+from spark_dbp.compat import collect_arrow, map_in_arrow, shuffle_partitions
 from spark_dbp.geometry import mean_distance_to_nearest
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import CommittedTable, frame_of, gathered, map_batches
@@ -102,7 +102,7 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
     counted = map_batches(assignments, [CLUSTER_ID, DISTANCE], count, BLOCKS)
     histogram = f"ARRAY<STRUCT<bin: INT, {N_ITEMS}: BIGINT>>"
     schema = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {D_INTRA} DOUBLE, {HISTOGRAM} {histogram}"
-    return together(counted, n_parts).mapInArrow(merge, schema)
+    return map_in_arrow(together(counted, n_parts), merge, schema)
 
 
 def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

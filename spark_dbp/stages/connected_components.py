@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from spark_dbp import files
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.digest import table_digest
 from spark_dbp.scan import written
 
@@ -103,7 +104,7 @@ def _in_one_task(pairs: DataFrame) -> DataFrame:
 
     node = pairs.schema["node"].dataType
     schema = T.StructType([T.StructField("node", node), T.StructField("component", node)])
-    return pairs.coalesce(1).mapInArrow(connect, schema)
+    return map_in_arrow(pairs.coalesce(1), connect, schema)
 
 
 def _large_star(pairs: DataFrame) -> DataFrame:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR
-from spark_dbp.compat import collect_arrow, column, is_ml_vector, ml_vector_to_array
+from spark_dbp.compat import collect_arrow, column, is_ml_vector, map_in_arrow, ml_vector_to_array
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def ingest(
         return frame.select(*columns)
     columns.append(embedding_column(frame, embedding).alias(VECTOR))
     checked = frame.select(*columns)
-    return checked.mapInArrow(_with_unit_vectors, _samples_schema(checked.schema))
+    return map_in_arrow(checked, _with_unit_vectors, _samples_schema(checked.schema))
 
 
 def _samples_schema(checked: StructType) -> StructType:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from spark_dbp import files
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
 from spark_dbp.compat import column as exact_column
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.scan import written
 from spark_dbp.stages.candidates import candidate_pairs
@@ -164,7 +165,7 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
             made = pa.RecordBatch.from_arrays([*batch.columns[:2], compared], batch.schema.names)
             yield made.filter(pc.greater(pc.binary_length(normal), 0))  # null where the text is null
 
-    return rows.mapInArrow(in_normal_form, rows.schema)
+    return map_in_arrow(rows, in_normal_form, rows.schema)
 
 
 def _different(rows: DataFrame) -> DataFrame:
@@ -202,7 +203,7 @@ def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tok
             T.StructField("bands", T.BinaryType()),
         ]
     )
-    return texts.mapInArrow(bands_of, schema)
+    return map_in_arrow(texts, bands_of, schema)
 
 
 def _similar(candidates: DataFrame, texts: DataFrame, threshold: float, ngram: int, tokens: str) -> DataFrame:
@@ -252,4 +253,4 @@ def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
             yield pa.RecordBatch.from_arrays(columns, schema.names)
 
     schema = T.StructType([*compared.schema.fields[:-1], T.StructField(SIMILARITY, T.DoubleType())])
-    return compared.mapInArrow(jaccard, schema)
+    return map_in_arrow(compared, jaccard, schema)

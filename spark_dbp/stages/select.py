@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
-from spark_dbp.compat import collect_arrow
+from spark_dbp.compat import collect_arrow, map_in_arrow
 from spark_dbp.mapped import Mapped
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import CommittedTable, bytes_per_key, frame_of, map_batches
@@ -106,7 +106,7 @@ def selection(
 
     columns = [KEY, CLUSTER_ID, DISTANCE]
     if which_to_keep == "random":
-        parts = frame.select(*columns, score.alias("score")).mapInArrow(to_parts, BLOCKS)
+        parts = map_in_arrow(frame.select(*columns, score.alias("score")), to_parts, BLOCKS)
     else:
         parts = map_batches(assignments, columns, to_parts, BLOCKS)
     kept_type = T.StructType(
@@ -144,7 +144,7 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
     names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, QUOTA]
     rows = quotas.select(CLUSTER_ID, QUOTA).join(histograms.select(CLUSTER_ID, HISTOGRAM), CLUSTER_ID)
     schema = ", ".join(f"{name} BIGINT" for name in names)
-    found = collect_arrow(rows.mapInArrow(cut, schema))
+    found = collect_arrow(map_in_arrow(rows, cut, schema))
     found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
     columns = {name: found.column(name).to_numpy() for name in names}
     too_large = columns["n_rows"] > most_rows

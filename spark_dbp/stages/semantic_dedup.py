@@ -15,6 +15,7 @@ import numpy as np
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.scan import CommittedTable, frame_of, written
 from spark_dbp.stages.pairwise import MostSimilarEarlier, spanning_pairs
 from spark_dbp.stages.select import select
@@ -135,7 +136,7 @@ def _over_tiles(
         ]
     )
     n_tasks = max(1, len(shares))
-    return frame.sparkSession.range(0, len(shares), 1, n_tasks).mapInArrow(compare, schema)
+    return map_in_arrow(frame.sparkSession.range(0, len(shares), 1, n_tasks), compare, schema)
 
 
 def _most_similar(

@@ -1,6 +1,6 @@
 """Vectors of each cluster in tiles of bounded size, on disk.
 
-Imports `files`, numpy; pyspark, pyarrow and `vectors` inside functions.
+Imports `compat`, `files`, numpy; pyspark, pyarrow and `vectors` inside functions.
 
 A tile holds consecutive ranks of one cluster: its keys and its matrix are one row of a Parquet file. Tasks
 that compare tiles read them from the files, so a cluster of any size is worked on by many tasks, and none
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, KEY, RANK, VECTOR
+from spark_dbp.compat import map_in_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,13 +88,12 @@ def write_tiles(ranked: DataFrame, path: str, rows: int) -> list[TileRef]:
             yield pa.RecordBatch.from_arrays(arrays, names)
 
     tile = F.floor((F.col(RANK) - 1) / rows).cast("int")
-    written = (
+    ordered = (
         ranked.select(CLUSTER_ID, tile.alias("tile"), RANK, KEY, VECTOR)
         .repartition(CLUSTER_ID, "tile")
         .sortWithinPartitions(CLUSTER_ID, "tile", RANK)
-        .mapInArrow(write, _INDEX_SCHEMA)
-        .collect()
     )
+    written = map_in_arrow(ordered, write, _INDEX_SCHEMA).collect()
     # A task that ran twice wrote a second file; only one of them is named here.
     return sorted((TileRef(*row) for row in written), key=lambda ref: (ref.cluster_id, ref.tile))
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE_UNIT, N_ITEMS, VECTOR
-from spark_dbp.compat import collect_arrow
+from spark_dbp.compat import collect_arrow, map_in_arrow
 from spark_dbp.geometry import GRID, NearestCentroid, run_sums
 from spark_dbp.scan import CommittedTable, map_batches
 
@@ -107,7 +107,7 @@ def vector_sums(
 
     wanted = [VECTOR] if centroids is not None else [VECTOR, CLUSTER_ID]
     parts = map_batches(samples, wanted, partial, _PARTIAL_SCHEMA)
-    return VectorSums(collect_arrow(parts.repartition(CLUSTER_ID).mapInArrow(combined, _PARTIAL_SCHEMA)))
+    return VectorSums(collect_arrow(map_in_arrow(parts.repartition(CLUSTER_ID), combined, _PARTIAL_SCHEMA)))
 
 
 class _Partial:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spark_dbp.compat import map_in_arrow
 from spark_dbp.mapped import Mapped
 
 
@@ -80,3 +81,17 @@ def test_what_a_failed_task_left_is_not_in_the_table(spark, tmp_path):
         mapped(spark, 1_700_000, function=doubling("no more")).write_parquet(str(out))
     assert not list(out.glob("*.parquet"))
     assert list(out.iterdir()) and all(path.name.startswith("_draft-") for path in Path(out).iterdir())
+
+
+def test_workers_leave_their_imports_out_of_collections(spark):
+    def frozen(batches):
+        import gc
+
+        import pyarrow as pa
+
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"n": [gc.get_freeze_count()]})
+
+    counts = [row.n for row in map_in_arrow(spark.range(0, 4, 1, 4), frozen, "n BIGINT").collect()]
+    assert len(counts) == 4
+    assert all(count > 10_000 for count in counts)
