@@ -7,21 +7,18 @@ this code.
 
 from __future__ import annotations
 
-import atexit
 import importlib.resources
 import importlib.util
 import logging
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +43,6 @@ _GUARDED_CONF = {
 }
 
 _BATCH_BYTES = 64 << 20
-# Of the 104 bytes (108 on Linux) of a socket's name: 18 are for our directory in this one, 42 for the file.
-_MOST_SOCKET_FOLDER = 40
 
 
 def java_major_version(java: str) -> int | None:
@@ -180,27 +175,6 @@ def _local_defaults() -> dict[str, str]:
     }
 
 
-def _worker_sockets(master: str) -> dict[str, str]:
-    """Unix sockets between Spark and its workers (Spark 4.1 and later), where these can be.
-
-    A task waits 25 ms less for its worker than over TCP.
-    """
-    # Other machines have other directories; and names of sockets are short.
-    is_long = len(os.fsencode(tempfile.gettempdir())) > _MOST_SOCKET_FOLDER
-    if not master.startswith("local") or is_long or not hasattr(socket, "AF_UNIX"):
-        return {}
-    name = "spark.python.unix.domain.socket"
-    return {f"{name}.enabled": "true", f"{name}.dir": _socket_folder()}
-
-
-@cache
-def _socket_folder() -> str:
-    """A directory of this process: Spark leaves the files of its sockets behind."""
-    folder = tempfile.mkdtemp(prefix="spark-dbp-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
     """The session to run in: the active one, the platform's, or a new local one.
 
@@ -267,9 +241,7 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
     """
     from pyspark.sql import SparkSession
 
-    settings = dict(settings or {})
-    wanted = {**_local_defaults(), **settings}
-    wanted = {**_worker_sockets(settings.get("spark.master", "local")), **wanted}
+    wanted = {**_local_defaults(), **(settings or {})}
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     remote = wanted.pop("spark.remote", None)
@@ -283,7 +255,7 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
     else:
         builder = SparkSession.builder.remote(remote)
         if not remote.startswith("local"):  # a server has its own static configuration
-            wanted = settings
+            wanted = dict(settings or {})
             wanted.pop("spark.remote", None)
     for name, value in wanted.items():
         builder = builder.config(name, value)

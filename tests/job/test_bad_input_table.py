@@ -626,7 +626,6 @@ def test_a_corrupt_file_fails_by_name_whatever_the_session_says(command, tmp_pat
     check_message(command(["run", tmp_path / "conf.yaml"]), 3, ["cannot read", "00001.parquet"])
 
 
-@pytest.mark.long
 def test_spark_is_quiet_about_failed_tasks_unless_debugging(tmp_path):
     """Spark's own log goes to the process's stderr, which only a process of its own shows."""
     case = CASES["overwritten page"]
