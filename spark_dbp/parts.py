@@ -26,7 +26,10 @@ BLOCKS = "slot INT, part INT, rows BINARY"
 
 
 def in_blocks(
-    batches: Iterator[pa.RecordBatch], n_parts: int, part_of: Callable[[pa.Table], npt.NDArray[Any]]
+    batches: Iterator[pa.RecordBatch],
+    n_parts: int,
+    part_of: Callable[[pa.Table], npt.NDArray[Any]],
+    n_tasks: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Rows by part: what the shuffle moves.
 
@@ -36,6 +39,8 @@ def in_blocks(
     n_parts : int
     part_of : callable
         From a table to the numbers of its rows' parts.
+    n_tasks : int, optional
+        Of `together`: each gets as many parts as the others. One part each if not given.
 
     Yields
     ------
@@ -46,7 +51,7 @@ def in_blocks(
     import pyarrow as pa
 
     schema = pa.schema([("slot", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
-    slots = slots_of(n_parts)
+    slots = slots_of(n_tasks or n_parts)
     for table in gathered(batches, _GATHERED, _GATHERED_BYTES):
         # Short numbers are sorted by radix, ten times as fast.
         part = part_of(table).astype(np.uint16 if n_parts <= 2**16 else np.int32)
@@ -59,7 +64,7 @@ def in_blocks(
             with pa.ipc.new_stream(sink, rows.schema) as stream:
                 stream.write_table(rows.slice(start, stop - start))
             number, content = int(part[start]), sink.getvalue().to_pybytes()
-            block = {"slot": [int(slots[number])], "part": [number], "rows": [content]}
+            block = {"slot": [int(slots[number % len(slots)])], "part": [number], "rows": [content]}
             yield pa.RecordBatch.from_pydict(block, schema)
 
 

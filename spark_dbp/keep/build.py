@@ -19,7 +19,7 @@ from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
 from spark_dbp.compat import BatchFunction, map_in_arrow, shuffle_partitions
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shard_of
+from spark_dbp.keep.trie import FORMAT, FORMAT_VERSION, MANIFEST, shards_of
 from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
 from spark_dbp.scan import CommittedTable, bytes_per_key, frame_of, map_batches
 from spark_dbp.spark_errors import condition_of, first_line
@@ -85,10 +85,14 @@ def build_keep_trie(
     InputError
         When it is null for a kept row, or the same for two.
     """
-    n_shards = shards or default_shards(n_keep, bytes_per_key(keep_list))
+    key_bytes = bytes_per_key(keep_list)
+    n_shards = shards or default_shards(n_keep, key_bytes)
+    # A task builds its shards one after the other: one for each would cost more than a small shard is worth.
+    n_partitions = shuffle_partitions(frame_of(keep_list).sparkSession)
+    n_tasks = min(n_shards, max(_fewest_shards(n_keep, key_bytes), n_partitions))
 
     def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return in_blocks(as_bytes(batches), n_shards, shards_of)
+        return in_blocks(as_bytes(batches), n_shards, shard_numbers, n_tasks)
 
     def as_bytes(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -97,9 +101,8 @@ def build_keep_trie(
             texts = batch.column(0).cast(pa.string()).cast(pa.binary())
             yield pa.RecordBatch.from_arrays([texts], ["text"])
 
-    def shards_of(rows: pa.Table) -> npt.NDArray[np.int64]:
-        texts = rows.column("text").to_pylist()
-        return np.fromiter((shard_of(text, n_shards) for text in texts), np.int64, len(texts))
+    def shard_numbers(rows: pa.Table) -> npt.NDArray[np.uint32]:
+        return shards_of(rows.column("text").to_pylist(), n_shards)
 
     def write_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -108,11 +111,8 @@ def build_keep_trie(
             keys = rows.column("text").to_pylist()
             yield pa.RecordBatch.from_pylist([_write_shard(path, number, keys)], _arrow_schema())
 
-    blocks = _mapped_texts(keep_list, key, to_shards)
-    # Shards that were asked for may be many and small: a task of its own would cost more than each is worth.
-    spark = frame_of(keep_list).sparkSession
-    n_tasks = min(n_shards, max(default_shards(n_keep), shuffle_partitions(spark)))
-    written = map_in_arrow(together(blocks, n_shards, n_tasks), write_shards, _SHARD_SCHEMA).collect()
+    blocks = together(_mapped_texts(keep_list, key, to_shards), n_shards, n_tasks)
+    written = map_in_arrow(blocks, write_shards, _SHARD_SCHEMA).collect()
     # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
@@ -142,8 +142,12 @@ def default_shards(n_keys: int, key_bytes: float = 0.0) -> int:
     >>> default_shards(100_000, key_bytes=10_000)
     10
     """
-    by_bytes = math.ceil(n_keys * key_bytes / _SHARD_BYTES)
-    return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), -(-n_keys // _MANY_KEYS), by_bytes)
+    return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), _fewest_shards(n_keys, key_bytes))
+
+
+def _fewest_shards(n_keys: int, key_bytes: float) -> int:
+    """As many as workers can build in memory."""
+    return max(-(-n_keys // _MANY_KEYS), math.ceil(n_keys * key_bytes / _SHARD_BYTES))
 
 
 def _mapped_texts(

@@ -22,15 +22,24 @@ FORMAT = "spark-dbp keep trie"
 FORMAT_VERSION = 1
 
 
-def shard_of(key: bytes, n_shards: int) -> int:
-    """Number of the shard that `key`, in UTF-8, belongs to.
+def shards_of(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
+    """Numbers of the shards that `keys`, in UTF-8, belong to.
+
+    Parameters
+    ----------
+    keys : list of bytes, n of them
+    n_shards : int
+
+    Returns
+    -------
+    ndarray of shape (n,), uint32
 
     Examples
     --------
-    >>> shard_of(b"a", 4)
-    3
+    >>> shards_of([b"a", b"b"], 4).tolist()
+    [3, 1]
     """
-    return crc32(key) % n_shards
+    return np.fromiter(map(crc32, keys), np.uint32, len(keys)) % np.uint32(n_shards)
 
 
 class KeepTrie:
@@ -96,10 +105,13 @@ class KeepTrie:
     def __len__(self) -> int:
         return int(self._manifest["n_keys"])
 
-    def __contains__(self, key: object) -> bool:
-        # Integer keys are stored in decimal; names in a tar may be bytes that are no UTF-8.
-        text = (key if isinstance(key, str) else str(key)).encode("utf-8", "surrogateescape")
-        number = crc32(text) % self._n_shards  # shard_of, without the call: this is the inner loop
+    def __contains__(self, key: Any) -> bool:
+        try:
+            text = key.encode()
+        except (AttributeError, UnicodeEncodeError):
+            # Integer keys are stored in decimal; names in a tar may be bytes that are no UTF-8.
+            text = str(key).encode("utf-8", "surrogateescape")
+        number = crc32(text) % self._n_shards  # as `shards_of` has it
         trie = self._tries[number]
         if trie is None:
             trie = self._tries[number] = self._open_shard(number)

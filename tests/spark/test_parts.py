@@ -18,33 +18,39 @@ def test_every_part_has_a_partition_of_its_own(spark, n_parts):
     assert slots.select(partition).distinct().count() == n_parts
 
 
-@pytest.mark.parametrize("at_a_time", [3, 1000])
-def test_parts_arrive_whole_and_once(spark, at_a_time):
-    n_parts = 5
-
+@pytest.mark.parametrize(("at_a_time", "n_parts", "n_tasks"), [(3, 5, None), (1000, 5, None), (1000, 20, 4)])
+def test_parts_arrive_whole_and_once(spark, at_a_time, n_parts, n_tasks):
     def split(batches):
         import spark_dbp.parts as parts
 
         before, parts._GATHERED = parts._GATHERED, at_a_time  # the worker's, which other tests use too
         try:
             pieces = (b.slice(i, 2) for b in batches for i in range(0, len(b), 2))
-            yield from in_blocks(pieces, n_parts, lambda table: table.column("id").to_numpy() % n_parts)
+            yield from in_blocks(pieces, n_parts, part_of, n_tasks)
         finally:
             parts._GATHERED = before
 
+    def part_of(table):
+        return table.column("id").to_numpy() % n_parts
+
     def name(batches):
+        from pyspark import TaskContext
+
+        task = TaskContext.get().partitionId()
         for part, rows in whole_parts(batches):
-            ids = rows.column("id")
-            yield pa.RecordBatch.from_arrays(
-                [pa.array([part] * len(ids)), ids.combine_chunks()], ["part", "id"]
-            )
+            ids = rows.column("id").combine_chunks()
+            same = [pa.array([number] * len(ids)) for number in (task, part)]
+            yield pa.RecordBatch.from_arrays([*same, ids], ["task", "part", "id"])
 
     rows = spark.range(0, 1000, 1, 4).mapInArrow(split, BLOCKS)
-    found = together(rows, n_parts).mapInArrow(name, "part BIGINT, id BIGINT").toPandas()
+    schema = "task BIGINT, part BIGINT, id BIGINT"
+    found = together(rows, n_parts, n_tasks).mapInArrow(name, schema).toPandas()
     assert sorted(found["id"]) == list(range(1000))
     assert (found["id"] % n_parts == found["part"]).all()
     # One run of rows a part: none came in two pieces.
     assert int(np.count_nonzero(np.diff(found["part"], prepend=-1))) == n_parts
+    parts_of_task = found.groupby("task")["part"].nunique()
+    assert parts_of_task.tolist() == [n_parts // (n_tasks or n_parts)] * (n_tasks or n_parts)
 
 
 def test_gathering_stops_at_bytes_too():
