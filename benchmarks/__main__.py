@@ -6,7 +6,17 @@ import argparse
 from collections.abc import Callable
 from datetime import date
 
-from benchmarks import assignment, clustering, driver_memory, first_answer, minhash, pruning, semantic, trie
+from benchmarks import (
+    assignment,
+    clustering,
+    driver_memory,
+    first_answer,
+    minhash,
+    pruning,
+    semantic,
+    trie,
+    whole_run,
+)
 from benchmarks.common import machine
 
 
@@ -52,6 +62,11 @@ def _first_answer(given: argparse.Namespace) -> None:
     first_answer.measure(1 if given.quick else given.runs)
 
 
+def _whole_run(given: argparse.Namespace) -> None:
+    rows = given.rows or (50_000 if given.quick else 1_000_000)
+    whole_run.measure(rows, 384, 100 if given.quick else given.clusters, 1 if given.quick else given.runs)
+
+
 def _driver_memory(given: argparse.Namespace) -> None:
     sizes = [20_000] if given.quick else [100_000, 400_000, 1_600_000]
     driver_memory.measure(sizes, dim=64, n_clusters=100)
@@ -78,6 +93,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "clustering": _clustering,
     "trie": _trie,
     "first-answer": _first_answer,
+    "whole-run": _whole_run,
     "driver-memory": _driver_memory,
     "semantic": _semantic,
     "minhash": _minhash,
@@ -91,8 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
     parser.add_argument("--only", choices=list(_BENCHMARKS), help="one benchmark alone")
-    parser.add_argument("--rows", type=int, help="rows of the pruning and of the assignment")
-    parser.add_argument("--clusters", type=int, default=500, help="of the pruning and of the assignment")
+    parser.add_argument("--rows", type=int, help="rows of the pruning, the assignment, the whole run")
+    parser.add_argument("--clusters", type=int, default=500, help="of the same three")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each side")
     given = parser.parse_args()
     print(f"{date.today()}, {machine()}")
