@@ -626,11 +626,17 @@ def test_a_corrupt_file_fails_by_name_whatever_the_session_says(command, tmp_pat
     check_message(command(["run", tmp_path / "conf.yaml"]), 3, ["cannot read", "00001.parquet"])
 
 
-def test_spark_is_quiet_about_failed_tasks_unless_debugging(tmp_path):
+def test_spark_is_quiet_about_failed_tasks(tmp_path):
     """Spark's own log goes to the process's stderr, which only a process of its own shows."""
     case = CASES["overwritten page"]
     prepare(tmp_path, case)
     check_message(in_a_process(["run", tmp_path / "conf.yaml"]), case.code, case.words)
+
+
+@pytest.mark.long
+def test_spark_tells_of_failed_tasks_when_debugging(tmp_path):
+    case = CASES["overwritten page"]
+    prepare(tmp_path, case)
     done = in_a_process(["--debug", "run", tmp_path / "conf.yaml"])
     assert done.code == case.code
     for words in ("\tat org.apache", "Traceback", *case.words):
@@ -678,7 +684,10 @@ def test_odd_keys_come_through_unchanged(command, spark, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "embedding", "text"),
-    [("a.b", "`", '"; DROP TABLE x'), ("good_key", "_metadata", "two\n\U0001f642 %s {x} \\")],
+    [
+        ("a.b", "`", '"; DROP TABLE x'),
+        pytest.param("good_key", "_metadata", "two\n\U0001f642 %s {x} \\", marks=pytest.mark.long),
+    ],
 )
 def test_odd_column_names(command, spark, tmp_path, key, embedding, text):
     """In every role, with deduplication over dropped rows, where tables are joined."""
