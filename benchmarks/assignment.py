@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, report, scratch, write_vectors
-from spark_dbp.scan import CommittedTable
-from spark_dbp.session import start_local_session
-from spark_dbp.stages.kmeans import assign, assignment
-from spark_dbp.vectors import matrix_of
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.session import start_local_session
+from spark_dbp.kernels.vectors import to_matrix
+from spark_dbp.stages.kmeans import assign, plan_assignment
 
 
 def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
@@ -27,14 +27,14 @@ def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
         source = folder / "vectors"
         write_vectors(source, n_rows, dim)
         first = pq.ParquetFile(next(iter(sorted(source.iterdir())))).read_row_group(0)
-        centroids = np.concatenate([matrix_of(c) for c in first.column("vector").chunks])[:n_clusters].copy()
+        centroids = np.concatenate([to_matrix(c) for c in first.column("vector").chunks])[:n_clusters].copy()
         spark = start_local_session()
         frame = spark.read.parquet(str(source))
         table = CommittedTable(spark, str(source), frame, dim, has_problems=False)
 
         def ours() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
-            assignment(table, centroids).write_parquet(str(folder / "out"))
+            plan_assignment(table, centroids).write_parquet(str(folder / "out"))
 
         def through_spark() -> None:
             assign(frame, centroids).write.mode("overwrite").parquet(str(folder / "rows"))
@@ -42,7 +42,7 @@ def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
         def floor() -> None:
             for file in sorted(source.iterdir()):
                 for chunk in pq.read_table(file, columns=["key", "vector"]).column("vector").chunks:
-                    matrix = matrix_of(chunk)
+                    matrix = to_matrix(chunk)
                     for start in range(0, len(matrix), 8192):
                         (matrix[start : start + 8192] @ centroids.T).argmax(axis=1)
 

@@ -9,22 +9,22 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, peak_memory, report, scratch, write_vectors
-from spark_dbp.geometry import NearestCentroid, unit_rows
-from spark_dbp.scan import CommittedTable
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.session import start_local_session
+from spark_dbp.engine.vector_sums import sum_vectors
+from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
+from spark_dbp.kernels.lloyd import fit_spherical_kmeans
+from spark_dbp.kernels.vectors import to_matrix
 from spark_dbp.stages.kmeans import SphericalKMeans, assign
-from spark_dbp.stages.lloyd import spherical_kmeans
-from spark_dbp.stages.vector_sums import vector_sums
-from spark_dbp.vectors import matrix_of
 
 
 def _read(folder: Path) -> np.ndarray:
     columns = [pq.read_table(file, columns=["vector"]).column("vector") for file in sorted(folder.iterdir())]
-    return np.concatenate([matrix_of(chunk) for column in columns for chunk in column.chunks])
+    return np.concatenate([to_matrix(chunk) for column in columns for chunk in column.chunks])
 
 
 def _objective(vectors: np.ndarray, centroids: np.ndarray) -> float:
-    return float(NearestCentroid(unit_rows(centroids)[0]).assign(vectors)[1].mean(dtype=np.float64))
+    return float(NearestCentroid(normalize_rows(centroids)[0]).assign(vectors)[1].mean(dtype=np.float64))
 
 
 def measure_fit(n_rows: int, dim: int, n_clusters: int, n_iter: int, runs: int, mllib: bool = True) -> None:
@@ -48,10 +48,10 @@ def measure_fit(n_rows: int, dim: int, n_clusters: int, n_iter: int, runs: int, 
         n_sooner = max(1, round(0.35 * n_iter))
 
         def ours() -> None:
-            found["ours"] = spherical_kmeans(vectors, n_clusters, n_iter).centroids
+            found["ours"] = fit_spherical_kmeans(vectors, n_clusters, n_iter).centroids
 
         def ours_sooner() -> None:
-            found["ours_sooner"] = spherical_kmeans(vectors, n_clusters, n_sooner).centroids
+            found["ours_sooner"] = fit_spherical_kmeans(vectors, n_clusters, n_sooner).centroids
 
         def by_faiss() -> None:
             model = faiss.Kmeans(
@@ -94,7 +94,7 @@ def _by_mllib(folder: Path, n_clusters: int, n_iter: int) -> tuple[float, np.nda
 
     (folder / "arrays").mkdir()
     for file in sorted((folder / "in").iterdir()):
-        matrix = np.concatenate([matrix_of(c) for c in pq.read_table(file).column("vector").chunks])
+        matrix = np.concatenate([to_matrix(c) for c in pq.read_table(file).column("vector").chunks])
         lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
         pq.write_table(
             pa.table({"features": lists.cast(pa.list_(pa.float32()))}), folder / "arrays" / file.name
@@ -132,7 +132,7 @@ def measure_full(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
             sums = np.zeros((n_clusters, dim))
             for file in sorted((folder / "in").iterdir()):
                 for chunk in pq.read_table(file, columns=["vector"]).column("vector").chunks:
-                    matrix = matrix_of(chunk)
+                    matrix = to_matrix(chunk)
                     for start in range(0, len(matrix), 8192):
                         block = matrix[start : start + 8192]
                         labels = (block @ centroids.T).argmax(axis=1)
@@ -142,7 +142,7 @@ def measure_full(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
                             block[order].astype(np.float64), firsts, axis=0
                         )
 
-        seconds = in_turn(runs, ours=lambda: vector_sums(table, centroids), plain=plain)
+        seconds = in_turn(runs, ours=lambda: sum_vectors(table, centroids), plain=plain)
         spark.stop()
     report(
         f"one iteration on all rows, {n_rows:,} x {dim}, k {n_clusters} (median of {runs}, in turn)",
@@ -156,7 +156,7 @@ def measure_full(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
 
 def _read_some(folder: Path, n: int) -> np.ndarray:
     first = sorted(folder.iterdir())[0]
-    return np.concatenate([matrix_of(c) for c in pq.read_table(first).column("vector").chunks])[:n].copy()
+    return np.concatenate([to_matrix(c) for c in pq.read_table(first).column("vector").chunks])[:n].copy()
 
 
 def measure_many(n_rows: int, dim: int, n_clusters: int) -> None:

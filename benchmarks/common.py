@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_dbp.geometry import unit_rows
-from spark_dbp.vectors import binary_rows
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.vectors import to_binary_rows
 
 
 def machine() -> str:
@@ -86,9 +86,9 @@ def write_vectors(
         if copy_of:
             copies = np.arange(copy_of, len(rows), max(20, 2 * copy_of))  # none is copied again
             rows[copies] = rows[copies - copy_of] + np.float32(0.05) * noise[copies]
-        vectors, _ = unit_rows(rows)
+        vectors, _ = normalize_rows(rows)
         keys = pa.array([f"{i:012d}.jpg" for i in range(start, stop)])
-        table = pa.table({"key": keys, "vector": binary_rows(vectors)})
+        table = pa.table({"key": keys, "vector": to_binary_rows(vectors)})
         pq.write_table(table, path / f"{number:05d}.parquet", row_group_size=20_000)
 
 

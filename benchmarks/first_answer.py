@@ -9,7 +9,7 @@ import sys
 from benchmarks.common import in_turn, report, scratch
 
 _EMPTY = """
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.session import start_local_session
 spark = start_local_session()
 spark.range(10).count()
 spark.stop()

@@ -11,9 +11,9 @@ from pathlib import Path
 from zlib import crc32
 
 from benchmarks.common import in_turn, report, scratch
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.session import start_local_session
+from spark_dbp.kernels.signatures import cut_shingles
 from spark_dbp.stages.minhash_dedup import minhash_dedup
-from spark_dbp.stages.signatures import shingles
 
 THRESHOLD, NUM_PERM, NGRAM = 0.8, 128, 5
 _SUMMARIES = Path(__file__).parents[2] / "shared" / "data" / "debian-packages" / "metadata.parquet"
@@ -54,7 +54,7 @@ def _texts(n_texts: int, alike: bool) -> list[str]:
 def _signatures(texts: list[str]) -> int:
     from datasketch import MinHash
 
-    encoded = ([s.encode() for s in shingles(" ".join(t.lower().split()), NGRAM)] for t in texts)
+    encoded = ([s.encode() for s in cut_shingles(" ".join(t.lower().split()), NGRAM)] for t in texts)
     return sum(1 for _ in MinHash.generator(encoded, num_perm=NUM_PERM, seed=1, hashfunc=crc32))
 
 
@@ -112,7 +112,7 @@ def _brute_force(texts: list[str]) -> set[frozenset[int]]:
     first: dict[str, int] = {}
     for number, text in enumerate(texts):
         first.setdefault(" ".join(text.lower().split()), number)
-    sets = {number: shingles(text, NGRAM) for text, number in first.items()}
+    sets = {number: cut_shingles(text, NGRAM) for text, number in first.items()}
     holders: dict[str, list[int]] = defaultdict(list)
     pairs = set()
     for number, own in sets.items():

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.common import peak_memory, report, scratch
-from spark_dbp.geometry import mean_distance_to_nearest, unit_rows
+from spark_dbp.kernels.geometry import measure_distance_to_nearest, normalize_rows
 from spark_dbp.stages.quota import plan_quotas
 
 KEEP_RATIO = 0.3
@@ -57,8 +57,8 @@ def write_assignments(folder: Path, n_rows: int, n_clusters: int) -> None:
 
 def quotas_of(n_items: np.ndarray, d_intra: np.ndarray) -> np.ndarray:
     """Quotas by the paper, with centroids in random directions."""
-    centroids, _ = unit_rows(np.random.default_rng(3).standard_normal((len(n_items), 64)))
-    d_inter = mean_distance_to_nearest(centroids, 20)
+    centroids, _ = normalize_rows(np.random.default_rng(3).standard_normal((len(n_items), 64)))
+    d_inter = measure_distance_to_nearest(centroids, 20)
     return plan_quotas(n_items, d_intra, d_inter, int(KEEP_RATIO * n_items.sum()))["quota"]
 
 
@@ -66,10 +66,10 @@ def spark(folder: Path, out: Path) -> None:
     """The project's stages on a running session."""
     from pyspark.sql import SparkSession
 
-    from spark_dbp.compat import collect_arrow
-    from spark_dbp.scan import CommittedTable
+    from spark_dbp.engine.arrow import CommittedTable
+    from spark_dbp.engine.compat import collect_arrow
     from spark_dbp.stages.cluster_stats import cluster_stats
-    from spark_dbp.stages.select import selection
+    from spark_dbp.stages.select import plan_selection
 
     session = SparkSession.active()
     assignments = CommittedTable(session, str(folder), session.read.parquet(str(folder)))
@@ -79,7 +79,7 @@ def spark(folder: Path, out: Path) -> None:
     pq.write_table(stats, out / "stats.parquet")
     quotas = pa.table({"cluster_id": stats.column("cluster_id"), "quota": quota})
     pq.write_table(quotas, out / "quotas.parquet")
-    kept = selection(
+    kept = plan_selection(
         assignments,
         session.read.parquet(str(out / "quotas.parquet")),
         stats=session.read.parquet(str(out / "stats.parquet")),
@@ -91,8 +91,8 @@ def trie(folder: Path, out: Path) -> None:
     """The tries of a keep list."""
     from pyspark.sql import SparkSession
 
-    from spark_dbp.keep.build import build_keep_trie
-    from spark_dbp.scan import CommittedTable
+    from spark_dbp.engine.arrow import CommittedTable
+    from spark_dbp.stages.keep_trie import build_keep_trie
 
     session = SparkSession.active()
     keep_list = session.read.parquet(str(folder))
@@ -212,7 +212,7 @@ def _serve(name: str) -> None:
     """Run a side for every pair of folders on standard input; answer with seconds and peak memory in GB."""
     session = None
     if name in ("ours", "trie"):
-        from spark_dbp.session import start_local_session
+        from spark_dbp.engine.session import start_local_session
 
         session = start_local_session({"spark.driver.memory": HEAP})
     with peak_memory() as peak:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, report, scratch, write_vectors
-from spark_dbp.geometry import unit_rows
-from spark_dbp.stages.pairwise import MostSimilarEarlier
-from spark_dbp.vectors import matrix_of
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.pairwise import MostSimilarEarlier
+from spark_dbp.kernels.vectors import to_matrix
 
 EPS = 0.05
 
@@ -25,7 +25,7 @@ def _cluster(n_rows: int, dim: int) -> np.ndarray:
     raw = rng.standard_normal(dim) + rng.standard_normal((n_rows, dim))
     copies = n_rows // 10
     raw[-copies:] = raw[:copies] + 0.1 * rng.standard_normal((copies, dim))
-    return unit_rows(raw)[0]
+    return normalize_rows(raw)[0]
 
 
 def _plain(vectors: np.ndarray) -> np.ndarray:
@@ -66,8 +66,8 @@ def measure_product(n_rows: int, dim: int, runs: int) -> None:
 _STAGE = """
 import json, os, sys, threading, time
 from pyspark.sql import functions as F
-from spark_dbp.scan import CommittedTable
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.session import start_local_session
 from spark_dbp.stages.semantic_dedup import semantic_pairs
 folder, dim, eps = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 spark = start_local_session()
@@ -122,7 +122,7 @@ def measure_stage(n_rows: int, n_clusters: int, dim: int) -> None:
         ]
         if n_rows // n_clusters <= 30_000:
             table = pq.read_table(folder / "vectors").combine_chunks()
-            vectors = np.concatenate([matrix_of(chunk) for chunk in table.column("vector").chunks])
+            vectors = np.concatenate([to_matrix(chunk) for chunk in table.column("vector").chunks])
             started = time.perf_counter()
             found = sum(int(_plain(vectors[clusters == c]).sum()) for c in range(n_clusters))
             plain = time.perf_counter() - started

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, report, scratch
-from spark_dbp.keep.build import build_keep_trie
-from spark_dbp.keep.trie import KeepTrie
-from spark_dbp.scan import CommittedTable
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.session import start_local_session
+from spark_dbp.loaders.keep_trie import KeepTrie
+from spark_dbp.stages.keep_trie import build_keep_trie
 
 _LOOK_UPS = 500_000
 _PYGTRIE_KEYS = 200_000

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import in_turn, peak_memory, report, scratch, write_vectors
-from spark_dbp.geometry import mean_distance_to_nearest, unit_rows
+from spark_dbp.kernels.geometry import measure_distance_to_nearest, normalize_rows
+from spark_dbp.kernels.vectors import to_matrix
 from spark_dbp.stages.quota import plan_quotas
-from spark_dbp.vectors import matrix_of
 
 KEEP_RATIO, N_ITER, POINTS_PER_CENTROID = 0.3, 20, 256
 _BLOCK = 8192
@@ -79,7 +79,7 @@ def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
 def _as_lists(file: Path) -> None:
     """The vectors as a lake has them: ARRAY<FLOAT>, of no particular length."""
     table = pq.read_table(file)
-    vectors = np.concatenate([matrix_of(chunk) for chunk in table.column("vector").chunks])
+    vectors = np.concatenate([to_matrix(chunk) for chunk in table.column("vector").chunks])
     vectors *= np.random.default_rng(4).uniform(5, 50, (len(vectors), 1)).astype(np.float32)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     lists = lists.cast(pa.list_(pa.float32()))
@@ -114,7 +114,7 @@ def _script(source: Path, out: Path, n_clusters: int) -> None:
         distance[rows] = 1 - scores.max(axis=1)
     n_items = np.bincount(cluster, minlength=n_clusters)
     d_intra = np.bincount(cluster, distance, n_clusters) / np.maximum(n_items, 1)
-    d_inter = mean_distance_to_nearest(unit_rows(centroids)[0], 20)
+    d_inter = measure_distance_to_nearest(normalize_rows(centroids)[0], 20)
     quota = plan_quotas(n_items, d_intra, d_inter, int(KEEP_RATIO * len(keys)))["quota"]
     order = np.lexsort((-distance, cluster))
     rank = np.arange(1, len(keys) + 1) - np.repeat(np.cumsum(n_items) - n_items, n_items)

@@ -12,7 +12,7 @@ from spark_dbp._version import __version__
 
 if TYPE_CHECKING:
     from spark_dbp.config import RunConfig
-    from spark_dbp.keep.trie import KeepTrie
+    from spark_dbp.loaders.keep_trie import KeepTrie
     from spark_dbp.pipeline import prune_again, run
     from spark_dbp.runs import Run, open_run
     from spark_dbp.stages.cluster_stats import cluster_stats

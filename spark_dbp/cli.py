@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
 from spark_dbp.errors import ConfigError, SparkDbpError
-from spark_dbp.secrets import without_secrets
+from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_trace()
         place = f" {error.filename}" if error.filename else ""
         print(
-            without_secrets(f"spark-dbp: cannot read or write{place}: {error.strerror or error}\n")
+            redact(f"spark-dbp: cannot read or write{place}: {error.strerror or error}\n")
             + "  to mend it: see that the place exists, may be written and has room; then run again",
             file=sys.stderr,
         )
@@ -69,10 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             _print_trace()
-        from spark_dbp.spark_errors import first_line
 
         print(
-            f"spark-dbp: {type(error).__name__}: {without_secrets(first_line(error))}\n"
+            f"spark-dbp: {type(error).__name__}: {redact(read_first_line(error))}\n"
             "  to mend it: run with --debug for the whole trace; if the cause is not yours, please report it",
             file=sys.stderr,
         )
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_trace() -> None:
-    print(without_secrets(traceback.format_exc()), file=sys.stderr)
+    print(redact(traceback.format_exc()), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,10 +188,10 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.explore.verify import verify
     from spark_dbp.runs import open_run
-    from spark_dbp.session import get_session
     from spark_dbp.settings import apply_settings
-    from spark_dbp.verify import verify
 
     given = apply_settings({}, parsed.settings)
     if set(given) - {"spark"}:
@@ -203,7 +202,7 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 
 def _clean(parsed: argparse.Namespace) -> int:
-    from spark_dbp.cleaning import clean
+    from spark_dbp.lake.cleaning import clean
 
     found = clean(parsed.run, dry_run=parsed.dry_run)
     for path, size in found:
@@ -214,8 +213,8 @@ def _clean(parsed: argparse.Namespace) -> int:
 
 
 def _report(run: Run) -> None:
-    print(without_secrets(f"\n{run.path}\n{run.summary()}"))
-    print(without_secrets(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list"))))
+    print(redact(f"\n{run.path}\n{run.summary()}"))
+    print(redact(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list"))))
 
 
 @contextmanager
@@ -237,7 +236,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _progress_on_stderr(level: int) -> Iterator[None]:
-    from spark_dbp.progress import ProgressLogHandler
+    from spark_dbp.lake.progress import ProgressLogHandler
 
     logger = logging.getLogger("spark_dbp")
     handler = ProgressLogHandler(sys.stderr)

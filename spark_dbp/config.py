@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from spark_dbp import files
 from spark_dbp.errors import ConfigError
-from spark_dbp.secrets import without_secrets
+from spark_dbp.lake import files
+from spark_dbp.secrets import redact
 from spark_dbp.settings import apply_settings, read_yaml
 
 WhichToKeep = Literal["hard", "easy", "random"]
@@ -97,7 +97,7 @@ class OutputConfig(_Section):
 def _check_path(key: str, path: str) -> None:
     if "\0" in path:
         raise ValueError(f"{key} {path!r} holds a NUL character")
-    if without_secrets(path) != path:
+    if redact(path) != path:
         raise ValueError(
             f"{key} {path!r} holds credentials: paths are written down, and Spark takes none from there; "
             "give them in the spark section (spark.hadoop.fs.s3a.access.key ...) or in the environment"
@@ -311,7 +311,7 @@ class RunConfig(_Section):
 
     def redacted(self) -> dict[str, Any]:
         """All values, with secrets blanked out; for run.json and logs."""
-        return without_secrets(self.model_dump())
+        return redact(self.model_dump())
 
 
 def _place(path: str) -> str:

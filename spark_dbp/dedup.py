@@ -12,20 +12,20 @@ from uuid import uuid4
 import numpy as np
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
-from spark_dbp.compat import column
 from spark_dbp.config import RunConfig, SemanticConfig
-from spark_dbp.digest import added
+from spark_dbp.engine.arrow import CommittedTable, to_frame
+from spark_dbp.engine.compat import column
+from spark_dbp.engine.mapped import MappedRows
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.mapped import Mapped
-from spark_dbp.scan import CommittedTable, frame_of
-from spark_dbp.source import Source
+from spark_dbp.io.sources import Source
+from spark_dbp.kernels.signatures import plan_bands
+from spark_dbp.lake.digest import add_digests
+from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import type_of
 from spark_dbp.stages.minhash_dedup import minhash_dedup
-from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_pairs
-from spark_dbp.stages.signatures import band_plan
-from spark_dbp.store import RunStore, Stage, StageWriter
+from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
 from spark_dbp.tables import read_samples, read_table, write_arrow, write_frame
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 def deduplicate(
-    store: RunStore, spark: SparkSession, config: RunConfig, source: Source, samples: Stage
-) -> tuple[Stage, dict[str, int]]:
+    store: RunDirectory, spark: SparkSession, config: RunConfig, source: Source, samples: FinishedStep
+) -> tuple[FinishedStep, dict[str, int]]:
     """Run the deduplications that the configuration asks for.
 
     Parameters
@@ -55,7 +55,7 @@ def deduplicate(
         Rows left out, by method.
     """
     wanted = config.dedup
-    found: list[Stage] = []
+    found: list[FinishedStep] = []
     if wanted.exact is not None:
         found.append(_exact(store, spark, config, source, samples))
     if wanted.minhash is not None:
@@ -85,11 +85,13 @@ def check_columns(config: RunConfig, source: DataFrame) -> None:
             type_of(source, settings.order_by, "order_by", section=section)
 
 
-def _exact(store: RunStore, spark: SparkSession, config: RunConfig, source: Source, samples: Stage) -> Stage:
+def _exact(
+    store: RunDirectory, spark: SparkSession, config: RunConfig, source: Source, samples: FinishedStep
+) -> FinishedStep:
     settings = config.dedup.exact
     assert settings is not None
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         rows = _input_rows(store, spark, source, samples, [])
         found = exact_dedup(rows, key=config.input.key, columns=settings.columns, order_by=settings.order_by)
         write_frame(writer, spark, "exact_duplicates", found)
@@ -100,17 +102,17 @@ def _exact(store: RunStore, spark: SparkSession, config: RunConfig, source: Sour
 
 
 def _minhash(
-    store: RunStore,
+    store: RunDirectory,
     spark: SparkSession,
     config: RunConfig,
     source: Source,
-    samples: Stage,
-    earlier: list[Stage],
-) -> Stage:
+    samples: FinishedStep,
+    earlier: list[FinishedStep],
+) -> FinishedStep:
     settings = config.dedup.minhash
     assert settings is not None
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         scratch = writer.new_directory("scratch")
         found = minhash_dedup(
             _input_rows(store, spark, source, samples, earlier),
@@ -127,7 +129,7 @@ def _minhash(
         write_frame(writer, spark, "minhash_duplicates", found)
         source.check_unchanged()
         writer.discard("scratch")
-        plan = band_plan(settings.threshold, settings.num_perm)
+        plan = plan_bands(settings.threshold, settings.num_perm)
         writer.stage.info.update(bands=plan.bands, rows=plan.rows, expected_recall=plan.expected_recall)
 
     depends = {**_fingerprints(samples, earlier), "dedup.minhash": settings.model_dump()}
@@ -135,23 +137,23 @@ def _minhash(
 
 
 def _semantic(
-    store: RunStore,
+    store: RunDirectory,
     spark: SparkSession,
     config: RunConfig,
     settings: SemanticConfig,
-    samples: Stage,
-    earlier: list[Stage],
-) -> Stage:
+    samples: FinishedStep,
+    earlier: list[FinishedStep],
+) -> FinishedStep:
     n_rows = samples.info["n_rows"] - sum(_n_duplicates(stage) for stage in earlier)
 
     def left() -> DataFrame | CommittedTable:
         committed = read_samples(store, spark, samples)
         return _without(store, spark, committed.frame, earlier) if earlier else committed
 
-    def build_clusters(writer: StageWriter) -> None:
+    def build_clusters(writer: StepWriter) -> None:
         rows = left()
         if settings.n_clusters is None:
-            cluster_ids, centroids = kmeans.mean_centroids(rows)
+            cluster_ids, centroids = kmeans.compute_mean_centroids(rows)
         else:
             model = kmeans.SphericalKMeans(
                 settings.n_clusters,
@@ -163,11 +165,11 @@ def _semantic(
             cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
             centroids = model.centroids_
         write_arrow(writer, spark, "semantic_centroids", kmeans.centroids_table(cluster_ids, centroids))
-        assigned: DataFrame | Mapped
+        assigned: DataFrame | MappedRows
         if settings.n_clusters is None:
             assigned = kmeans.assign_given(rows, cluster_ids, centroids)
         else:
-            assigned = kmeans.assignment(rows, centroids)
+            assigned = kmeans.plan_assignment(rows, centroids)
         write_frame(writer, spark, "semantic_assignments", assigned, expected_rows=n_rows)
 
     clustering = settings.model_dump(exclude={"eps", "groups", "which_to_keep"})
@@ -175,9 +177,9 @@ def _semantic(
     depends = {**_fingerprints(samples, earlier), "dedup.semantic": clustering}
     clusters = store.stage("semantic_clusters", title, depends, build_clusters)
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         scratch = writer.new_directory("scratch")
-        pairs = semantic_pairs(
+        pairs = semantic_dedup(
             left(),
             read_table(store, spark, clusters, "semantic_assignments"),
             eps=settings.all_eps[0] if settings.groups == "connected" else max(settings.all_eps),
@@ -202,8 +204,10 @@ def _semantic(
     return store.stage("semantic_dedup", title, depends, build)
 
 
-def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list[Stage]) -> Stage:
-    def build(writer: StageWriter) -> None:
+def _survivors(
+    store: RunDirectory, spark: SparkSession, samples: FinishedStep, found: list[FinishedStep]
+) -> FinishedStep:
+    def build(writer: StepWriter) -> None:
         frames = [_duplicates_of(store, spark, stage) for stage in found]
         write_frame(writer, spark, "duplicates", reduce(lambda a, b: a.unionByName(b), frames))
         counts = {f"{stage.name.removesuffix('_dedup')} duplicates": _n_duplicates(stage) for stage in found}
@@ -212,7 +216,7 @@ def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list
         n_rows = samples.info["n_rows"] - sum(counts.values())
         write_frame(writer, spark, "survivors", rest, expected_rows=n_rows)
         keys = writer.stage.key_digests
-        if added(keys["survivors"], keys["duplicates"]) != samples.info["keys"]:
+        if add_digests(keys["survivors"], keys["duplicates"]) != samples.info["keys"]:
             raise SparkDbpError(
                 "survivors and duplicates together do not have the keys of the samples",
                 mend="if the input table gives other rows each time it is read, write it to a file first; "
@@ -224,17 +228,17 @@ def _survivors(store: RunStore, spark: SparkSession, samples: Stage, found: list
     return store.stage("survivors", "Leaving the duplicates out", depends, build)
 
 
-def _fingerprints(samples: Stage, earlier: list[Stage]) -> dict[str, Any]:
+def _fingerprints(samples: FinishedStep, earlier: list[FinishedStep]) -> dict[str, Any]:
     return {"the samples": samples.content, **{stage.name: stage.content for stage in earlier}}
 
 
-def _n_duplicates(stage: Stage) -> int:
+def _n_duplicates(stage: FinishedStep) -> int:
     if stage.name == "semantic_dedup":
         return int(stage.info["sweep"][0]["removed"])
     return stage.rows[f"{stage.name.removesuffix('_dedup')}_duplicates"]
 
 
-def _duplicates_of(store: RunStore, spark: SparkSession, stage: Stage) -> DataFrame:
+def _duplicates_of(store: RunDirectory, spark: SparkSession, stage: FinishedStep) -> DataFrame:
     """``key``, ``duplicate_of``, ``method``, ``similarity`` FLOAT of what a stage removes."""
     from pyspark.sql import functions as F
 
@@ -247,14 +251,20 @@ def _duplicates_of(store: RunStore, spark: SparkSession, stage: Stage) -> DataFr
     return pairs.select(KEY, DUPLICATE_OF, F.lit("semantic").alias(METHOD), similarity)
 
 
-def _without(store: RunStore, spark: SparkSession, frame: DataFrame, found: list[Stage]) -> DataFrame:
+def _without(
+    store: RunDirectory, spark: SparkSession, frame: DataFrame, found: list[FinishedStep]
+) -> DataFrame:
     for stage in found:
         frame = frame.join(_duplicates_of(store, spark, stage).select(KEY), KEY, "left_anti")
     return frame
 
 
 def _input_rows(
-    store: RunStore, spark: SparkSession, source: Source, samples: Stage, earlier: list[Stage]
+    store: RunDirectory,
+    spark: SparkSession,
+    source: Source,
+    samples: FinishedStep,
+    earlier: list[FinishedStep],
 ) -> DataFrame:
     """Rows of the input, with all their columns, that are good and survive so far."""
     from pyspark.sql import functions as F
@@ -263,7 +273,7 @@ def _input_rows(
     key = column(source.config.key)
     if samples.info["dropped"]:
         name = f"good_key_{uuid4().hex}"  # the input's columns have any name but this
-        good = frame_of(read_samples(store, spark, samples)).select(F.col(KEY).alias(name))
+        good = to_frame(read_samples(store, spark, samples)).select(F.col(KEY).alias(name))
         rows = rows.join(good, key == F.col(name), "left_semi")
     for stage in earlier:
         name = f"duplicate_key_{uuid4().hex}"

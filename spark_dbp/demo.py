@@ -6,9 +6,9 @@ values serve as the embedding.
 
 from __future__ import annotations
 
-from spark_dbp import files
 from spark_dbp.config import RunConfig
 from spark_dbp.errors import SparkDbpError
+from spark_dbp.lake import files
 
 N_CLUSTERS = 20
 KEEP_RATIO = 0.3

@@ -6,7 +6,7 @@ Every message says what is wrong, where (file, column, key, config path) and wha
 
 from __future__ import annotations
 
-from spark_dbp.secrets import without_secrets
+from spark_dbp.secrets import redact
 
 
 class SparkDbpError(Exception):
@@ -29,8 +29,8 @@ class SparkDbpError(Exception):
 
     def __init__(self, what: str, mend: str = "") -> None:
         # The one place that every message passes: no path, setting or text of Spark brings a secret along.
-        self.what = without_secrets(what)
-        self.mend = without_secrets(mend)
+        self.what = redact(what)
+        self.mend = redact(mend)
         super().__init__(self.what + (f"\n  to mend it: {self.mend}" if mend else ""))
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spark_dbp import files
 from spark_dbp.columns import (
     CLUSTER_ID,
     D_INTER,
@@ -32,21 +31,23 @@ from spark_dbp.columns import (
 )
 from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
 from spark_dbp.dedup import check_columns, deduplicate
-from spark_dbp.digest import table_digests
+from spark_dbp.engine.mapped import MappedRows
+from spark_dbp.engine.session import bound_batches, get_session, guard_session
+from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
-from spark_dbp.keep.build import build_keep_trie, check_key_expression
-from spark_dbp.mapped import Mapped
+from spark_dbp.io import centroids as given_centroids
+from spark_dbp.io.sources import Source, open_source
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import digest_columns
+from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter, open_run_directory
 from spark_dbp.runs import Run, open_run
-from spark_dbp.secrets import HIDDEN, without_secrets
-from spark_dbp.session import bounded_batches, get_session, guarded
-from spark_dbp.source import Source, open_source
-from spark_dbp.spark_errors import readable_errors
-from spark_dbp.stages import given_centroids, kmeans
+from spark_dbp.secrets import HIDDEN, redact
+from spark_dbp.stages import kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
 from spark_dbp.stages.ingest import check_samples, good_samples, ingest, type_of
+from spark_dbp.stages.keep_trie import build_keep_trie, check_key_expression
 from spark_dbp.stages.quota import plan_quotas
-from spark_dbp.stages.select import selection
-from spark_dbp.store import RunStore, Stage, StageWriter, opened
+from spark_dbp.stages.select import plan_selection
 from spark_dbp.tables import (
     read_centroids,
     read_committed,
@@ -84,12 +85,12 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         With a message that names what is wrong and what mends it. Nothing is committed then.
     """
     spark = spark or get_session(config.spark)
-    with opened(config.output.path) as store, guarded(spark), readable_errors():
+    with open_run_directory(config.output.path) as store, guard_session(spark), translate_errors():
         if fresh:
             store.forget()
         source = open_source(spark, config)
-        with bounded_batches(spark, source.snapshot.bytes_per_row):
-            with readable_errors(source.name):
+        with bound_batches(spark, source.snapshot.bytes_per_row):
+            with translate_errors(source.name):
                 _check_early(spark, config, source)
                 store.n_rows = source.snapshot.rows
                 ingested = _ingest(store, spark, config, source)
@@ -148,7 +149,7 @@ def prune_again(
         raise ConfigError(f"--out {out} is the run to prune again", mend="name another directory")
     config = _config_of(source).with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
-    with opened(out) as store, guarded(spark), readable_errors():
+    with open_run_directory(out) as store, guard_session(spark), translate_errors():
         shared = [name for name in source.document["stages"] if name not in _PRUNING]
         if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
             shared.append("cluster_stats")
@@ -181,10 +182,10 @@ def _check_early(spark: SparkSession, config: RunConfig, source: Source) -> None
 # The stages. Each names what its result depends on, builds its tables, and reads them back.
 
 
-def _ingest(store: RunStore, spark: SparkSession, config: RunConfig, source: Source) -> Stage:
+def _ingest(store: RunDirectory, spark: SparkSession, config: RunConfig, source: Source) -> FinishedStep:
     given = config.input
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         samples = ingest(
             source.rows(),
             key=given.key,
@@ -195,7 +196,7 @@ def _ingest(store: RunStore, spark: SparkSession, config: RunConfig, source: Sou
         written = write_frame(writer, spark, "samples", samples)
         source.check_unchanged(writer.stage.rows["samples"])
         report = check_samples(written, given.on_bad_rows)
-        _, (keys,) = table_digests(good_samples(written, report.dimension), [KEY])
+        _, (keys,) = digest_columns(good_samples(written, report.dimension), [KEY])
         filtered = source.snapshot.rows - writer.stage.rows["samples"]
         writer.stage.info.update(asdict(report), keys=keys, filtered=filtered)
         if config.cluster.n_clusters is not None and given.cluster_id is None:
@@ -209,12 +210,14 @@ def _ingest(store: RunStore, spark: SparkSession, config: RunConfig, source: Sou
     return store.stage("ingest", "Reading and checking the samples", depends, build)
 
 
-def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage) -> Stage:
+def _cluster(
+    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep
+) -> FinishedStep:
     if config.input.cluster_id is not None:
         return _take_clusters(store, spark, config, samples)
     settings = config.cluster
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         assert settings.n_clusters is not None
         model = kmeans.SphericalKMeans(
             settings.n_clusters,
@@ -234,13 +237,15 @@ def _cluster(store: RunStore, spark: SparkSession, config: RunConfig, samples: S
     return store.stage("cluster", f"Clustering into {settings.n_clusters:,} concepts", depends, build)
 
 
-def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage) -> Stage:
+def _take_clusters(
+    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep
+) -> FinishedStep:
     path = config.input.centroids
 
-    def build(writer: StageWriter) -> None:
+    def build(writer: StepWriter) -> None:
         frame = read_samples(store, spark, samples)
         if path is None:
-            cluster_ids, centroids = kmeans.mean_centroids(frame)
+            cluster_ids, centroids = kmeans.compute_mean_centroids(frame)
         else:
             cluster_ids, centroids = given_centroids.read_centroids(spark, path)
             given_centroids.check_centroids(
@@ -256,13 +261,15 @@ def _take_clusters(store: RunStore, spark: SparkSession, config: RunConfig, samp
     return store.stage("cluster", title, depends, build)
 
 
-def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: Stage, cluster: Stage) -> Stage:
-    def build(writer: StageWriter) -> None:
+def _assign(
+    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep, cluster: FinishedStep
+) -> FinishedStep:
+    def build(writer: StepWriter) -> None:
         frame = read_samples(store, spark, samples)
         cluster_ids, centroids = read_centroids(store, cluster)
-        assigned: DataFrame | Mapped
+        assigned: DataFrame | MappedRows
         if config.input.cluster_id is None:
-            assigned = kmeans.assignment(frame, centroids)
+            assigned = kmeans.plan_assignment(frame, centroids)
         elif config.input.distance_to_centroid is None:
             assigned = kmeans.assign_given(frame, cluster_ids, centroids)
         else:
@@ -275,14 +282,14 @@ def _assign(store: RunStore, spark: SparkSession, config: RunConfig, samples: St
 
 
 def _plan(
-    store: RunStore,
+    store: RunDirectory,
     spark: SparkSession,
     prune: PruneConfig,
-    cluster: Stage,
-    assignments: Stage,
+    cluster: FinishedStep,
+    assignments: FinishedStep,
     n_rows: int,
-) -> tuple[Stage, Stage]:
-    def build_stats(writer: StageWriter) -> None:
+) -> tuple[FinishedStep, FinishedStep]:
+    def build_stats(writer: StepWriter) -> None:
         frame = cluster_stats(read_committed(store, spark, assignments, "assignments"))
         table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
         write_arrow(writer, spark, "cluster_stats", table)
@@ -290,7 +297,7 @@ def _plan(
     depends = {"the assignments": assignments.content, "prune.n_neighbors": prune.n_neighbors}
     stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
 
-    def build_quotas(writer: StageWriter) -> None:
+    def build_quotas(writer: StepWriter) -> None:
         table = files.read_parquet(store.at(stats.tables["cluster_stats"]))
         columns = {name: table.column(name).to_numpy() for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER)}
         n_keep = _n_keep(prune, n_rows)
@@ -317,18 +324,18 @@ def _plan(
 
 
 def _keep(
-    store: RunStore,
+    store: RunDirectory,
     spark: SparkSession,
     prune: PruneConfig,
     trie: TrieConfig,
-    assignments: Stage,
-    stats: Stage,
-    quotas: Stage,
+    assignments: FinishedStep,
+    stats: FinishedStep,
+    quotas: FinishedStep,
 ) -> None:
     n_keep = quotas.info["n_keep"]
 
-    def build_keep_list(writer: StageWriter) -> None:
-        kept = selection(
+    def build_keep_list(writer: StepWriter) -> None:
+        kept = plan_selection(
             read_committed(store, spark, assignments, "assignments"),
             read_table(store, spark, quotas, "quotas"),
             which_to_keep=prune.which_to_keep,
@@ -343,7 +350,7 @@ def _keep(
     }
     keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
 
-    def build_trie(writer: StageWriter) -> None:
+    def build_trie(writer: StepWriter) -> None:
         kept = read_committed(store, spark, keep_list, "keep_list")
         path = writer.new_directory("keep_trie")
         manifest = build_keep_trie(kept, path, n_keep, key=trie.key, shards=trie.shards)
@@ -354,7 +361,7 @@ def _keep(
 
 
 def _commit(
-    store: RunStore,
+    store: RunDirectory,
     spark: SparkSession,
     config: RunConfig,
     snapshot: dict[str, Any],
@@ -378,8 +385,7 @@ def _commit(
             },
             "input": snapshot,
             "accounting": account,
-            "base_run": source
-            and {"path": without_secrets(source.path), "run_id": source.document["run_id"]},
+            "base_run": source and {"path": redact(source.path), "run_id": source.document["run_id"]},
             "kmeans": store.stages["cluster"].info,
             "summary": {
                 "rows_to_prune": account["kept"] + account["dropped"]["pruned"],
@@ -426,8 +432,10 @@ def _config_of(source: Run) -> RunConfig:
     return RunConfig.from_dict({**values, "prune": prune}, source=f"{source.path}/run.json")
 
 
-def _seen_from(source: Run, store: RunStore, name: str) -> Stage:
+def _seen_from(source: Run, store: RunDirectory, name: str) -> FinishedStep:
     """A stage of `source`, its tables as seen from the new run."""
-    stage = Stage(**source.document["stages"][name])
-    stage.tables = {table: files.relative(source.table_path(table), store.path) for table in stage.tables}
+    stage = FinishedStep(**source.document["stages"][name])
+    stage.tables = {
+        table: files.make_relative(source.table_path(table), store.path) for table in stage.tables
+    }
     return stage

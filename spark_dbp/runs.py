@@ -6,10 +6,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp import files
 from spark_dbp.columns import CENTROID, CLUSTER_ID
 from spark_dbp.errors import InputError
-from spark_dbp.store import RUN_JSON
+from spark_dbp.lake import files
+from spark_dbp.lake.store import RUN_JSON
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
-    from spark_dbp.keep.trie import KeepTrie
+    from spark_dbp.loaders.keep_trie import KeepTrie
 
 
 # What is read of every run.json.
@@ -54,7 +54,7 @@ class Run:
 
     def table(self, name: str, spark: SparkSession) -> DataFrame:
         """Any Parquet table of the run as a DataFrame."""
-        return spark.read.parquet(files.spark_path(self.table_path(name)))
+        return spark.read.parquet(files.to_spark_path(self.table_path(name)))
 
     def keep_list(self, spark: SparkSession) -> DataFrame:
         """Kept samples: ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank``."""
@@ -80,7 +80,7 @@ class Run:
 
     def keep_trie(self) -> KeepTrie:
         """The kept keys as a set on disk."""
-        from spark_dbp.keep.trie import KeepTrie
+        from spark_dbp.loaders.keep_trie import KeepTrie
 
         return KeepTrie.open(self.table_path("keep_trie"))
 

@@ -37,7 +37,7 @@ def is_secret_name(name: str) -> bool:
     return bool(_NAME.search(name))
 
 
-def without_secrets(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """`value`, a text or nested mappings and lists of texts, with its secrets blanked out.
 
     Examples
@@ -51,17 +51,17 @@ def without_secrets(value: Any) -> Any:
         return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _IN_URI.sub(HIDDEN, value))
     if isinstance(value, dict):
         return {
-            name: HIDDEN if is_secret_name(str(name)) and item is not None else without_secrets(item)
+            name: HIDDEN if is_secret_name(str(name)) and item is not None else redact(item)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
+        return [redact(item) for item in value]
     return value
 
 
 class _Redacting(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = without_secrets(record.getMessage()), None
+        record.msg, record.args = redact(record.getMessage()), None
         return True
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp import files
 from spark_dbp.columns import KEY
-from spark_dbp.digest import table_digest, table_digests
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.mapped import MappedRows
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.mapped import Mapped
-from spark_dbp.scan import CommittedTable
-from spark_dbp.stages.given_centroids import arrays_of
+from spark_dbp.io.centroids import arrays_of
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import digest_columns, digest_table
+from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
 from spark_dbp.stages.ingest import good_samples
-from spark_dbp.store import RunStore, Stage, StageWriter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
 def write_frame(
-    writer: StageWriter,
+    writer: StepWriter,
     spark: SparkSession,
     table: str,
-    rows: DataFrame | Mapped,
+    rows: DataFrame | MappedRows,
     *,
     expected_rows: int | None = None,
     expected_keys: str | None = None,
@@ -52,21 +52,21 @@ def write_frame(
         When something else was read back.
     """
     path = writer.new_directory(table)
-    if isinstance(rows, Mapped):
+    if isinstance(rows, MappedRows):
         rows.write_parquet(path)
     else:
-        rows.write.parquet(files.spark_path(path))
-    back = spark.read.parquet(files.spark_path(path))
+        rows.write.parquet(files.to_spark_path(path))
+    back = spark.read.parquet(files.to_spark_path(path))
     _check(table, "columns", _columns(back), _columns(rows))
     # The first pass over what was written, by which it is also known that it can be read.
-    n_rows, (digest, keys) = table_digests(back, back.columns, [KEY])
+    n_rows, (digest, keys) = digest_columns(back, back.columns, [KEY])
     _check(table, "rows", n_rows, expected_rows)
     _check(table, "digest of keys", keys, expected_keys)
     writer.report(table, n_rows, digest, keys)
     return back
 
 
-def _columns(rows: DataFrame | Mapped) -> str:
+def _columns(rows: DataFrame | MappedRows) -> str:
     return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in rows.schema)
 
 
@@ -78,27 +78,29 @@ def _check(table: str, what: str, found: Any, expected: Any) -> None:
         )
 
 
-def write_arrow(writer: StageWriter, spark: SparkSession, table: str, content: Any) -> None:
+def write_arrow(writer: StepWriter, spark: SparkSession, table: str, content: Any) -> None:
     """Write a small pyarrow Table from the driver, read it back, count it."""
     path = writer.new_directory(table)
     files.write_parquet(path, content)
-    n_rows, digest = table_digest(spark.read.parquet(files.spark_path(path)))
+    n_rows, digest = digest_table(spark.read.parquet(files.to_spark_path(path)))
     _check(table, "rows", n_rows, content.num_rows)
     writer.report(table, n_rows, digest)
 
 
-def read_table(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> DataFrame:
+def read_table(store: RunDirectory, spark: SparkSession, stage: FinishedStep, table: str) -> DataFrame:
     """A committed table as a DataFrame."""
-    return spark.read.parquet(files.spark_path(store.at(stage.tables[table])))
+    return spark.read.parquet(files.to_spark_path(store.at(stage.tables[table])))
 
 
-def read_committed(store: RunStore, spark: SparkSession, stage: Stage, table: str) -> CommittedTable:
+def read_committed(
+    store: RunDirectory, spark: SparkSession, stage: FinishedStep, table: str
+) -> CommittedTable:
     """A committed table that workers may read themselves."""
     path, frame = store.at(stage.tables[table]), read_table(store, spark, stage, table)
     return CommittedTable(spark, path, frame, progress=store.progress)
 
 
-def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> CommittedTable:
+def read_samples(store: RunDirectory, spark: SparkSession, samples: FinishedStep) -> CommittedTable:
     """The good rows of the samples, or the survivors of deduplication, that a stage committed."""
     table = "survivors" if "survivors" in samples.tables else "samples"
     dimension = samples.info["dimension"]
@@ -111,6 +113,6 @@ def read_samples(store: RunStore, spark: SparkSession, samples: Stage) -> Commit
     )
 
 
-def read_centroids(store: RunStore, cluster: Stage, table: str = "centroids") -> tuple[Any, Any]:
+def read_centroids(store: RunDirectory, cluster: FinishedStep, table: str = "centroids") -> tuple[Any, Any]:
     """Cluster ids, shape (k,), and centroids, shape (k, dim)."""
     return arrays_of(files.read_parquet(store.at(cluster.tables[table])))

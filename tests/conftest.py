@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
     """A classic local session; small shuffles, since the data is small."""
-    from spark_dbp.session import start_local_session
+    from spark_dbp.engine.session import start_local_session
 
     session = start_local_session({"spark.sql.shuffle.partitions": "4", "spark.driver.memory": "1g"})
     yield session

@@ -26,10 +26,10 @@ from spark_dbp.columns import (
     N_BINS,
     N_ITEMS,
 )
-from spark_dbp.compat import collect_arrow, map_in_arrow, shuffle_partitions
-from spark_dbp.geometry import mean_distance_to_nearest
-from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
-from spark_dbp.scan import CommittedTable, frame_of, gathered, map_batches
+from spark_dbp.engine.arrow import CommittedTable, gather_batches, map_batches, to_frame
+from spark_dbp.engine.blocks import BLOCKS, read_parts, shuffle_blocks, split_into_blocks
+from spark_dbp.engine.compat import collect_arrow, count_shuffle_partitions, map_in_arrow
+from spark_dbp.kernels.geometry import measure_distance_to_nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,20 +89,20 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
     -----
     One pass over two columns; the shuffle moves at most 2048 counters a cluster and map task, as blocks.
     """
-    frame = frame_of(assignments)
-    n_parts = shuffle_partitions(frame.sparkSession)
+    frame = to_frame(assignments)
+    n_parts = count_shuffle_partitions(frame.sparkSession)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counted = _count_bins(batches)
-        return in_blocks(counted, n_parts, lambda table: table.column(0).to_numpy() % n_parts)
+        return split_into_blocks(counted, n_parts, lambda table: table.column(0).to_numpy() % n_parts)
 
     def merge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return (_of_clusters(rows) for _, rows in whole_parts(batches))
+        return (_of_clusters(rows) for _, rows in read_parts(batches))
 
     counted = map_batches(assignments, [CLUSTER_ID, DISTANCE], count, BLOCKS)
     histogram = f"ARRAY<STRUCT<bin: INT, {N_ITEMS}: BIGINT>>"
     schema = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {D_INTRA} DOUBLE, {HISTOGRAM} {histogram}"
-    return map_in_arrow(together(counted, n_parts), merge, schema)
+    return map_in_arrow(shuffle_blocks(counted, n_parts), merge, schema)
 
 
 def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -110,7 +110,7 @@ def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     found: list[_Bins] = []
-    for rows in gathered(batches, _COUNTED):
+    for rows in gather_batches(batches, _COUNTED):
         cluster = rows.column(0).to_numpy().astype(np.int64)
         distance = rows.column(1).to_numpy().astype(np.float64)
         whole = np.rint(distance / DISTANCE_UNIT).astype(np.int64)
@@ -200,7 +200,7 @@ def complete_stats(
     n_items = np.zeros(len(cluster_ids), dtype=np.int64)
     n_items[rows] = found.column(N_ITEMS).to_numpy()
     d_intra[rows] = found.column(D_INTRA).to_numpy()
-    d_inter[rows] = mean_distance_to_nearest(centroids[rows], n_neighbors)
+    d_inter[rows] = measure_distance_to_nearest(centroids[rows], n_neighbors)
     empty = n_items == 0
     bins = found.column(HISTOGRAM).combine_chunks()
     n_bins = np.zeros(len(cluster_ids), dtype=np.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
-from spark_dbp.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
 from spark_dbp.errors import InputError
 from spark_dbp.stages.ingest import type_of
 
@@ -59,7 +59,7 @@ def exact_dedup(
         is_vector = is_ml_vector(data_type)
         values.append((ml_vector_to_array(source) if is_vector else column(source)).alias(name))
     order = (
-        [] if order_by is None else [checked_order(frame, order_by, "dedup.exact.order_by").alias("first_by")]
+        [] if order_by is None else [check_order(frame, order_by, "dedup.exact.order_by").alias("first_by")]
     )
     rows = frame.select(column(key).alias(KEY), *order, *values).dropna(subset=names)
     first = F.struct(*([F.col("first_by")] if order else []), F.col(KEY))
@@ -81,7 +81,7 @@ def exact_dedup(
     )
 
 
-def checked_order(frame: DataFrame, name: str, where: str) -> Column:
+def check_order(frame: DataFrame, name: str, where: str) -> Column:
     """The column that chooses survivors, once it is known to have no nulls.
 
     Raises

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR
-from spark_dbp.compat import collect_arrow, column, is_ml_vector, map_in_arrow, ml_vector_to_array
+from spark_dbp.engine.compat import collect_arrow, column, is_ml_vector, map_in_arrow, ml_vector_to_array
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def ingest(
     columns.append(F.coalesce(*problems, F.lit(None).cast("string")).alias(PROBLEM))
     if embedding is None:
         return frame.select(*columns)
-    columns.append(embedding_column(frame, embedding).alias(VECTOR))
+    columns.append(to_embedding_column(frame, embedding).alias(VECTOR))
     checked = frame.select(*columns)
     return map_in_arrow(checked, _with_unit_vectors, _samples_schema(checked.schema))
 
@@ -97,13 +97,13 @@ def _with_unit_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from spark_dbp.vectors import tiles, unit_vectors
+    from spark_dbp.kernels.vectors import normalize_embeddings, slice_rows
 
     for batch in batches:
         names = [name for name in batch.schema.names if name != VECTOR]
-        for rows in tiles(batch.num_rows, batch.nbytes // max(1, batch.num_rows)):
+        for rows in slice_rows(batch.num_rows, batch.nbytes // max(1, batch.num_rows)):
             part = batch.slice(rows.start, rows.stop - rows.start)
-            vectors, dimensions, problems = unit_vectors(part.column(VECTOR))
+            vectors, dimensions, problems = normalize_embeddings(part.column(VECTOR))
             columns = {name: part.column(name) for name in names}
             columns[PROBLEM] = pc.coalesce(columns[PROBLEM], problems)
             columns |= {VECTOR: vectors, DIMENSION: dimensions}
@@ -135,7 +135,7 @@ def _check_key_type(data_type: DataType) -> None:
         )
 
 
-def embedding_column(frame: DataFrame, name: str, role: str = "embedding") -> Column:
+def to_embedding_column(frame: DataFrame, name: str, role: str = "embedding") -> Column:
     """Column `name` in a form that `vectors` reads; `role` is its config key, for messages."""
     from pyspark.sql import types as T
 

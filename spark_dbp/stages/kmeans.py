@@ -1,6 +1,6 @@
 """Stage 2: spherical k-means on Spark, and the assignment of every sample to its centroid.
 
-Imports numpy, `geometry`, `lloyd`, `vector_sums`, `mapped` and `scan`; pyspark and pyarrow inside functions.
+Imports numpy, `geometry`, `lloyd`, `sum_vectors`, `mapped` and `scan`; pyspark and pyarrow inside functions.
 
 The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, the convention
 of faiss; ``train="full"`` then goes over all rows, workers returning sums of vectors. These are whole
@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY, VECTOR
-from spark_dbp.compat import collect_arrow
+from spark_dbp.engine.arrow import CommittedTable, map_batches, plan_scan, to_frame
+from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.mapped import MappedRows
+from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.geometry import NearestCentroid, unit_rows
-from spark_dbp.mapped import Mapped
-from spark_dbp.scan import CommittedTable, frame_of, map_batches, scanned
-from spark_dbp.stages.lloyd import INITS, Iteration, has_settled, one_step_ahead, spherical_kmeans
-from spark_dbp.stages.vector_sums import vector_sums
+from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
+from spark_dbp.kernels.lloyd import INITS, Iteration, fit_spherical_kmeans, has_settled, step_ahead
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,8 @@ class SphericalKMeans:
     train : {"sample", "full"}
         Fit on a sample; or go on from there with `n_iter` passes over all rows.
     init : {"random", "k-means++"}
-        First centroids: a random sample, or samples far from those chosen before; see `first_centroids`.
+        First centroids: a random sample, or samples far from those chosen before
+        (`choose_first_centroids`).
     tol : float
         Iterations stop when the objective falls by less than this share of it.
     max_points_per_centroid : int
@@ -114,12 +115,12 @@ class SphericalKMeans:
         InputError
             When there are fewer rows than clusters.
         """
-        n_rows = frame_of(samples).count() if n_rows is None else n_rows
+        n_rows = to_frame(samples).count() if n_rows is None else n_rows
         check_n_clusters(self.n_clusters, n_rows, self.name)
         n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
-        vectors = training_sample(samples, n_points, n_rows, self.seed)
+        vectors = draw_training_sample(samples, n_points, n_rows, self.seed)
         self.n_train_ = len(vectors)
-        result = spherical_kmeans(
+        result = fit_spherical_kmeans(
             vectors,
             self.n_clusters,
             self.n_iter,
@@ -137,17 +138,17 @@ class SphericalKMeans:
         means = centroids = self.centroids_
         before = None
         for number in range(1, self.n_iter + 1):
-            sums = vector_sums(samples, centroids)
+            sums = sum_vectors(samples, centroids)
             # A cluster that no row is nearest to keeps its mean.
             means_before, means = means, means.copy()
-            updated, is_zero = unit_rows(sums.sums)
+            updated, is_zero = normalize_rows(sums.sums)
             means[sums.cluster_ids[~is_zero]] = updated[~is_zero]
             objective = float(sums.distance_sum) * DISTANCE_UNIT / int(sums.n_items.sum())
             self.history_.append(Iteration(objective, n_moved=-1, n_reseeded=0))
             log.info("  all rows, iteration %d: mean distance %.6f", number, objective)
             if np.array_equal(means, centroids) or has_settled(before, objective, self.tol):
                 break
-            centroids = one_step_ahead(means, means_before, before, objective)
+            centroids = step_ahead(means, means_before, before, objective)
             before = objective
         self.centroids_ = means
 
@@ -191,7 +192,7 @@ def _log_iteration(number: int, iteration: Iteration) -> None:
     )
 
 
-def training_sample(
+def draw_training_sample(
     samples: DataFrame | CommittedTable, n_points: int, n_rows: int, seed: int
 ) -> npt.NDArray[np.float32]:
     """Vectors of the `n_points` samples with the smallest ``xxhash64(key, seed)``, in that order.
@@ -208,9 +209,9 @@ def training_sample(
     """
     from pyspark.sql import functions as F
 
-    from spark_dbp.vectors import matrix_of
+    from spark_dbp.kernels.vectors import to_matrix
 
-    hashed = frame_of(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
+    hashed = to_frame(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
     wanted = n_points
     while True:
         # Hashes are spread evenly: take those below the level that should hold `wanted` rows, with
@@ -226,14 +227,14 @@ def training_sample(
     hashes = table.column("hash").to_numpy()
     order = np.argsort(hashes, kind="stable")
     repeated = hashes[order][1:] == hashes[order][:-1]
-    vectors = _joined_matrix(table.column(VECTOR), matrix_of)
+    vectors = _joined_matrix(table.column(VECTOR), to_matrix)
     if repeated.any():  # equal hashes of different keys: the vectors' bytes decide
         order = np.array(sorted(range(len(hashes)), key=lambda row: (hashes[row], vectors[row].tobytes())))
     return np.asarray(vectors[order[:n_points]], dtype=np.float32)
 
 
-def _joined_matrix(chunks: pa.ChunkedArray, matrix_of: object) -> npt.NDArray[np.float32]:
-    parts = [matrix_of(chunk) for chunk in chunks.chunks if len(chunk)]  # type: ignore[operator]
+def _joined_matrix(chunks: pa.ChunkedArray, to_matrix: object) -> npt.NDArray[np.float32]:
+    parts = [to_matrix(chunk) for chunk in chunks.chunks if len(chunk)]  # type: ignore[operator]
     return np.concatenate(parts)
 
 
@@ -246,25 +247,25 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
-    return assignment(samples, centroids).frame()
+    return plan_assignment(samples, centroids).frame()
 
 
-def assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> Mapped:
+def plan_assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> MappedRows:
     """`assign`, as rows that workers can write themselves."""
 
     def nearest_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        from spark_dbp.vectors import matrix_of
+        from spark_dbp.kernels.vectors import to_matrix
 
         nearest = NearestCentroid(centroids)
         for batch in batches:
-            labels, distances = nearest.assign(matrix_of(batch.column(1)))
+            labels, distances = nearest.assign(to_matrix(batch.column(1)))
             yield pa.RecordBatch.from_arrays(
                 [batch.column(0), pa.array(labels), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
             )
 
-    return Mapped(*scanned(samples, [KEY, VECTOR], nearest_of), _assignments_type(samples))
+    return MappedRows(*plan_scan(samples, [KEY, VECTOR], nearest_of), _assignments_type(samples))
 
 
 def assign_given(
@@ -291,12 +292,12 @@ def assign_given(
     def distances_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        from spark_dbp.vectors import matrix_of
+        from spark_dbp.kernels.vectors import to_matrix
 
         nearest = NearestCentroid(centroids)
         for batch in batches:
             labels = np.searchsorted(cluster_ids, batch.column(2).to_numpy()).astype(np.int32)
-            distances = nearest.distances(matrix_of(batch.column(1)), labels).astype(np.float32)
+            distances = nearest.distances(to_matrix(batch.column(1)), labels).astype(np.float32)
             yield pa.RecordBatch.from_arrays(
                 [batch.column(0), batch.column(2), pa.array(distances)], [KEY, CLUSTER_ID, DISTANCE]
             )
@@ -310,14 +311,14 @@ def _assignments_type(samples: DataFrame | CommittedTable) -> StructType:
 
     return T.StructType(
         [
-            frame_of(samples).schema[KEY],
+            to_frame(samples).schema[KEY],
             T.StructField(CLUSTER_ID, T.IntegerType()),
             T.StructField(DISTANCE, T.FloatType()),
         ]
     )
 
 
-def mean_centroids(
+def compute_mean_centroids(
     samples: DataFrame | CommittedTable,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Normalised mean of each given cluster.
@@ -337,8 +338,8 @@ def mean_centroids(
     InputError
         When the vectors of a cluster cancel out.
     """
-    sums = vector_sums(samples)
-    centroids, is_zero = unit_rows(sums.sums)
+    sums = sum_vectors(samples)
+    centroids, is_zero = normalize_rows(sums.sums)
     if is_zero.any():
         raise InputError(
             f"cluster {sums.cluster_ids[is_zero][0]}: its vectors cancel out, so it has no mean direction",

@@ -10,27 +10,27 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spark_dbp import files
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
-from spark_dbp.compat import column as exact_column
-from spark_dbp.compat import map_in_arrow
+from spark_dbp.engine.arrow import write_and_read_back
+from spark_dbp.engine.candidates import find_candidate_pairs
+from spark_dbp.engine.compat import column as exact_column
+from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.components import find_components
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.scan import written
-from spark_dbp.stages.candidates import candidate_pairs
-from spark_dbp.stages.connected_components import connected_components
-from spark_dbp.stages.exact_dedup import checked_order
-from spark_dbp.stages.ingest import type_of
-from spark_dbp.stages.signatures import (
+from spark_dbp.kernels.signatures import (
     BandPlan,
-    band_hashes,
-    band_plan,
-    normalized,
-    parities,
-    readable,
-    shingle_hashes,
-    shingles,
+    cut_shingles,
+    hash_bands,
+    hash_shingles,
+    normalize_texts,
+    plan_bands,
+    repair_utf8,
+    sketch_parities,
 )
-from spark_dbp.vectors import binary_rows
+from spark_dbp.kernels.vectors import to_binary_rows
+from spark_dbp.lake import files
+from spark_dbp.stages.exact_dedup import check_order
+from spark_dbp.stages.ingest import type_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +94,7 @@ def minhash_dedup(
     """
     from pyspark.sql import functions as F
 
-    plan = band_plan(threshold, num_perm)
+    plan = plan_bands(threshold, num_perm)
     if not 1 <= ngram <= MAX_NGRAM:
         raise ConfigError(
             f"dedup.minhash.ngram {ngram} is outside 1 to {MAX_NGRAM}",
@@ -113,14 +113,16 @@ def minhash_dedup(
         threshold,
     )
     rows = _rows(frame, key, column, normalize, order_by)
-    texts = written(
+    texts = write_and_read_back(
         _with_bands(_different(rows), plan, num_perm, ngram, tokens), files.join(scratch, "texts")
     )
-    candidates = candidate_pairs(texts, plan.bands, threshold, files.join(scratch, "candidates"))
+    candidates = find_candidate_pairs(texts, plan.bands, threshold, files.join(scratch, "candidates"))
     similar = _similar(candidates, texts, threshold, ngram, tokens)
-    pairs = written(similar.select("a", "b"), files.join(scratch, "pairs"))
-    members = connected_components(pairs, files.join(scratch, "components"))
-    survivors = written(_survivors(texts, members, ngram, tokens), files.join(scratch, "survivors"))
+    pairs = write_and_read_back(similar.select("a", "b"), files.join(scratch, "pairs"))
+    members = find_components(pairs, files.join(scratch, "components"))
+    survivors = write_and_read_back(
+        _survivors(texts, members, ngram, tokens), files.join(scratch, "survivors")
+    )
     # The row that stands for a text is known; rows of the same text are looked up.
     alone = survivors.where("times = 1").select(F.col("node").alias(KEY), DUPLICATE_OF, SIMILARITY)
     shared = rows.join(survivors.where("times > 1"), "text").select(KEY, DUPLICATE_OF, SIMILARITY)
@@ -147,7 +149,7 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
             f"dedup.minhash.column: {column!r} is {data_type.simpleString().upper()}, not text",
             mend="name a column of strings, or cast it in a view",
         )
-    first_by = F.lit(0) if order_by is None else checked_order(frame, order_by, "dedup.minhash.order_by")
+    first_by = F.lit(0) if order_by is None else check_order(frame, order_by, "dedup.minhash.order_by")
     rows = frame.select(
         exact_column(key).alias(KEY),
         first_by.alias("first_by"),
@@ -159,8 +161,8 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
         import pyarrow.compute as pc
 
         for batch in batches:
-            given = readable(batch.column(2))
-            normal = normalized(given)
+            given = repair_utf8(batch.column(2))
+            normal = normalize_texts(given)
             compared = normal if normalize else given
             made = pa.RecordBatch.from_arrays([*batch.columns[:2], compared], batch.schema.names)
             yield made.filter(pc.greater(pc.binary_length(normal), 0))  # null where the text is null
@@ -189,9 +191,9 @@ def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tok
 
         for batch in batches:
             if batch.num_rows:
-                hashes, owner = shingle_hashes(batch.column("text").to_pylist(), ngram, tokens)
-                n_shingles, parity = parities(hashes, owner)
-                bands = binary_rows(band_hashes(hashes, owner, plan, num_perm))
+                hashes, owner = hash_shingles(batch.column("text").to_pylist(), ngram, tokens)
+                n_shingles, parity = sketch_parities(hashes, owner)
+                bands = to_binary_rows(hash_bands(hashes, owner, plan, num_perm))
                 columns = [*batch.columns, pa.array(n_shingles), pa.array(parity), bands]
                 yield pa.RecordBatch.from_arrays(columns, schema.names)
 
@@ -246,7 +248,7 @@ def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
             similarity = []
             texts, others = (batch.column(name).to_pylist() for name in ("text", "other"))
             for text, other in zip(texts, others, strict=True):
-                a, b = shingles(text, ngram, tokens), shingles(other, ngram, tokens)
+                a, b = cut_shingles(text, ngram, tokens), cut_shingles(other, ngram, tokens)
                 common = len(a & b)
                 similarity.append(common / (len(a) + len(b) - common))
             columns = [*batch.columns[:-1], pa.array(similarity, pa.float64())]

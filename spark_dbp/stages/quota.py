@@ -23,7 +23,7 @@ IntVector = npt.NDArray[np.int64]
 _EXACTLY = Context(prec=25)
 
 
-def softmax_weights(complexity: npt.ArrayLike, temperature: float) -> FloatVector:
+def weigh_by_softmax(complexity: npt.ArrayLike, temperature: float) -> FloatVector:
     """Weights ``P_j = exp(C_j / temperature) / sum_i exp(C_i / temperature)``, without overflow.
 
     Parameters
@@ -51,7 +51,7 @@ def softmax_weights(complexity: npt.ArrayLike, temperature: float) -> FloatVecto
     return np.asarray(powers, dtype=np.float64) / math.fsum(powers)
 
 
-def proportional_weights(sizes: npt.ArrayLike) -> FloatVector:
+def weigh_by_size(sizes: npt.ArrayLike) -> FloatVector:
     """Weights proportional to `sizes`, shape (k,); they sum to 1.
 
     Examples
@@ -241,11 +241,11 @@ def plan_quotas(
     weight = np.zeros(len(sizes))
     if complexity in ("cluster_size", "uniform"):
         values = sizes.astype(np.float64) if complexity == "cluster_size" else np.ones(len(sizes))
-        weight[used] = proportional_weights(values[used])
+        weight[used] = weigh_by_size(values[used])
     else:
         measures = {D_INTRA: np.asarray(d_intra, float), D_INTER: np.asarray(d_inter, float)}
         values = np.prod([measures[name] for name in complexity.split("*")], axis=0)
-        weight[used] = softmax_weights(values[used], temperature)
+        weight[used] = weigh_by_softmax(values[used], temperature)
     values = np.where(used, values, np.nan)
     floor = min_per_cluster
     if used.any():

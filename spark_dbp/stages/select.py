@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
-from spark_dbp.compat import collect_arrow, map_in_arrow
-from spark_dbp.mapped import Mapped
-from spark_dbp.parts import BLOCKS, in_blocks, together, whole_parts
-from spark_dbp.scan import CommittedTable, bytes_per_key, frame_of, map_batches
+from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes, to_frame
+from spark_dbp.engine.blocks import BLOCKS, read_parts, shuffle_blocks, split_into_blocks
+from spark_dbp.engine.compat import collect_arrow, map_in_arrow
+from spark_dbp.engine.mapped import MappedRows
+from spark_dbp.kernels.ranking import GROUP, HASH_BIN_SHIFT, Groups, cut_into_groups, find_reached, rank_rows
 from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
-from spark_dbp.stages.ranking import GROUP, HASH_BIN_SHIFT, Groups, groups_of_cluster, ranked, reached
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,22 +68,22 @@ def select(
     The histogram is reduced and collected when this is called: a few numbers a cluster, and one for every
     50,000 rows kept. Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
     """
-    return selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).frame()
+    return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).frame()
 
 
-def selection(
+def plan_selection(
     assignments: DataFrame | CommittedTable,
     quotas: DataFrame,
     *,
     which_to_keep: str = "hard",
     seed: int = 0,
     stats: DataFrame | None = None,
-) -> Mapped:
+) -> MappedRows:
     """`select`, as rows that workers can write themselves."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    frame = frame_of(assignments)
+    frame = to_frame(assignments)
     score = F.xxhash64(KEY, F.lit(seed).cast("bigint"))
     if which_to_keep == "random":
         place = F.shiftright(score, HASH_BIN_SHIFT).cast("int") + N_BINS // 2
@@ -93,16 +93,16 @@ def selection(
     else:
         place = N_BINS - 1 - distance_bin() if which_to_keep == "hard" else distance_bin()
         histograms = stats if stats is not None else cluster_stats(assignments)
-    groups = _groups(histograms, quotas, which_to_keep, bytes_per_key(assignments))
+    groups = _groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
 
     def to_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = reached(batches, groups, which_to_keep)
-        return in_blocks(rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()])
+        rows = find_reached(batches, groups, which_to_keep)
+        return split_into_blocks(rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()])
 
     def to_ranks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for _, rows in whole_parts(batches):
-            yield from ranked(rows, groups, which_to_keep)
+        for _, rows in read_parts(batches):
+            yield from rank_rows(rows, groups, which_to_keep)
 
     columns = [KEY, CLUSTER_ID, DISTANCE]
     if which_to_keep == "random":
@@ -115,7 +115,7 @@ def selection(
     rest = None
     if (groups.part < 0).any():
         rest = _sorted_by_spark(frame, groups, place, score, which_to_keep)
-    return Mapped(together(parts, n_parts), to_ranks, kept_type, rest)
+    return MappedRows(shuffle_blocks(parts, n_parts), to_ranks, kept_type, rest)
 
 
 def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float) -> Groups:
@@ -137,7 +137,7 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
                 bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
                 order = np.argsort(-bins if which_to_keep == "hard" else bins)
                 place = N_BINS - 1 - bins if which_to_keep == "hard" else bins
-                columns = groups_of_cluster(place[order], n_items[order], quota.as_py(), group_rows)
+                columns = cut_into_groups(place[order], n_items[order], quota.as_py(), group_rows)
                 same = [np.full(len(columns[0]), value.as_py(), np.int64) for value in (cluster, quota)]
                 yield pa.RecordBatch.from_arrays([pa.array(c) for c in (*columns, *same)], names)
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spark_dbp import files
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
-from spark_dbp.compat import map_in_arrow
-from spark_dbp.scan import CommittedTable, frame_of, written
-from spark_dbp.stages.pairwise import MostSimilarEarlier, spanning_pairs
+from spark_dbp.engine.arrow import CommittedTable, to_frame, write_and_read_back
+from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.tiles import TileReader, TileRef, count_tile_rows, write_tiles
+from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs
+from spark_dbp.lake import files
 from spark_dbp.stages.select import select
-from spark_dbp.stages.tiles import TileReader, TileRef, tile_rows, write_tiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PRODUCTS_A_TASK = 2**28
 
 
-def semantic_pairs(
+def semantic_dedup(
     samples: DataFrame | CommittedTable,
     assignments: DataFrame,
     *,
@@ -80,9 +80,9 @@ def semantic_pairs(
     ranks = select(assignments, sizes, which_to_keep=which_to_keep, seed=seed).select(KEY, CLUSTER_ID, RANK)
     alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # nothing to compare them with
     ranks = ranks.join(alone, CLUSTER_ID, "left_anti")
-    vectors = frame_of(samples).select(KEY, VECTOR)
+    vectors = to_frame(samples).select(KEY, VECTOR)
     tile_path = files.join(scratch, "tiles")
-    refs = write_tiles(vectors.join(ranks, KEY), tile_path, tile_rows(dim))
+    refs = write_tiles(vectors.join(ranks, KEY), tile_path, count_tile_rows(dim))
     if groups == "connected":
         return _first_of_groups(samples, ranks, refs, tile_path, dim, 1 - eps, scratch)
     return _over_tiles(samples, refs, tile_path, dim, 1 - eps, connected=False)
@@ -117,7 +117,7 @@ def _over_tiles(
     from pyspark.sql import types as T
 
     shares = _shares(refs)
-    frame = frame_of(samples)
+    frame = to_frame(samples)
     key_type = frame.schema[KEY].dataType
 
     def compare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -173,7 +173,7 @@ def _edges(
         itself = other is ref
         right = block if itself else reader.matrix(other)
         other_keys = keys if itself else reader.keys(other)
-        for rows, columns in spanning_pairs(block, right, threshold, itself):
+        for rows, columns in find_spanning_pairs(block, right, threshold, itself):
             yield pa.RecordBatch.from_arrays(
                 [
                     keys.take(pa.array(rows)),
@@ -195,12 +195,12 @@ def _first_of_groups(
 ) -> DataFrame:
     from pyspark.sql import functions as F
 
-    from spark_dbp.stages.connected_components import connected_components
+    from spark_dbp.engine.components import find_components
 
     edges = _over_tiles(samples, refs, path, dim, threshold, connected=True)
     edges = edges.select(F.col(KEY).alias("a"), F.col(DUPLICATE_OF).alias("b"))
-    pairs = written(edges, files.join(scratch, "pairs"))
-    members = connected_components(pairs, files.join(scratch, "components"))
+    pairs = write_and_read_back(edges, files.join(scratch, "pairs"))
+    members = find_components(pairs, files.join(scratch, "components"))
     ranked = members.join(ranks, members["node"] == ranks[KEY]).select(KEY, RANK, "component")
     firsts = ranked.groupBy("component").agg(F.min(F.struct(RANK, KEY)).alias("first"))
     return (
@@ -220,7 +220,7 @@ def count_by_eps(pairs: DataFrame, eps: list[float], n_rows: int) -> list[dict[s
     Parameters
     ----------
     pairs : DataFrame
-        From `semantic_pairs` with ``groups="earlier"`` and the largest of `eps`.
+        From `semantic_dedup` with ``groups="earlier"`` and the largest of `eps`.
     eps : list of float
     n_rows : int
         Samples that were compared.

@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from spark_dbp import files, store
 from spark_dbp.cli import main
+from spark_dbp.lake import files, store
 
 try:
     from pyspark.sql.classic.dataframe import DataFrame
@@ -134,7 +134,7 @@ def at(name, when):
 
 
 original_map, DataFrame.mapInArrow = DataFrame.mapInArrow, map_in_arrow
-original_stage, store.RunStore.stage = store.RunStore.stage, stage
+original_stage, store.RunDirectory.stage = store.RunDirectory.stage, stage
 original_write, files.write_bytes = files.write_bytes, write_bytes
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, pipeline, run
 from spark_dbp.errors import ConflictError, InputError, SparkDbpError
+from spark_dbp.explore.verify import verify
 from spark_dbp.stages import kmeans
-from spark_dbp.verify import verify
 
 N = 400
 KEYS, EMBEDDINGS = make_keys(N), make_embeddings(N, 8, 5)
@@ -122,7 +122,7 @@ def test_planted_files_and_leftovers(spark, source, tmp_path):
 
 
 def test_files_planted_while_a_stage_writes(spark, source, tmp_path, monkeypatch):
-    original = kmeans.assignment
+    original = kmeans.plan_assignment
 
     def assignment(*arguments):
         made = original(*arguments)
@@ -143,7 +143,7 @@ def test_files_planted_while_a_stage_writes(spark, source, tmp_path, monkeypatch
 
 def test_keys_that_were_swapped_while_a_stage_writes(spark, source, tmp_path, monkeypatch):
     """As many rows, but one key twice and another not at all: the keys' digest tells."""
-    original = kmeans.assignment
+    original = kmeans.plan_assignment
 
     def assignment(*arguments):
         made = original(*arguments)

@@ -6,8 +6,8 @@ import pytest
 
 from faults.conftest import KILLED, Job
 from spark_dbp import open_run
-from spark_dbp.cleaning import clean
-from spark_dbp.verify import verify
+from spark_dbp.explore.verify import verify
+from spark_dbp.lake.cleaning import clean
 
 PLAIN = ["ingest", "cluster", "assign", "cluster_stats", "quota", "select", "keep_trie"]
 DEDUP = ["exact_dedup", "minhash_dedup", "semantic_clusters", "semantic_dedup", "survivors"]

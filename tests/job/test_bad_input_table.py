@@ -28,7 +28,7 @@ from conftest import ROOT, config_of, make_embeddings, make_keys, rows_of, write
 
 from spark_dbp import open_run
 from spark_dbp.cli import main
-from spark_dbp.lock import held
+from spark_dbp.lake.lock import acquire_lock
 
 IS_SPARK_35 = pyspark.__version__.startswith("3.5.")
 # Spark 3.5 does not know the type at all: to it the file is damaged.
@@ -599,7 +599,7 @@ def test_the_run_that_was_there_stays(command, tmp_path):
         check_message(command(arguments), code, words)
         assert committed(tmp_path / "run") == before
         assert not (tmp_path / "o/run.json").exists()
-    with held(str(tmp_path / "run")):
+    with acquire_lock(str(tmp_path / "run")):
         check_message(command(run), 4, ["is in use by process", "wait for it"])
     assert committed(tmp_path / "run") == before
 

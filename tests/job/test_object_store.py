@@ -20,12 +20,13 @@ from conftest import config_of, make_embeddings, make_keys, write_table
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from spark_dbp import KeepTrie, RunConfig, files, lock, open_run, run
+from spark_dbp import KeepTrie, RunConfig, open_run, run
+from spark_dbp.engine.arrow import CommittedTable, map_batches
+from spark_dbp.engine.mapped import MappedRows
 from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
-from spark_dbp.keep.build import build_keep_trie
-from spark_dbp.mapped import Mapped
-from spark_dbp.scan import CommittedTable, map_batches
-from spark_dbp.store import opened
+from spark_dbp.lake import files, lock
+from spark_dbp.lake.store import open_run_directory
+from spark_dbp.stages.keep_trie import build_keep_trie
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +101,14 @@ def test_directories_are_there_while_they_hold_something(base):
 def test_stages_commit_and_are_reused(base):
     calls: list = []
     for _ in range(2):
-        with opened(base) as store:
+        with open_run_directory(base) as store:
             store.stage("count", "Counting", {"rows": 1}, count(calls))
             store.commit({"summary": {}, "config": {}, "accounting": {}})
     assert len(calls) == 1
     assert open_run(base).document["reused_stages"] == ["count"]
     assert not files.exists(files.join(base, "lock.json"))
     files.delete(open_run(base).table_path("numbers"))
-    with opened(base) as store:
+    with open_run_directory(base) as store:
         store.stage("count", "Counting", {"rows": 1}, count(calls))
     assert len(calls) == 2
 
@@ -117,18 +118,18 @@ def test_a_failed_stage_leaves_a_directory_that_can_be_used(base):
         files.write_bytes(files.join(writer.new_directory("numbers"), "data"), b"half")
         raise InputError("no good")
 
-    with pytest.raises(InputError), opened(base) as store:
+    with pytest.raises(InputError), open_run_directory(base) as store:
         store.stage("count", "Counting", {}, fail)
     with pytest.raises(InputError, match=r"no run\.json"):
         open_run(base)
-    assert files.tree_size(base) == 0
-    with opened(base) as store:
+    assert files.measure_tree(base) == 0
+    with open_run_directory(base) as store:
         store.stage("count", "Counting", {}, count([]))
 
 
 def test_a_directory_that_holds_something_else_is_refused(base):
     files.write_bytes(files.join(base, "thesis.tex"), b"precious")
-    with pytest.raises(ConfigError, match=r"thesis\.tex"), opened(base):
+    with pytest.raises(ConfigError, match=r"thesis\.tex"), open_run_directory(base):
         pass
 
 
@@ -139,7 +140,7 @@ def test_of_runs_that_start_at_once_one_goes_on(base, monkeypatch):
     def start(_):
         at_once.wait()
         try:
-            with opened(base):
+            with open_run_directory(base):
                 ended.wait()
                 return True
         except ConflictError:
@@ -148,12 +149,12 @@ def test_of_runs_that_start_at_once_one_goes_on(base, monkeypatch):
 
     with ThreadPoolExecutor(3) as threads:
         assert sorted(threads.map(start, range(3))) == [False, False, True]
-    with opened(base):
+    with open_run_directory(base):
         pass
 
 
 def test_a_store_that_does_not_answer_is_told_with_a_mend(credentials, monkeypatch):
-    with pytest.raises(SparkDbpError, match="nobucket") as caught, opened("s3://nobucket/run"):
+    with pytest.raises(SparkDbpError, match="nobucket") as caught, open_run_directory("s3://nobucket/run"):
         pass
     assert "credentials" in caught.value.mend
     with pytest.raises(FileNotFoundError):
@@ -169,7 +170,7 @@ def test_workers_write_tables_and_read_them(workers, base, tmp_path):
 
     frame = workers.createDataFrame([("rest", -1)], "key STRING, cluster_id INT")
     path = files.join(base, "table")
-    Mapped(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
+    MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
     assert len(files.list_names(path)) == 4  # three tasks' files and the rest's; no draft
     rows = files.read_parquet(path)
     expected = [("rest", -1), *((str(i), 2 * i) for i in range(1000))]
@@ -198,7 +199,7 @@ def test_a_task_that_fails_leaves_no_file_in_the_table(workers, base):
 
     schema = workers.createDataFrame([], "key BIGINT, cluster_id INT").schema
     with pytest.raises(Exception, match="no good"):
-        Mapped(workers.range(0, 10, 1, 2), failing, schema).write_parquet(base)
+        MappedRows(workers.range(0, 10, 1, 2), failing, schema).write_parquet(base)
     assert [name for name in files.list_names(base) if not name.startswith("_draft-")] == []
 
 

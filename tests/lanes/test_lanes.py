@@ -78,7 +78,7 @@ LANE = """
 import json, os, sys
 from threadpoolctl import threadpool_info
 from spark_dbp import RunConfig, SphericalKMeans, good_samples, ingest, prune_again, run
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.session import start_local_session
 
 def threads():
     import numpy as np
@@ -112,7 +112,7 @@ print("RESULT", json.dumps(lane))
 # the usual port, which may be another's.
 SERVER = """
 import sys
-from spark_dbp.session import start_local_session
+from spark_dbp.engine.session import start_local_session
 session = start_local_session({
     "spark.master": "local[2]",
     "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
@@ -229,7 +229,9 @@ if IS_SPARK_35:
 
     def test_without_a_connect_server(tmp_path):
         """pyspark 3.5 cannot start one: the message says so."""
-        code = "from spark_dbp.session import start_local_session as s; s({'spark.remote': 'local[2]'})"
+        code = (
+            "from spark_dbp.engine.session import start_local_session as s; s({'spark.remote': 'local[2]'})"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode != 0
         assert "this pyspark comes without a Spark Connect server" in done.stderr

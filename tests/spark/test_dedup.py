@@ -71,7 +71,7 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
     monkeypatch.setattr(semantic_dedup, "tile_rows", lambda dim: tile)
     monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
     _, samples, assignments, labels, distances = clustered
-    pairs = semantic_dedup.semantic_pairs(
+    pairs = semantic_dedup.semantic_dedup(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3
     )
     expected = plain_semantic(KEYS, oracle.unit(EMBEDDINGS), labels, distances, 0.05, which_to_keep, 3)
@@ -87,7 +87,7 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
 def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
     monkeypatch.setattr(semantic_dedup, "tile_rows", lambda dim: tile)
     _, samples, assignments, labels, distances = clustered
-    pairs = semantic_dedup.semantic_pairs(
+    pairs = semantic_dedup.semantic_dedup(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"
     )
     wide = oracle.unit(EMBEDDINGS).astype(float)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_dbp.compat import map_in_arrow
-from spark_dbp.mapped import Mapped
+from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.mapped import MappedRows
 
 
 def doubling(error=None):
@@ -28,7 +28,7 @@ def doubling(error=None):
 
 def mapped(spark, n, rest=None, key="STRING", function=None):
     schema = spark.createDataFrame([], f"key {key}, cluster_id INT").schema
-    return Mapped(spark.range(0, n, 1, 3), function or doubling(), schema, rest)
+    return MappedRows(spark.range(0, n, 1, 3), function or doubling(), schema, rest)
 
 
 def rows_of(frame):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import rows_of
 
+from spark_dbp.engine import candidates
+from spark_dbp.engine.components import find_components
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.stages import candidates
-from spark_dbp.stages import connected_components as components_module
-from spark_dbp.stages.connected_components import connected_components
+from spark_dbp.kernels.signatures import cut_shingles
+from spark_dbp.stages import find_components as components_module
 from spark_dbp.stages.minhash_dedup import minhash_dedup
-from spark_dbp.stages.signatures import shingles
 
 
 def union_find(edges) -> dict:
@@ -46,7 +46,7 @@ def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_tas
         edges, type_ = [(f"é{a}", f"é{b}") for a, b in edges], "string"
     frame = spark.createDataFrame(edges, f"a {type_}, b {type_}").repartition(5, "a")
     expected = union_find((a, b) for a, b in edges if a != b)
-    assert rows_of(connected_components(frame, str(tmp_path))) == sorted(expected.items())
+    assert rows_of(find_components(frame, str(tmp_path))) == sorted(expected.items())
 
 
 @pytest.mark.parametrize("one_task", [0, 500_000])
@@ -61,7 +61,7 @@ def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path, mon
     star = spark.range(1, 100_001).select(
         (F.col("id") + 20_000).alias("a"), F.lit(20_000).cast("bigint").alias("b")
     )
-    found = connected_components(chain.unionByName(star), str(tmp_path))
+    found = find_components(chain.unionByName(star), str(tmp_path))
     counts = {row["component"]: row["count"] for row in found.groupBy("component").count().collect()}
     assert counts == {0: 10_001, 20_000: 100_001}
     rounds = [int(p.name.removeprefix("round-")) for p in tmp_path.iterdir()]
@@ -84,7 +84,7 @@ def test_nodes_compare_as_in_spark(spark, tmp_path, monkeypatch, a, b, one_task)
     zone = spark.conf.get("spark.sql.session.timeZone")
     spark.conf.set("spark.sql.session.timeZone", "America/New_York")
     try:
-        found = connected_components(spark.sql(f"SELECT {a} AS a, {b} AS b"), str(tmp_path))
+        found = find_components(spark.sql(f"SELECT {a} AS a, {b} AS b"), str(tmp_path))
         right = found.where(f"component = {b} AND node IN ({a}, {b})").select("node").distinct()
         assert (found.count(), right.count()) == (2, 2)
     finally:
@@ -104,7 +104,7 @@ def make_texts(n: int) -> list[str]:
 
 
 def brute_force(texts: dict[str, str], threshold: float) -> set[frozenset]:
-    sets = {key: shingles(" ".join(text.lower().split()), 5) for key, text in texts.items()}
+    sets = {key: cut_shingles(" ".join(text.lower().split()), 5) for key, text in texts.items()}
     keys, pairs = list(texts), set()
     for i, a in enumerate(keys):
         for b in keys[:i]:
@@ -135,7 +135,7 @@ def test_against_brute_force(texts, found):
     assert len(set(got) & set(expected)) >= 0.95 * len(expected)
     assert set(got) <= set(components)
     for key, of, method, similarity in found:
-        a, b = (shingles(" ".join(texts[k].lower().split()), 5) for k in (key, of))
+        a, b = (cut_shingles(" ".join(texts[k].lower().split()), 5) for k in (key, of))
         assert method == "minhash"
         assert similarity == pytest.approx(len(a & b) / len(a | b), abs=1e-6)
         assert of < key

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spark_dbp.parts import BLOCKS, in_blocks, slots_of, together, whole_parts
+from spark_dbp.engine.blocks import BLOCKS, invert_hash, read_parts, shuffle_blocks, split_into_blocks
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 7, 200, 1000])
 def test_every_part_has_a_partition_of_its_own(spark, n_parts):
     from pyspark.sql import functions as F
 
-    slots = spark.createDataFrame([(int(slot),) for slot in slots_of(n_parts)], "slot INT")
+    slots = spark.createDataFrame([(int(slot),) for slot in invert_hash(n_parts)], "slot INT")
     partition = F.expr(f"pmod(hash(slot), {n_parts})")
     assert slots.select(partition).distinct().count() == n_parts
 
@@ -21,12 +21,12 @@ def test_every_part_has_a_partition_of_its_own(spark, n_parts):
 @pytest.mark.parametrize(("at_a_time", "n_parts", "n_tasks"), [(3, 5, None), (1000, 5, None), (1000, 20, 4)])
 def test_parts_arrive_whole_and_once(spark, at_a_time, n_parts, n_tasks):
     def split(batches):
-        import spark_dbp.parts as parts
+        import spark_dbp.engine.blocks as parts
 
         before, parts._GATHERED = parts._GATHERED, at_a_time  # the worker's, which other tests use too
         try:
             pieces = (b.slice(i, 2) for b in batches for i in range(0, len(b), 2))
-            yield from in_blocks(pieces, n_parts, part_of, n_tasks)
+            yield from split_into_blocks(pieces, n_parts, part_of, n_tasks)
         finally:
             parts._GATHERED = before
 
@@ -37,14 +37,14 @@ def test_parts_arrive_whole_and_once(spark, at_a_time, n_parts, n_tasks):
         from pyspark import TaskContext
 
         task = TaskContext.get().partitionId()
-        for part, rows in whole_parts(batches):
+        for part, rows in read_parts(batches):
             ids = rows.column("id").combine_chunks()
             same = [pa.array([number] * len(ids)) for number in (task, part)]
             yield pa.RecordBatch.from_arrays([*same, ids], ["task", "part", "id"])
 
     rows = spark.range(0, 1000, 1, 4).mapInArrow(split, BLOCKS)
     schema = "task BIGINT, part BIGINT, id BIGINT"
-    found = together(rows, n_parts, n_tasks).mapInArrow(name, schema).toPandas()
+    found = shuffle_blocks(rows, n_parts, n_tasks).mapInArrow(name, schema).toPandas()
     assert sorted(found["id"]) == list(range(1000))
     assert (found["id"] % n_parts == found["part"]).all()
     # One run of rows a part: none came in two pieces.
@@ -54,7 +54,7 @@ def test_parts_arrive_whole_and_once(spark, at_a_time, n_parts, n_tasks):
 
 
 def test_gathering_stops_at_bytes_too():
-    from spark_dbp.scan import gathered
+    from spark_dbp.engine.arrow import gather_batches
 
     batches = [pa.RecordBatch.from_pydict({"x": np.zeros(1000)}) for _ in range(10)]
-    assert [table.num_rows for table in gathered(iter(batches), 10**6, 16_000)] == [2000] * 5
+    assert [table.num_rows for table in gather_batches(iter(batches), 10**6, 16_000)] == [2000] * 5

@@ -13,13 +13,13 @@ import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, prune_again, run
-from spark_dbp.compat import collect_arrow
+from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError
-from spark_dbp.stages import vector_sums as summing
+from spark_dbp.kernels.lloyd import choose_first_centroids
+from spark_dbp.stages import sum_vectors as summing
 from spark_dbp.stages.ingest import good_samples, ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
-from spark_dbp.stages.lloyd import first_centroids
-from spark_dbp.stages.vector_sums import vector_sums
 
 N, DIM, K = 2500, 24, 12
 KEYS = make_keys(N)
@@ -336,7 +336,7 @@ def test_kmeans_plus_plus_and_tol_reach_the_fit(spark, tmp_path):
     model = SphericalKMeans(K, n_iter=30, init="k-means++", tol=0.01, seed=3).fit(samples)
     order = np.argsort([oracle.spark_xxhash64(key, 3) for key in KEYS], kind="stable")
     vectors = oracle.unit(EMBEDDINGS)[order]
-    expected = oracle.lloyd(vectors, first_centroids(vectors, K, "k-means++", 3), len(model.history_))
+    expected = oracle.lloyd(vectors, choose_first_centroids(vectors, K, "k-means++", 3), len(model.history_))
     assert (model.centroids_ == expected).all()
     falls = [1 - after.objective / before.objective for before, after in pairwise(model.history_)]
     assert falls[-1] < 0.01 and all(fall >= 0.01 for fall in falls[:-1])
@@ -349,7 +349,7 @@ def test_vector_sums_are_exact_however_often_they_are_handed_on(spark, tmp_path,
     monkeypatch.setattr(summing, "_PARTIAL_BYTES", limit)  # travels to the workers with the function
     source = write_table(tmp_path / "in", KEYS[:500], EMBEDDINGS[:500], cluster_id=np.arange(500) % 7)
     samples = good_samples(ingest(spark.read.parquet(str(source)), cluster_id="cluster_id"), DIM)
-    sums = vector_sums(samples)
+    sums = sum_vectors(samples)
     wide = oracle.unit(EMBEDDINGS[:500]).astype(float)
     assert sums.n_items.tolist() == [72] * 3 + [71] * 4
     assert (sums.sums == np.array([wide[np.arange(500) % 7 == j].sum(axis=0) for j in range(7)])).all()

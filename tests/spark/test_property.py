@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_dbp import RunConfig, run
-from spark_dbp.verify import verify
+from spark_dbp.explore.verify import verify
 
 # Keys that sort, hash and print in their own ways; no lone surrogates, which are no text in UTF-8.
 TEXT_KEYS = st.lists(

@@ -10,9 +10,9 @@ import pytest
 import xxhash
 from conftest import rows_of
 
-from spark_dbp.scan import CommittedTable
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.kernels import ranking
 from spark_dbp.stages import cluster_stats as stats_module
-from spark_dbp.stages import ranking
 from spark_dbp.stages import select as select_module
 from spark_dbp.stages.cluster_stats import cluster_stats
 from spark_dbp.stages.select import select

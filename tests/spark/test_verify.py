@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, write_table
 
-from spark_dbp import RunConfig, files, open_run, prune_again, run
+from spark_dbp import RunConfig, open_run, prune_again, run
 from spark_dbp.cli import main
-from spark_dbp.digest import table_digests
 from spark_dbp.errors import DamagedRunError
-from spark_dbp.verify import verify
+from spark_dbp.explore.verify import verify
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import digest_columns
 
 N = 600
 EMBEDDINGS = make_embeddings(N, 8, 5)
@@ -107,7 +108,7 @@ def forge(spark, run_, table, content, cover=True):
     stage["files"][table] = files.list_sizes(str(folder))
     if cover:
         frame = spark.read.parquet(str(folder))
-        stage["rows"][table], digests = table_digests(frame, frame.columns, frame.columns[:1])
+        stage["rows"][table], digests = digest_columns(frame, frame.columns, frame.columns[:1])
         document["rows"][table] = stage["rows"][table]
         for kind, digest in zip(("digests", "key_digests"), digests, strict=True):
             if table in stage[kind]:

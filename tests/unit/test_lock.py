@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from spark_dbp import lock as locking
 from spark_dbp.errors import ConflictError
-from spark_dbp.store import opened
+from spark_dbp.lake import lock as locking
+from spark_dbp.lake.store import open_run_directory
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def pid_of_an_ended_process() -> int:
 def test_a_second_run_is_refused_and_names_the_owner(tmp_path):
     path = str(tmp_path / "run")
     with (
-        opened(path),
+        open_run_directory(path),
         pytest.raises(ConflictError, match=f"process {os.getpid()} on {socket.gethostname()}") as caught,
-        opened(path),
+        open_run_directory(path),
     ):
         pass
     assert caught.value.exit_code == 4
@@ -51,14 +51,14 @@ def test_a_second_run_is_refused_and_names_the_owner(tmp_path):
 
 def test_the_lock_of_a_process_that_ended_is_taken_over_at_once(tmp_path):
     write_lock(tmp_path / "run", pid=pid_of_an_ended_process())
-    with opened(str(tmp_path / "run")):
+    with open_run_directory(str(tmp_path / "run")):
         assert json.loads((tmp_path / "run/lock.json").read_text())["pid"] == os.getpid()
     assert not (tmp_path / "run").exists()
 
 
 def test_a_process_number_that_was_given_again_is_no_owner(tmp_path):
     write_lock(tmp_path / "run", started="an earlier boot")
-    with opened(str(tmp_path / "run")):
+    with open_run_directory(str(tmp_path / "run")):
         pass
 
 
@@ -76,7 +76,7 @@ def test_a_process_of_another_container_is_not_looked_up_by_its_number(tmp_path,
     owner = threading.Thread(target=renew)
     owner.start()
     try:
-        with pytest.raises(ConflictError, match=f"process {pid}"), opened(str(tmp_path / "run")):
+        with pytest.raises(ConflictError, match=f"process {pid}"), open_run_directory(str(tmp_path / "run")):
             pass
     finally:
         renewing.set()
@@ -85,7 +85,7 @@ def test_a_process_of_another_container_is_not_looked_up_by_its_number(tmp_path,
 
 def test_the_lock_of_another_machine_is_dead_when_nobody_renews_it(tmp_path, quick):
     write_lock(tmp_path / "run", host="elsewhere")
-    with opened(str(tmp_path / "run")):
+    with open_run_directory(str(tmp_path / "run")):
         pass
 
 
@@ -93,12 +93,12 @@ def test_the_lock_of_another_machine_is_dead_when_nobody_renews_it(tmp_path, qui
 def test_a_lock_that_cannot_be_read_is_watched_as_well(tmp_path, quick, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/lock.json").write_text(content)
-    with opened(str(tmp_path / "run")):
+    with open_run_directory(str(tmp_path / "run")):
         pass
 
 
 def test_the_owner_renews_its_lock(tmp_path, quick):
-    with opened(str(tmp_path / "run")):
+    with open_run_directory(str(tmp_path / "run")):
         path = tmp_path / "run/lock.json"
         before = json.loads(path.read_text())
         deadline = time.monotonic() + 10
@@ -114,7 +114,7 @@ def test_who_lost_the_lock_commits_nothing_further(tmp_path):
     path = tmp_path / "run"
     with (
         pytest.raises(ConflictError, match=r"no longer this run's: process 7 on elsewhere"),
-        opened(str(path)) as store,
+        open_run_directory(str(path)) as store,
     ):
         store.stage("one", "One", {}, lambda writer: writer.report("t", 0))
         write_lock(path, host="elsewhere", pid=7)
@@ -122,7 +122,7 @@ def test_who_lost_the_lock_commits_nothing_further(tmp_path):
     assert [mark.name for mark in (path / "stages").iterdir()] == ["one.json"]
     assert json.loads((path / "lock.json").read_text())["pid"] == 7  # theirs is left alone
     (path / "lock.json").unlink()
-    with pytest.raises(ConflictError, match="it was deleted"), opened(str(path)) as store:
+    with pytest.raises(ConflictError, match="it was deleted"), open_run_directory(str(path)) as store:
         (path / "lock.json").unlink()
         store.commit({})
     assert not (path / "run.json").exists()
@@ -133,11 +133,11 @@ def test_of_many_that_take_a_dead_lock_over_one_wins(tmp_path):
     write_lock(tmp_path / "run", pid=pid_of_an_ended_process())
     code = (
         "import sys, time\n"
-        "from spark_dbp.lock import held\n"
+        "from spark_dbp.lake.lock import acquire_lock\n"
         "from spark_dbp.errors import ConflictError\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "try:\n"
-        "    with held(sys.argv[1]): print('won', flush=True); sys.stdin.readline()\n"
+        "    with acquire_lock(sys.argv[1]): print('won', flush=True); sys.stdin.readline()\n"
         "except ConflictError: print('lost', flush=True)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]

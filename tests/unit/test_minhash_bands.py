@@ -10,23 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spark_dbp.engine import candidates
 from spark_dbp.errors import ConfigError
-from spark_dbp.stages import candidates, signatures
-from spark_dbp.stages.signatures import (
-    band_hashes,
-    band_plan,
-    normalized,
-    parities,
-    shingle_hashes,
-    shingles,
-    similarity_bounds,
+from spark_dbp.kernels import signatures
+from spark_dbp.kernels.signatures import (
+    bound_similarities,
+    cut_shingles,
+    hash_bands,
+    hash_shingles,
+    normalize_texts,
+    plan_bands,
+    sketch_parities,
 )
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("num_perm", [32, 128, 256])
 def test_the_longest_bands_that_reach_the_recall(threshold, num_perm):
-    plan = band_plan(threshold, num_perm)
+    plan = plan_bands(threshold, num_perm)
     assert plan.bands * plan.rows <= num_perm
     assert plan.expected_recall == 1 - (1 - threshold**plan.rows) ** plan.bands >= 0.97
     if plan.rows < num_perm:
@@ -46,11 +47,11 @@ def test_the_longest_bands_that_reach_the_recall(threshold, num_perm):
 )
 def test_plans_refused(threshold, num_perm, words):
     with pytest.raises(ConfigError) as caught:
-        band_plan(threshold, num_perm)
+        plan_bands(threshold, num_perm)
     for word in words:
         assert word in str(caught.value)
     if "at least 349" in words:
-        assert band_plan(threshold, 349).expected_recall >= 0.97
+        assert plan_bands(threshold, 349).expected_recall >= 0.97
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_plans_refused(threshold, num_perm, words):
     ],
 )
 def test_shingles(text, ngram, tokens, expected):
-    assert shingles(text, ngram, tokens) == expected
+    assert cut_shingles(text, ngram, tokens) == expected
 
 
 def test_bands_agree_as_often_as_signatures_should():
@@ -74,13 +75,13 @@ def test_bands_agree_as_often_as_signatures_should():
     import random
 
     rng = random.Random(0)
-    plan = band_plan(0.8, 64)
+    plan = plan_bands(0.8, 64)
     shared, expected, trials = 0, 0.0, 300
     for _ in range(trials):
         words = [f"w{rng.randrange(10**6)}" for _ in range(40)]
         other = words[:36] + [f"v{rng.randrange(10**6)}" for _ in range(4)]
         pair = [" ".join(words), " ".join(other)]
-        a, b = (set(bands) for bands in band_hashes(*shingle_hashes(pair, 1, "words"), plan, 64).tolist())
+        a, b = (set(bands) for bands in hash_bands(*hash_shingles(pair, 1, "words"), plan, 64).tolist())
         shared += bool(a & b)
         s = len(set(words) & set(other)) / len(set(words) | set(other))
         expected += 1 - (1 - s**plan.rows) ** plan.bands
@@ -96,7 +97,7 @@ def test_signatures_are_those_of_datasketch(monkeypatch, block, ngram, tokens):
     from datasketch import MinHash
 
     monkeypatch.setattr(signatures, "_BLOCK", block)
-    hashes, owner = shingle_hashes(TEXTS, ngram, tokens)
+    hashes, owner = hash_shingles(TEXTS, ngram, tokens)
     got = signatures._signatures(hashes, owner, 128)
     for number in range(len(TEXTS)):
         theirs = MinHash(128, seed=1, hashfunc=int)
@@ -107,11 +108,11 @@ def test_signatures_are_those_of_datasketch(monkeypatch, block, ngram, tokens):
 @pytest.mark.parametrize(("ngram", "tokens"), [(1, "characters"), (5, "characters"), (2, "words")])
 def test_equal_shingles_have_equal_hashes_whatever_stands_around(ngram, tokens):
     """And different ones different hashes, here."""
-    hashes, owner = shingle_hashes(TEXTS, ngram, tokens)
+    hashes, owner = hash_shingles(TEXTS, ngram, tokens)
     for number, text in enumerate(TEXTS):
-        alone, _ = shingle_hashes([text], ngram, tokens)
+        alone, _ = hash_shingles([text], ngram, tokens)
         assert hashes[owner == number].tolist() == alone.tolist()
-        assert len(set(alone.tolist())) == len(shingles(text, ngram, tokens))
+        assert len(set(alone.tolist())) == len(cut_shingles(text, ngram, tokens))
 
 
 def test_bounds_rule_out_what_is_far_from_the_threshold():
@@ -121,18 +122,18 @@ def test_bounds_rule_out_what_is_far_from_the_threshold():
     texts = ["".join(rng.choice(letters, 50)) for _ in range(200)]
     half = [text[:35] + other[:15] for text, other in zip(texts, reversed(texts), strict=True)]
     near = [text[:48] + "zz" for text in texts]
-    of_texts, of_half, of_near = (parities(*shingle_hashes(side, 5)) for side in (texts, half, near))
-    assert (similarity_bounds(*of_texts, *of_half) > 0.8).mean() < 0.1
-    assert (similarity_bounds(*of_texts, *of_near) > 0.8).all()
+    of_texts, of_half, of_near = (sketch_parities(*hash_shingles(side, 5)) for side in (texts, half, near))
+    assert (bound_similarities(*of_texts, *of_half) > 0.8).mean() < 0.1
+    assert (bound_similarities(*of_texts, *of_near) > 0.8).all()
 
 
 @given(st.lists(st.tuples(st.text("abc ", min_size=1), st.text("abc ", min_size=1)), min_size=1))
 def test_bounds_are_never_below_the_similarity(pairs):
     pairs = [(a.strip() or "a", b.strip() or "b") for a, b in pairs]
-    a, b = (parities(*shingle_hashes([pair[side] for pair in pairs], 2)) for side in (0, 1))
-    bounds = similarity_bounds(*a, *b)
+    a, b = (sketch_parities(*hash_shingles([pair[side] for pair in pairs], 2)) for side in (0, 1))
+    bounds = bound_similarities(*a, *b)
     for (a, b), bound in zip(pairs, bounds, strict=True):
-        one, two = shingles(a, 2), shingles(b, 2)
+        one, two = cut_shingles(a, 2), cut_shingles(b, 2)
         assert bound >= len(one & two) / len(one | two) - 1e-12
 
 
@@ -151,10 +152,10 @@ def test_bounds_are_never_below_the_similarity(pairs):
 )
 def test_normal_form(text):
     expected = " ".join(unicodedata.normalize("NFKC", text).split())
-    (got,) = normalized(pa.array([text])).to_pylist()
+    (got,) = normalize_texts(pa.array([text])).to_pylist()
     assert got.casefold() == expected.casefold()
-    assert normalized(pa.array([got])).to_pylist() == [got]
-    assert normalized(pa.array([None], pa.string())).to_pylist() == [None]
+    assert normalize_texts(pa.array([got])).to_pylist() == [got]
+    assert normalize_texts(pa.array([None], pa.string())).to_pylist() == [None]
 
 
 def test_blocks_hold_every_band_once_and_buckets_give_their_pairs():

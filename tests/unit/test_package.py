@@ -27,10 +27,10 @@ WITHOUT_PYSPARK = {
 }  # fmt: skip
 # The store and the command line know nothing of the mathematics; the mathematics knows nothing of them.
 FORBIDDEN = {
-    "store.py": {"spark_dbp.geometry", "spark_dbp.stages", "spark_dbp.pipeline", "numpy"},
-    "cli.py": {"spark_dbp.geometry", "spark_dbp.stages", "numpy"},
+    "store.py": {"spark_dbp.kernels.geometry", "spark_dbp.stages", "spark_dbp.pipeline", "numpy"},
+    "cli.py": {"spark_dbp.kernels.geometry", "spark_dbp.stages", "numpy"},
     "geometry.py": {"spark_dbp", "pyarrow"},
-    "stages/quota.py": {"spark_dbp.store", "spark_dbp.pipeline", "pyarrow"},
+    "stages/quota.py": {"spark_dbp.lake.store", "spark_dbp.pipeline", "pyarrow"},
 }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import make_embeddings
 
-from spark_dbp.geometry import unit_rows
-from spark_dbp.stages.pairwise import MostSimilarEarlier, spanning_pairs
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs
 
 
 def plain(vectors: np.ndarray, threshold: float) -> list[tuple[int, float]]:
@@ -28,7 +28,7 @@ def samples(kind: str) -> np.ndarray:
         raw[:] = raw[0]
     if kind == "few distinct":
         raw = raw[np.random.default_rng(2).integers(0, 40, 1500)]
-    return unit_rows(raw)[0]
+    return normalize_rows(raw)[0]
 
 
 @pytest.mark.parametrize("kind", ["random", "near-duplicates", "identical", "few distinct"])
@@ -76,7 +76,7 @@ def test_spanning_pairs_connect_what_all_pairs_connect(kind, tile):
     found = set()
     for number, block in enumerate(tiles):
         for other in range(number + 1):
-            for rows, columns in spanning_pairs(block, tiles[other], threshold, other == number):
+            for rows, columns in find_spanning_pairs(block, tiles[other], threshold, other == number):
                 found |= set(
                     zip((rows + number * tile).tolist(), (columns + other * tile).tolist(), strict=True)
                 )

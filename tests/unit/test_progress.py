@@ -9,7 +9,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from spark_dbp import progress
+from spark_dbp.lake import progress
 
 
 class Terminal(io.StringIO):
@@ -30,12 +30,15 @@ def watched(monkeypatch, caplog, tmp_path):
         monkeypatch.setattr(progress, "_RENEWED", 0.01)
         monkeypatch.setattr(progress, "_LOGGED", 0.01)
         monkeypatch.setattr("sys.stderr", stream)
-        with caplog.at_level(logging.INFO, "spark_dbp"), progress.shown("Assigning", str(directory), 1000):
+        with (
+            caplog.at_level(logging.INFO, "spark_dbp"),
+            progress.show_progress("Assigning", str(directory), 1000),
+        ):
             for tasks in passes:
-                notes = progress.new_pass(str(directory))
+                notes = progress.name_pass(str(directory))
                 for batches in tasks:
                     rows = [pa.RecordBatch.from_pydict({"x": [0] * n}) for n in batches]
-                    assert [b.num_rows for b in progress.noted(iter(rows), notes)] == batches
+                    assert [b.num_rows for b in progress.report_progress(iter(rows), notes)] == batches
                 wanted = f"{sum(map(sum, tasks)):,} of 1,000 rows"
                 deadline = time.monotonic() + 10
                 while wanted not in stream.getvalue() + " ".join(caplog.messages):
@@ -65,7 +68,7 @@ def test_plain_lines_in_a_log(watched, caplog):
 def test_a_note_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     rows = [pa.RecordBatch.from_pydict({"x": [1, 2]})]
-    assert len(list(progress.noted(iter(rows), str(tmp_path / "file" / "notes")))) == 1
+    assert len(list(progress.report_progress(iter(rows), str(tmp_path / "file" / "notes")))) == 1
 
 
 def test_a_message_takes_the_place_of_the_line():

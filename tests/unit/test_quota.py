@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, minimize
 
 from spark_dbp.errors import InfeasibleError
-from spark_dbp.stages.quota import plan_quotas, softmax_weights, solve_quotas
+from spark_dbp.stages.quota import plan_quotas, solve_quotas, weigh_by_softmax
 
 
 @st.composite
@@ -71,7 +71,7 @@ def test_agrees_with_a_general_solver_on_the_continuous_problem(seed):
     upper = rng.integers(5, 400, k)
     lower = np.minimum(1, upper)
     n_keep = int(upper.sum() * 0.4)
-    target = softmax_weights(rng.random(k), 0.3) * n_keep
+    target = weigh_by_softmax(rng.random(k), 0.3) * n_keep
     found = minimize(
         lambda x: ((x - target) ** 2).sum(),
         x0=upper * n_keep / upper.sum(),
@@ -112,7 +112,7 @@ def test_a_hundred_thousand_clusters():
     rng = np.random.default_rng(0)
     upper = rng.integers(1, 10**6, 100_000)
     n_keep = int(upper.sum() * 0.3)
-    target = softmax_weights(rng.random(len(upper)), 0.1) * n_keep
+    target = weigh_by_softmax(rng.random(len(upper)), 0.1) * n_keep
     quotas = solve_quotas(target, np.ones_like(upper), upper, n_keep)
     assert quotas.sum() == n_keep
     gain = (quotas - target)[quotas < upper].min() - ((quotas - target)[quotas > 1].max() - 1)
@@ -120,14 +120,14 @@ def test_a_hundred_thousand_clusters():
 
 
 def test_softmax_does_not_overflow():
-    weights = softmax_weights([1.0, 2.0, 1000.0], 1e-6)
+    weights = weigh_by_softmax([1.0, 2.0, 1000.0], 1e-6)
     assert weights.tolist() == [0.0, 0.0, 1.0]
-    assert softmax_weights(np.random.default_rng(0).random(10_000), 0.1).sum() == pytest.approx(1, abs=1e-12)
+    assert weigh_by_softmax(np.random.default_rng(0).random(10_000), 0.1).sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_softmax_is_the_same_bits_everywhere():
     """Whatever numpy, C library and processor: the digest of weights as they were first computed."""
-    weights = softmax_weights(np.arange(2000) / 1024, 0.1)
+    weights = weigh_by_softmax(np.arange(2000) / 1024, 0.1)
     assert hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()[:16] == "2009c635b26d3b58"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_dbp import files, store
-from spark_dbp.cleaning import clean
 from spark_dbp.errors import ConfigError, ConflictError, InputError
+from spark_dbp.lake import files, store
+from spark_dbp.lake.cleaning import clean
 from spark_dbp.runs import open_run
 
 DOCUMENT: dict = {"summary": {}, "config": {}, "accounting": {}}
@@ -30,7 +30,7 @@ def test_a_stage_is_reused_only_for_the_same_inputs(tmp_path):
     calls: list = []
     path = str(tmp_path / "run")
     for depends, content in [({"n": 1}, b"one"), ({"n": 1}, b"one"), ({"n": 2}, b"two")]:
-        with store.opened(path) as run:
+        with store.open_run_directory(path) as run:
             stage = run.stage("count", "Counting", depends, build(content, calls))
             assert files.read_bytes(files.join(run.at(stage.tables["numbers"]), "data")) == content
             run.commit(DOCUMENT)
@@ -42,7 +42,7 @@ def test_a_stage_is_reused_only_for_the_same_inputs(tmp_path):
 def test_a_stage_whose_tables_are_gone_is_computed_anew(tmp_path):
     calls: list = []
     for _ in range(2):
-        with store.opened(str(tmp_path / "run")) as run:
+        with store.open_run_directory(str(tmp_path / "run")) as run:
             stage = run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
             table = run.at(stage.tables["numbers"])
         files.delete(table)
@@ -54,17 +54,17 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
         files.write_bytes(files.join(writer.new_directory("numbers"), "data"), b"half")
         raise InputError("no good")
 
-    with pytest.raises(InputError), store.opened(str(tmp_path / "run")) as run:
+    with pytest.raises(InputError), store.open_run_directory(str(tmp_path / "run")) as run:
         run.stage("count", "Counting", {"n": 1}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mark_of_another_version_is_not_trusted(tmp_path):
     calls: list = []
-    with store.opened(str(tmp_path / "run")) as run:
+    with store.open_run_directory(str(tmp_path / "run")) as run:
         run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
     (tmp_path / "run/stages/count.json").write_text('{"unknown": 1}')
-    with store.opened(str(tmp_path / "run")) as run:
+    with store.open_run_directory(str(tmp_path / "run")) as run:
         run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
     assert len(calls) == 2
 
@@ -73,10 +73,13 @@ def test_directories_that_hold_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with (
         pytest.raises(ConfigError, match=r"holds something that is not a run: thesis\.tex"),
-        store.opened(str(tmp_path)),
+        store.open_run_directory(str(tmp_path)),
     ):
         pass
-    with pytest.raises(ConfigError, match="is a file"), store.opened(str(tmp_path / "thesis.tex")):
+    with (
+        pytest.raises(ConfigError, match="is a file"),
+        store.open_run_directory(str(tmp_path / "thesis.tex")),
+    ):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -85,12 +88,12 @@ def test_what_changed_is_named(tmp_path, caplog):
     caplog.set_level(logging.INFO, "spark_dbp")
     path = str(tmp_path / "run")
     for settings in ({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}):
-        with store.opened(path) as run:
+        with store.open_run_directory(path) as run:
             run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
     assert "Counting: computed anew, for settings.b.c changed" in caplog.text
     mark = tmp_path / "run/stages/count.json"
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "version": "0.0.1", "fingerprint": "old"}))
-    with store.opened(path) as run:
+    with store.open_run_directory(path) as run:
         run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
     assert "computed anew, for it was made by version 0.0.1 of spark-dbp" in caplog.text
 
@@ -108,7 +111,7 @@ def test_a_stage_whose_files_are_not_as_written_is_computed_anew(tmp_path, caplo
     calls: list = []
     tables = []
     for _ in range(2):
-        with store.opened(str(tmp_path / "run")) as run:
+        with store.open_run_directory(str(tmp_path / "run")) as run:
             stage = run.stage("count", "Counting", {}, build(b"x", calls))
             tables.append(Path(run.at(stage.tables["numbers"])))
         if len(tables) == 1:
@@ -122,7 +125,7 @@ def test_a_stage_whose_files_are_not_as_written_is_computed_anew(tmp_path, caplo
 def test_files_that_spark_does_not_read_are_no_damage(tmp_path):
     calls: list = []
     for _ in range(2):
-        with store.opened(str(tmp_path / "run")) as run:
+        with store.open_run_directory(str(tmp_path / "run")) as run:
             table = Path(run.at(run.stage("count", "Counting", {}, build(b"x", calls)).tables["numbers"]))
         for name in ("_SUCCESS", ".data.crc"):
             (table / name).touch()
@@ -132,7 +135,7 @@ def test_files_that_spark_does_not_read_are_no_damage(tmp_path):
 def test_forget(tmp_path):
     calls: list = []
     for _ in range(2):
-        with store.opened(str(tmp_path / "run")) as run:
+        with store.open_run_directory(str(tmp_path / "run")) as run:
             run.forget()
             run.stage("count", "Counting", {}, build(b"x", calls))
             run.commit(DOCUMENT)
@@ -144,15 +147,15 @@ def test_forget(tmp_path):
 
 def finished(path: Path, content: bytes = b"x") -> Path:
     """A run with one stage; where its table lies."""
-    with store.opened(str(path)) as run:
+    with store.open_run_directory(str(path)) as run:
         stage = run.stage("count", "Counting", {"content": content.decode()}, build(content, []))
         run.commit(DOCUMENT)
         return Path(run.at(stage.tables["numbers"]))
 
 
-def stage_at(table: Path) -> store.Stage:
+def stage_at(table: Path) -> store.FinishedStep:
     """A stage of another run whose table is `table`."""
-    return store.Stage(
+    return store.FinishedStep(
         "count", "f", tables={"numbers": str(table)}, files={"numbers": files.list_sizes(str(table))}
     )
 
@@ -163,7 +166,7 @@ def test_stages_of_another_run_are_taken_over_all_or_none(tmp_path):
     (bad / "data").unlink()
     with (
         pytest.raises(InputError, match="'data' is missing"),
-        store.opened(str(tmp_path / "derived")) as derived,
+        store.open_run_directory(str(tmp_path / "derived")) as derived,
     ):
         derived.adopt(stages)
     assert not (tmp_path / "derived").exists()
@@ -191,7 +194,7 @@ def test_clean_deletes_what_nothing_names_and_only_that(tmp_path):
 
 def test_clean_keeps_what_a_derived_run_uses_until_that_is_gone(tmp_path):
     old = finished(tmp_path / "run", b"old")
-    with store.opened(str(tmp_path / "derived")) as derived:
+    with store.open_run_directory(str(tmp_path / "derived")) as derived:
         derived.adopt([stage_at(old)])
         derived.commit(DOCUMENT)
     finished(tmp_path / "run", b"new")
@@ -207,7 +210,7 @@ def test_clean_keeps_what_a_run_derived_from_a_derived_run_uses(tmp_path):
     """The second one shares tables of two directories, and the first one may be gone."""
     old = finished(tmp_path / "run", b"old")
     own = finished(tmp_path / "first")
-    with store.opened(str(tmp_path / "second")) as second:
+    with store.open_run_directory(str(tmp_path / "second")) as second:
         second.adopt([stage_at(old), stage_at(own)])
         second.commit(DOCUMENT)
     finished(tmp_path / "run", b"new")
@@ -234,7 +237,7 @@ def test_clean_refuses(tmp_path):
         with pytest.raises(InputError, match="no run directory"):
             clean(str(path))
     finished(tmp_path / "run")
-    with store.opened(str(tmp_path / "run")), pytest.raises(ConflictError):
+    with store.open_run_directory(str(tmp_path / "run")), pytest.raises(ConflictError):
         clean(str(tmp_path / "run"))
     (tmp_path / "run/stages/count.json").write_text("{")
     (tmp_path / "run/tables/gone/1").mkdir(parents=True)
@@ -262,4 +265,4 @@ def test_open_run_refuses_what_is_no_run(tmp_path, content):
     ],
 )
 def test_relative_paths_resolve_to_where_they_came_from(path, base):
-    assert files.resolve(base, files.relative(path, base)) == path
+    assert files.resolve(base, files.make_relative(path, base)) == path

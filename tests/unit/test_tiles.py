@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_embeddings
 
-from spark_dbp.geometry import unit_rows
-from spark_dbp.stages import tiles
-from spark_dbp.vectors import binary_rows
+from spark_dbp.engine import tiles
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.vectors import to_binary_rows
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1000])
 @pytest.mark.parametrize(("group_bytes", "share"), [(16 << 20, True), (0, False)])
 def test_tiles_are_read_back(tmp_path, monkeypatch, batch_rows, group_bytes, share):
     monkeypatch.setattr(tiles, "_GROUP_BYTES", group_bytes)
-    vectors, _ = unit_rows(make_embeddings(60, 8, 3))
+    vectors, _ = normalize_rows(make_embeddings(60, 8, 3))
     clusters = np.repeat(np.arange(5, dtype=np.int32), [1, 20, 3, 35, 1])
     ranks = np.concatenate([np.arange(n) for n in (1, 20, 3, 35, 1)]).astype(np.int32)
     table = pa.table(
@@ -26,7 +26,7 @@ def test_tiles_are_read_back(tmp_path, monkeypatch, batch_rows, group_bytes, sha
             "tile": ranks // np.int32(12),
             "rank": ranks + 1,
             "key": [f"k{i}" for i in range(60)],
-            "vector": binary_rows(vectors),
+            "vector": to_binary_rows(vectors),
         }
     )
     written = tiles._write_file(iter(table.to_batches(batch_rows)), str(tmp_path))

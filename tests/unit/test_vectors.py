@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spark_dbp import vectors as v
+from spark_dbp.kernels import vectors as v
 
 RAW = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
 
@@ -29,7 +29,7 @@ def test_every_form_reads_the_same_also_as_a_slice(form, cut):
     array = forms()[form]
     assert v.is_embedding_type(array.type)
     part = array.slice(*cut)
-    groups, problems = v.embedding_groups(part)
+    groups, problems = v.group_by_dimension(part)
     assert problems.tolist() == [None] * cut[1]
     if cut[1] == 0:
         assert groups == []
@@ -50,11 +50,11 @@ def test_null_rows_between_good_ones(form):
         if "fixed" not in form
         else pa.array([row if i % 3 != 1 else None for i, row in enumerate(RAW.tolist())], array.type)
     )
-    vectors, dimensions, problems = v.unit_vectors(with_nulls.slice(1))
+    vectors, dimensions, problems = v.normalize_embeddings(with_nulls.slice(1))
     good = [i for i in range(1, 9) if i % 3 != 1]
     assert problems.to_pylist() == [None if i in good else v.NULL_EMBEDDING for i in range(1, 9)]
     assert dimensions.to_pylist() == [4 if i in good else None for i in range(1, 9)]
-    kept = v.matrix_of(vectors.drop_null())
+    kept = v.to_matrix(vectors.drop_null())
     expected = RAW[good] / np.linalg.norm(RAW[good].astype(float), axis=1, keepdims=True)
     assert np.allclose(kept, expected, atol=1e-7)
 
@@ -73,7 +73,7 @@ def test_each_problem_is_told_apart():
             [3.0, 4.0],
         ]
     )
-    vectors, dimensions, problems = v.unit_vectors(array)
+    vectors, dimensions, problems = v.normalize_embeddings(array)
     assert problems.to_pylist() == [
         None,
         v.NULL_EMBEDDING,
@@ -90,24 +90,24 @@ def test_each_problem_is_told_apart():
 
 
 def test_broken_bytes():
-    _, _, problems = v.unit_vectors(pa.array([b"12345", b"", RAW[0].tobytes()], pa.binary()))
+    _, _, problems = v.normalize_embeddings(pa.array([b"12345", b"", RAW[0].tobytes()], pa.binary()))
     assert problems.to_pylist() == [v.BROKEN_BINARY, v.EMPTY_EMBEDDING, None]
 
 
 def test_doubles_beyond_float32_keep_their_direction():
-    vectors, _, problems = v.unit_vectors(pa.array([[3e300, 4e300], [3e-300, 4e-300]]))
+    vectors, _, problems = v.normalize_embeddings(pa.array([[3e300, 4e300], [3e-300, 4e-300]]))
     assert problems.to_pylist() == [None, None]
-    assert v.matrix_of(vectors).round(6).tolist() == np.float32([[0.6, 0.8], [0.6, 0.8]]).tolist()
+    assert v.to_matrix(vectors).round(6).tolist() == np.float32([[0.6, 0.8], [0.6, 0.8]]).tolist()
 
 
 @pytest.mark.parametrize("bad", [[None, b"1234"], [b"1234", b"12345678"], [b"123"]])
 def test_matrix_of_refuses_what_is_no_matrix(bad):
     with pytest.raises(ValueError, match="null or of different lengths"):
-        v.matrix_of(pa.array(bad, pa.binary()))
+        v.to_matrix(pa.array(bad, pa.binary()))
 
 
 def test_a_tile_is_bounded():
-    sizes = [s.stop - s.start for s in v.tiles(10_000, 65_536)]
+    sizes = [s.stop - s.start for s in v.slice_rows(10_000, 65_536)]
     assert sum(sizes) == 10_000
     assert max(sizes) * 65_536 <= 16 << 20
-    assert [s.stop for s in v.tiles(3, 1 << 30)] == [1, 2, 3]
+    assert [s.stop for s in v.slice_rows(3, 1 << 30)] == [1, 2, 3]

@@ -1,0 +1,195 @@
+"""Map a function over the samples: over a DataFrame, or straight over the files of a committed table.
+
+Imports `files`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
+
+Vectors are most of what a run moves. Through Spark they would be decoded into rows, encoded as Arrow
+and sent through a socket before a worker sees them; from a table that this program committed, workers
+read the Parquet files themselves, at the speed of pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spark_dbp.columns import DIMENSION, KEY, PROBLEM, VECTOR
+from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions, map_in_arrow
+from spark_dbp.lake import files
+from spark_dbp.lake.progress import name_pass, report_progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import DataType, StructType
+
+# Vectors are wide: few at a time. Rows of a key and numbers are not.
+_BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
+# Bytes of vectors and of keys in a batch read from a file, and files whose footers tell how long keys are.
+_BATCH_BYTES, _FOOTERS = 32 << 20, 16
+
+
+@dataclass(frozen=True)
+class CommittedTable:
+    """A committed table: of samples, or of assignments.
+
+    Attributes
+    ----------
+    spark : SparkSession
+    path : str
+        Directory of the table, reachable from the workers.
+    frame : DataFrame
+        The same rows as a DataFrame: those without a problem.
+    dimension : int, optional
+        Of the good rows' vectors.
+    has_problems : bool
+        Whether the files hold rows that `frame` leaves out.
+    progress : str, optional
+        Directory in which workers note how far they are.
+    """
+
+    spark: SparkSession
+    path: str
+    frame: DataFrame
+    dimension: int | None = None
+    has_problems: bool = False
+    progress: str | None = None
+
+
+def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
+    """How long a key is, about: what a worker may hold is bounded by bytes, keys may have 10 KB.
+
+    From the footers of some files of a committed table; for other rows in a pass over their keys.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    frame = to_frame(samples)
+    if not isinstance(frame.schema[KEY].dataType, T.StringType | T.BinaryType):
+        return 16.0
+    if not isinstance(samples, CommittedTable):
+        total, rows = frame.agg(F.sum(F.octet_length(KEY)), F.count(F.lit(1))).collect()[0]
+        return (total or 0) / max(1, rows)
+    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
+    step = max(1, len(paths) // _FOOTERS)
+    found = [files.measure_row_bytes(files.open_parquet(path).metadata, [KEY]) for path in paths[::step]]
+    return max(found, default=16.0)
+
+
+def _parquet_names(path: str) -> list[str]:
+    return [name for name in files.list_sizes(path) if name.endswith(".parquet")]
+
+
+def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
+    """`frame` written to a new directory and read back: for what is used more than once."""
+    frame.write.parquet(files.to_spark_path(path))
+    return frame.sparkSession.read.schema(frame.schema).parquet(files.to_spark_path(path))
+
+
+def to_frame(samples: DataFrame | CommittedTable) -> DataFrame:
+    """The samples as a DataFrame."""
+    return samples.frame if isinstance(samples, CommittedTable) else samples
+
+
+def map_batches(
+    samples: DataFrame | CommittedTable,
+    columns: list[str],
+    function: BatchFunction,
+    schema: StructType | str,
+) -> DataFrame:
+    """Like ``samples.select(columns).mapInArrow(function, schema)``, from the files where that is possible.
+
+    Parameters
+    ----------
+    samples : DataFrame or CommittedTable
+    columns : list of str
+    function : callable
+        From an iterator of record batches with `columns` to an iterator of record batches.
+    schema : StructType or str
+        Of the result.
+
+    Returns
+    -------
+    DataFrame
+    """
+    source, mapped = plan_scan(samples, columns, function)
+    return map_in_arrow(source, mapped, schema)
+
+
+def plan_scan(
+    samples: DataFrame | CommittedTable, columns: list[str], function: BatchFunction
+) -> tuple[DataFrame, BatchFunction]:
+    """What `map_batches` maps, and what with: the rows themselves, or numbers of files to read."""
+    if not isinstance(samples, CommittedTable) or (
+        KEY in columns and not reads_alike(samples.frame.schema[KEY].dataType)
+    ):
+        return to_frame(samples).select(*columns), function
+    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
+    dimension = samples.dimension if samples.has_problems else None
+    check = samples.has_problems
+    notes = samples.progress and name_pass(samples.progress)
+
+    def over_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        numbers = (number for batch in batches for number in batch.column(0).to_pylist())
+        found = (
+            batch for number in numbers for batch in _read_file(paths[number], columns, check, dimension)
+        )
+        yield from function(found if notes is None else report_progress(found, notes))
+
+    n_tasks = max(1, len(paths))
+    if VECTOR not in columns:  # a file is soon read: no more tasks than a shuffle has partitions
+        n_tasks = min(n_tasks, count_shuffle_partitions(samples.spark))
+    return samples.spark.range(0, len(paths), 1, n_tasks), over_files
+
+
+def gather_batches(
+    batches: Iterator[pa.RecordBatch], n_rows: int, n_bytes: float = float("inf")
+) -> Iterator[pa.Table]:
+    """Batches together, up to so many rows or bytes, or somewhat more."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    rows_held = bytes_held = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        held.append(batch)
+        rows_held += batch.num_rows
+        bytes_held += batch.nbytes
+        if rows_held >= n_rows or bytes_held >= n_bytes:
+            yield pa.Table.from_batches(held)
+            held, rows_held, bytes_held = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def reads_alike(data_type: DataType) -> bool:
+    """Whether Spark and pyarrow read each other's Parquet of this type as Spark hands it to a worker."""
+    from pyspark.sql import types as T
+
+    return isinstance(
+        data_type,
+        T.StringType
+        | T.BinaryType
+        | T.BooleanType
+        | T.IntegralType
+        | T.FloatType
+        | T.DoubleType
+        | T.DateType
+        | T.DecimalType,
+    )
+
+
+def _read_file(path: str, columns: list[str], check: bool, dimension: int | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow.compute as pc
+
+    wanted = columns + ([PROBLEM] if check else []) + ([DIMENSION] if dimension is not None else [])
+    n_rows = _BATCH_ROWS if VECTOR in columns else _NARROW_BATCH_ROWS
+    for batch in files.iter_parquet(path, wanted, n_rows, _BATCH_BYTES):
+        if check:
+            good = pc.is_null(batch.column(PROBLEM))
+            if dimension is not None:
+                good = pc.and_(good, pc.fill_null(pc.equal(batch.column(DIMENSION), dimension), False))
+            batch = batch.filter(good)
+        if batch.num_rows:
+            yield batch.select(columns)

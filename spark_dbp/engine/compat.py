@@ -1,0 +1,135 @@
+"""Everything that depends on the Spark version or on classic against Connect.
+
+Imports pyspark inside functions only.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
+
+
+def list_supported_java() -> tuple[int, ...]:
+    """Versions of Java that the installed pyspark runs on."""
+    import pyspark
+
+    # Arrow as Spark 3.5 has it needs a constructor that Java 21 no longer has.
+    return (11, 17) if pyspark.__version__.startswith("3.") else (17, 21)
+
+
+def sql_name(name: str) -> str:
+    """Quote a column name for SQL and for ``col()``, dots and backticks included.
+
+    Examples
+    --------
+    >>> sql_name("a.b`c")
+    '`a.b``c`'
+    """
+    return "`" + name.replace("`", "``") + "`"
+
+
+def column(name: str) -> Column:
+    """The column of exactly this name, whatever characters it has."""
+    from pyspark.sql import functions as F
+
+    return F.col(sql_name(name))
+
+
+def ml_vector_to_array(name: str) -> Column:
+    """A ``pyspark.ml`` vector column as ARRAY<DOUBLE>."""
+    from pyspark.ml.functions import vector_to_array
+
+    return vector_to_array(column(name))
+
+
+def is_ml_vector(data_type: Any) -> bool:
+    """Whether a column's type is the vector type of ``pyspark.ml`` or ``pyspark.mllib``."""
+    return type(data_type).__name__ == "VectorUDT"
+
+
+def map_in_arrow(frame: DataFrame, function: BatchFunction, schema: StructType | str) -> DataFrame:
+    """``frame.mapInArrow(function, schema)``, with tasks that cost a worker less.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    function : callable
+        From an iterator of record batches with the columns of `frame` to one with those of `schema`.
+    schema : StructType or str
+
+    Returns
+    -------
+    DataFrame
+    """
+
+    def mapped(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _freeze_imports()
+        return function(batches)
+
+    return frame.mapInArrow(mapped, schema)
+
+
+@cache
+def _freeze_imports() -> None:
+    """Leave what a worker has imported out of the collection of garbage, once in its life.
+
+    Spark collects after each task, which takes 20 ms with these modules and none without.
+    """
+    gc.freeze()
+
+
+def collect_arrow(frame: DataFrame) -> pa.Table:
+    """A small DataFrame as a pyarrow Table on the driver."""
+    if hasattr(frame, "toArrow"):  # Spark 4.0 and later, classic and Connect
+        return frame.toArrow()
+    # Spark 3.5: `toPandas` loses types (structs become lists, integers with nulls floats), so the
+    # workers send their batches as bytes.
+    import pyarrow as pa
+
+    def to_bytes(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            yield pa.RecordBatch.from_pydict({"stream": [sink.getvalue().to_pybytes()]})
+
+    streams = [row.stream for row in map_in_arrow(frame, to_bytes, "stream BINARY").collect()]
+    tables = [pa.ipc.open_stream(stream).read_all() for stream in streams]
+    return pa.concat_tables(tables) if tables else to_arrow_schema(frame.schema).empty_table()
+
+
+def count_shuffle_partitions(spark: SparkSession) -> int:
+    """Partitions of a shuffle, as the session is set; Spark's default where that is no number."""
+    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
+
+
+def to_arrow_schema(schema: StructType) -> pa.Schema:
+    """The Arrow types in which Spark hands these columns to a worker."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    return to_arrow_schema(schema)
+
+
+def is_fixed(error: Exception) -> bool:
+    """Whether a setting was refused for the moment it came, not for its value."""
+    from pyspark.errors import IllegalArgumentException
+
+    return not isinstance(error, IllegalArgumentException)
+
+
+def read_parquet_codec(spark: SparkSession) -> str:
+    """The name in pyarrow of the compression in which the session writes Parquet."""
+    codec = (spark.conf.get("spark.sql.parquet.compression.codec") or "snappy").lower()
+    return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)

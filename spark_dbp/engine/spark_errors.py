@@ -1,0 +1,207 @@
+"""Turn Spark's errors into ours: what is wrong, where, and what mends it; of any version of Spark.
+
+Imports pyspark inside functions only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
+
+_FILE = re.compile(r"\b(?:file|s3a?|s3n|gs|hdfs|abfss?|wasbs?|dbfs):/[^\s,'\"]+")
+_UNREADABLE = (
+    "FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer"
+    "|Encountered error while reading file"  # Spark 3.5
+)
+_DATA_EXCEPTION = r"\bSpark(?:Arithmetic|ArrayIndexOutOfBounds|DateTime|NumberFormat)Exception: \["
+_COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
+
+
+def read_condition(error: BaseException) -> str:
+    """Spark's error condition (``PATH_NOT_FOUND`` ...), or an empty text."""
+    for method in ("getCondition", "getErrorClass"):
+        get = getattr(error, method, None)
+        if get is not None:
+            try:
+                return get() or ""
+            except Exception:
+                return ""
+    return ""
+
+
+def read_first_line(error: BaseException) -> str:
+    """The sentence of a Spark error without condition codes, plans or stack traces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return re.sub(r"\s*SQLSTATE: \w+", "", re.sub(r"^\[[\w.]+\]\s*", "", text))[:500]
+
+
+@contextmanager
+def translate_errors(reading: str = "", *, opening: bool = False) -> Iterator[None]:
+    """Turn Spark's errors into ours: a file by its name, never a stack trace.
+
+    Parameters
+    ----------
+    reading : str
+        What is being read, for messages ("input.path /data/x").
+    opening : bool
+        Whether nothing happens but that a source is opened, so that what Spark finds wrong is its fault.
+    """
+    from pyspark.errors import AnalysisException, PySparkException
+
+    try:
+        yield
+    except SparkDbpError:
+        raise
+    except Exception as error:
+        translated = _translate(error, reading, PySparkException)
+        if opening and isinstance(error, AnalysisException) and not isinstance(translated, InputError):
+            translated = InputError(f"cannot read {reading}: {read_first_line(error)}", mend=_mend_of(error))
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDbpError | None:
+    text = str(error)
+    condition = read_condition(error)
+    at = f" ({reading})" if reading else ""
+    if "PATH_NOT_FOUND" in (condition, text[1:15]):
+        mend = "check input.path" if reading else "the run directory is incomplete: run the job again"
+        return InputError(f"no such path{at}: {read_first_line(error)}", mend=mend)
+    if condition == "TABLE_OR_VIEW_NOT_FOUND":
+        return InputError(f"no such table{at}: {read_first_line(error)}", mend="check input.table")
+    if condition.startswith("UNABLE_TO_INFER_SCHEMA"):
+        return InputError(f"no Parquet files{at}", mend="check input.path")
+    if condition.startswith(_COLUMN_CONDITIONS):
+        return InputError(f"no such column{at}: {read_first_line(error)}", mend="check the column names")
+    differing = re.search("Data type mismatches when reading|Parquet column cannot be converted", text)
+    if differing:
+        return _other_types(text, at, differing.start())
+    if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
+        return InputError(
+            f"{_file_in(text)}{at} vanished while it was read",
+            mend="run the same command again when nothing writes to that table",
+        )
+    broken = re.search(_UNREADABLE, text)
+    if broken:
+        return InputError(
+            f"cannot read {_file_in(text, broken.start())}{at}: it is truncated, damaged or not Parquet",
+            mend="write the file again, or move it away and check input.path",
+        )
+    if re.search(
+        r"No FileSystem for scheme|FileSystem not found|PatternSyntaxException|URISyntaxException", text
+    ):
+        return InputError(
+            f"cannot open{at or ' a path'}: {_cause(text) or read_first_line(error)}",
+            mend="check the path: Spark needs the connector of its store, brackets of a glob must be closed, "
+            "and Hadoop takes no colon in a name",
+        )
+    # Data exceptions: a cast, a division, an overflow. Spark 3.5 tells their state in the text alone.
+    if _sql_state(error).startswith("22") or re.search(_DATA_EXCEPTION, text):
+        found = re.search(r"^== SQL .*==\n(.*)$", text, flags=re.MULTILINE)
+        expression = repr(found[1]) if found else "an expression"
+        return InputError(
+            f"{expression} fails on a row{at}: {read_first_line(error)}",
+            mend="use try_cast, try_divide or coalesce in input.filter or trie.key",
+        )
+    codec = re.search(r"Class(?:NotFoundException:)? (\S*[cC]odec\S*)", text)
+    if codec:
+        return ConfigError(
+            f"spark.sql.parquet.compression.codec: this Spark has no {codec[1]}",
+            mend="set it to zstd, snappy, gzip, lz4 or none",
+        )
+    if "maxResultSize" in text:
+        return SparkDbpError(
+            f"the training sample is larger than the driver may collect{at}: {read_first_line(error)}",
+            mend="raise spark.driver.maxResultSize or lower cluster.max_points_per_centroid",
+        )
+    return _no_resources(error, text, at) or _unknown(error, text, at, spark_exception)
+
+
+def _no_resources(error: Exception, text: str, at: str) -> SparkDbpError | None:
+    """Disk or memory that is not there: which, and the setting that gives more of it."""
+    if re.search(r"No space left on device|Disk quota exceeded|ENOSPC|EDQUOT", text):
+        return SparkDbpError(
+            f"no space left on a disk{at}: {_cause(text) or read_first_line(error)}",
+            mend="make room where output.path lies and where Spark spills (spark.local.dir); the same "
+            "command then goes on after the last finished stage",
+        )
+    if re.search(
+        r"MemoryError|Cannot allocate memory|malloc of size|Unable to allocate|failed to map segment", text
+    ):
+        return SparkDbpError(
+            f"a Python worker ran out of memory{at}: {_cause(text) or read_first_line(error)}",
+            mend="raise spark.executor.pyspark.memory (it is shared by the tasks of an executor, each needs "
+            "about 1 GB), or lower spark.executor.cores",
+        )
+    if re.search(r"Python worker exited unexpectedly|Python worker crashed", text):
+        return SparkDbpError(
+            f"a Python worker was killed{at}, most often because the machine ran out of memory",
+            mend="raise spark.executor.memoryOverhead or spark.executor.pyspark.memory, or lower "
+            "spark.executor.cores",
+        )
+    if "OutOfMemoryError" in text:
+        return SparkDbpError(
+            f"the JVM ran out of memory{at}: {_cause(text) or read_first_line(error)}",
+            mend="raise spark.executor.memory; in a local session spark.driver.memory",
+        )
+    return None
+
+
+def _unknown(error: Exception, text: str, at: str, spark_exception: type) -> SparkDbpError | None:
+    if isinstance(error, spark_exception) or type(error).__module__.startswith("py4j"):
+        return SparkDbpError(
+            f"Spark failed{at}: {_cause(text) or read_first_line(error)}",
+            mend="run with --debug for the whole trace",
+        )
+    return None
+
+
+def _mend_of(error: Exception) -> str:
+    condition, text = read_condition(error), str(error)
+    if condition == "COLUMN_ALREADY_EXISTS":
+        return "rename one of the columns; or, where they differ in case, set spark.sql.caseSensitive: true"
+    if "FLOAT16" in text:
+        return "write the column as float32: Spark reads no half floats"
+    return "check input.path or input.table, and that Spark can read all columns of the table"
+
+
+def _other_types(text: str, at: str, start: int) -> InputError:
+    """Files that do not agree about a column."""
+    found = re.search(
+        r"olumn:? \[(.+?)\][.,] Expected(?: Spark type|:) (\S+), (?:actual Parquet type|Found:) (\w+)", text
+    )
+    what = "a column has another type"
+    if found:
+        what = f"column {found[1].split(',')[0]!r} is {found[3]} there and {found[2].upper()} in other files"
+    return InputError(
+        f"{_file_in(text, start)}{at}: {what}",
+        mend="write all files with the same types, or give input.path those that agree",
+    )
+
+
+def _file_in(text: str, start: int = 0) -> str:
+    # Spark 3.5 names what it was writing first, and then what it could not read.
+    found = _FILE.search(text, start) or _FILE.search(text)
+    return found[0].rstrip(".)]") if found else "a file of the input"
+
+
+def _sql_state(error: Exception) -> str:
+    try:
+        return error.getSqlState() or ""  # type: ignore[attr-defined]
+    except Exception:
+        return ""  # not an error of Spark's
+
+
+def _cause(text: str) -> str:
+    """The innermost cause that a trace names: of Java's ("Caused by"), Py4J's or Python's own lines."""
+    causes = re.findall(
+        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>[\w.]*(?:Error|Exception)(?:: .*)?))$",
+        text,
+        flags=re.MULTILINE,
+    )
+    return "".join(causes[-1])[:500] if causes else ""

@@ -1,0 +1,421 @@
+"""Check a finished run: its files, its numbers, and every table against the others.
+
+Imports the stages it computes again, `runs`, `digest` and numpy; pyspark inside functions.
+
+Nothing is taken on trust but the samples and centroids themselves: statistics, quotas and the keep list are
+computed again from the tables they were made of, and the trie is asked for every kept key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spark_dbp.columns import (
+    CLUSTER_ID,
+    COMPLEXITY,
+    D_INTER,
+    D_INTRA,
+    DISTANCE,
+    DUPLICATE_OF,
+    HISTOGRAM,
+    KEY,
+    KEY_TYPE,
+    N_ITEMS,
+    PROBLEM,
+    QUOTA,
+    TABLE_SCHEMAS,
+    TARGET,
+    WEIGHT,
+)
+from spark_dbp.config import RunConfig
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
+from spark_dbp.lake.store import FinishedStep, compare_files
+from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
+from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
+from spark_dbp.stages.ingest import good_samples
+from spark_dbp.stages.keep_trie import to_key_text
+from spark_dbp.stages.quota import plan_quotas
+from spark_dbp.stages.select import select
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+    from spark_dbp.runs import Run
+
+# Rounding of float64 sums and powers, which another machine's libraries may do otherwise.
+_ROUNDING = 1e-9
+# A unit vector's components are rounded to multiples of 2**-26.
+_NORM_SLACK = 1e-5
+_EXAMPLES = 5
+
+Problems = Iterator[str]
+
+
+def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
+    """Check every table of a finished run against run.json and the others.
+
+    Parameters
+    ----------
+    run : Run
+    spark : SparkSession, optional
+        By default as for `run`.
+
+    Returns
+    -------
+    list of str
+        What was checked, in the order of the checks.
+
+    Raises
+    ------
+    DamagedRunError
+        With everything that deviates: table, file or key, what was found and what was expected.
+    """
+    passed: list[str] = []
+    # Without the files the rest would fail on reading them, and say less.
+    _hold(run, passed, [("files of every table as they were written", lambda: _files(run))])
+    spark = spark or get_session()
+    with guard_session(spark), translate_errors(f"run {run.path}"):
+        tables = _Tables(run, spark)
+        _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
+        # What is computed again needs tables that fit each other.
+        checks: list[tuple[str, Callable[[], Problems]]] = [
+            ("every input row accounted for", lambda: _account(tables)),
+            ("keys: samples = assignments + duplicates", lambda: _keys(tables)),
+            ("centroids of unit norm, distances within [0, 2]", lambda: _bounds(tables)),
+        ]
+        _hold(run, passed, checks)
+        checks = [
+            ("statistics as computed again from the assignments", lambda: _stats(tables)),
+            ("quotas optimal within their bounds", lambda: _quotas(tables)),
+            ("keep list as selected again from the assignments", lambda: _keep_list(tables)),
+            ("trie holds the keys of the keep list and no others", lambda: _trie(tables)),
+        ]
+        _hold(run, passed, checks)
+    return passed
+
+
+def _hold(run: Run, passed: list[str], checks: list[tuple[str, Callable[[], Problems]]]) -> None:
+    found = []
+    for name, check in checks:
+        problems = list(check())
+        found += problems
+        if not problems:
+            passed.append(name)
+    if found:
+        raise DamagedRunError(
+            f"{run.path} is not a run as it was committed\n  - " + "\n  - ".join(found),
+            mend="restore the directory from a copy, or run the job again with --fresh",
+        )
+
+
+class _Tables:
+    """The tables of a run as the checks read them."""
+
+    def __init__(self, run: Run, spark: SparkSession) -> None:
+        self.run, self.spark = run, spark
+        self.stages = {name: FinishedStep(**stage) for name, stage in run.document["stages"].items()}
+        values = run.document["config"]
+        prune = {name: value for name, value in values["prune"].items() if value is not None}
+        self.config = RunConfig.from_dict({**values, "spark": {}, "prune": prune}, f"{run.path}/run.json")
+        self.survivors = self.stages.get("survivors") or self.stages["ingest"]
+
+    def committed(self, table: str) -> CommittedTable:
+        return CommittedTable(self.spark, self.run.table_path(table), self.run.table(table, self.spark))
+
+    def good_samples(self) -> DataFrame:
+        return good_samples(self.run.table("samples", self.spark), self.stages["ingest"].info["dimension"])
+
+
+def _files(run: Run) -> Problems:
+    for name, stage in run.document["stages"].items():
+        for table in stage["tables"]:
+            path = run.table_path(table)
+            difference = compare_files(files.list_sizes(path), stage.get("files", {}).get(table, {}))
+            if difference:
+                yield f"table {table} (stage {name}) at {path}: {difference}"
+
+
+def _contents(tables: _Tables) -> Problems:
+    key_type = dict(tables.run.assignments(tables.spark).dtypes).get(KEY)
+    for stage in tables.stages.values():
+        for table, rows in stage.rows.items():
+            if table == "keep_trie":
+                continue
+            frame = tables.run.table(table, tables.spark)
+            schema = TABLE_SCHEMAS.get(table, dict(frame.dtypes))
+            wanted = {name: key_type if kind == KEY_TYPE else kind for name, kind in schema.items()}
+            if dict(frame.dtypes) != wanted:
+                yield f"table {table} has the columns {dict(frame.dtypes)}, not {wanted}"
+                continue
+            stored = {"digest": stage.digests.get(table), "digest of keys": stage.key_digests.get(table)}
+            expected = {name: value for name, value in stored.items() if value is not None}
+            lists = {"digest": frame.columns, "digest of keys": [KEY]}
+            n_rows, digests = digest_columns(frame, *[lists[name] for name in expected])
+            if n_rows != rows:
+                yield f"table {table} has {n_rows:,} rows, run.json says {rows:,}"
+            for (name, value), found in zip(expected.items(), digests, strict=True):
+                if found != value:
+                    yield f"table {table} has the {name} {found}, run.json says {value}: values were changed"
+
+
+def _account(tables: _Tables) -> Problems:
+    account = tables.run.document["accounting"]
+    dropped, kept = account["dropped"], account["kept"]
+    total = kept + sum(dropped.values())
+    if account["rows_in"] != total:
+        yield f"run.json accounts for {total:,} of {account['rows_in']:,} input rows"
+    ingest, rows = tables.stages["ingest"], tables.run.document["rows"]
+    by_table = {
+        "samples": account["rows_in"] - dropped["input.filter"],
+        "assignments": kept + dropped["pruned"],
+        "keep_list": kept,
+        "duplicates": sum(n for reason, n in dropped.items() if reason.endswith(" duplicates")),
+    }
+    for table, expected in by_table.items():
+        if table in rows and rows[table] != expected:
+            yield f"table {table} has {rows[table]:,} rows where the account of rows needs {expected:,}"
+    bad = sum(n for reason, n in dropped.items() if reason in ingest.info["dropped"])
+    n_good = tables.good_samples().count()
+    wanted = rows["samples"] - bad
+    if wanted != n_good:
+        yield f"table samples has {n_good:,} good rows where the account of rows needs {wanted:,}"
+    found = {
+        row[0]: row[1]
+        for row in tables.run.table("samples", tables.spark).where(f"{PROBLEM} IS NOT NULL")
+        .groupBy(PROBLEM).count().collect()
+    }  # fmt: skip
+    for reason, n in found.items():
+        if dropped.get(reason) != n:
+            yield f"table samples has {n:,} rows with {reason!r}, the account has {dropped.get(reason, 0):,}"
+
+
+def _keys(tables: _Tables) -> Problems:
+    from pyspark.sql import functions as F
+
+    _, (samples,) = digest_columns(tables.good_samples(), [KEY])
+    digests = {name: d for stage in tables.stages.values() for name, d in stage.key_digests.items()}
+    parts = [digests["assignments"], *([digests["duplicates"]] if "duplicates" in digests else [])]
+    if add_digests(*parts) == samples:
+        if "duplicates" not in digests:
+            return
+        found = tables.run.duplicates(tables.spark)
+        unknown = found.join(
+            tables.good_samples().select(F.col(KEY).alias(DUPLICATE_OF)), DUPLICATE_OF, "left_anti"
+        ).select(DUPLICATE_OF)
+        if n := unknown.count():
+            yield f"table duplicates: duplicate_of of {n:,} rows is no sample, such as {_examples(unknown)}"
+        return
+    good, keys = tables.good_samples(), tables.run.assignments(tables.spark).select(KEY)
+    if "duplicates" in digests:
+        keys = keys.union(tables.run.duplicates(tables.spark).select(KEY))
+    told = False
+    for what, rows in (
+        ("are neither assigned nor duplicates", good.join(keys, KEY, "left_anti")),
+        (
+            "are assigned or duplicates without being samples",
+            keys.join(good, KEY, "left_anti"),
+        ),
+        ("occur more than once in assignments and duplicates", keys.groupBy(KEY).count().where("count > 1")),
+    ):
+        if n := rows.count():
+            told = True
+            yield f"table assignments: {n:,} keys {what}, such as {_examples(rows)}"
+    if not told:
+        yield "table samples: a key occurs more than once"
+
+
+def _bounds(tables: _Tables) -> Problems:
+    from pyspark.sql import functions as F
+
+    ids, centroids = tables.run.centroids()
+    norms = np.linalg.norm(centroids.astype(np.float64), axis=1)
+    wrong = ~(np.abs(norms - 1) < _NORM_SLACK)
+    if wrong.any():
+        yield f"table centroids: that of cluster {ids[wrong][0]} has norm {norms[wrong][0]:.6g}, not 1"
+    if len(set(ids.tolist())) != len(ids):
+        yield "table centroids: a cluster_id occurs more than once"
+    assignments = tables.run.assignments(tables.spark)
+    inside = F.col(DISTANCE).between(0, 2) & ~F.isnan(DISTANCE)
+    outside = assignments.where(~F.coalesce(inside, F.lit(False)))
+    if n := outside.count():
+        yield f"table assignments: {n:,} distances are not within [0, 2], such as of {_examples(outside)}"
+    known = tables.run.table("centroids", tables.spark).select(CLUSTER_ID)
+    unknown = assignments.join(F.broadcast(known), CLUSTER_ID, "left_anti")
+    if n := unknown.count():
+        yield f"table assignments: {n:,} rows are in unknown clusters, such as {_examples(unknown)}"
+
+
+def _stats(tables: _Tables) -> Problems:
+    stored = tables.run.cluster_stats()
+    n_neighbors = tables.config.prune.n_neighbors
+    again = complete_stats(
+        cluster_stats(tables.committed("assignments")), *tables.run.centroids(), n_neighbors
+    ).to_pandas()
+    if stored[CLUSTER_ID].tolist() != again[CLUSTER_ID].tolist():
+        yield "table cluster_stats: its clusters are not those of table centroids"
+        return
+    for name in (N_ITEMS, D_INTRA, D_INTER, COMPLEXITY):
+        slack = _ROUNDING if name in (D_INTER, COMPLEXITY) else 0
+        yield from _unequal("cluster_stats", name, stored, again[name], slack)
+    for cluster, a, b in zip(stored[CLUSTER_ID], stored[HISTOGRAM], again[HISTOGRAM], strict=True):
+        if list(a) != list(b):
+            yield f"table cluster_stats: the histogram of cluster {cluster} is not that of its assignments"
+            return
+
+
+def _unequal(table: str, name: str, stored: pd.DataFrame, again: Any, slack: float) -> Problems:
+    a, b = stored[name].to_numpy(float), np.asarray(again, float)
+    wrong = ~((np.abs(a - b) <= slack * np.maximum(1, np.abs(b))) | (np.isnan(a) & np.isnan(b)))
+    if wrong.any():
+        row = np.flatnonzero(wrong)[0]
+        yield (
+            f"table {table}: {name} of cluster {stored[CLUSTER_ID].iloc[row]} is {a[row]:.12g}, "
+            f"computed again {b[row]:.12g} ({wrong.sum():,} clusters differ)"
+        )
+
+
+def _quotas(tables: _Tables) -> Problems:
+    stats, quotas = tables.run.cluster_stats(), tables.run.quotas()
+    prune = tables.config.prune
+    if quotas[CLUSTER_ID].tolist() != stats[CLUSTER_ID].tolist():
+        yield "table quotas: its clusters are not those of table cluster_stats"
+        return
+    yield from _unequal("quotas", N_ITEMS, quotas, stats[N_ITEMS], 0)
+    n_keep = prune.n_keep_of(int(stats[N_ITEMS].sum()))
+    try:
+        plan = plan_quotas(
+            stats[N_ITEMS], stats[D_INTRA], stats[D_INTER], n_keep,
+            complexity=prune.complexity, temperature=prune.temperature,
+            min_per_cluster=prune.min_per_cluster, cluster_balance=prune.cluster_balance,
+        )  # fmt: skip
+    except InfeasibleError as error:
+        yield f"table quotas: {error.what}"
+        return
+    for name in (WEIGHT, TARGET):
+        yield from _unequal("quotas", name, quotas, plan[name], _ROUNDING)
+    quota, low, high = quotas[QUOTA].tolist(), plan["floor"].tolist(), stats[N_ITEMS].tolist()
+    if sum(quota) != n_keep:
+        yield f"table quotas: the quotas add up to {sum(quota):,}, not {n_keep:,}"
+    # Optimal when no unit can move at a gain: the dearest one taken costs no more than the cheapest one left.
+    left = [Fraction(x) - Fraction(t) for x, t in zip(quota, quotas[TARGET].tolist(), strict=True)]
+    taken, free = None, None
+    for j, (x, gap) in enumerate(zip(quota, left, strict=True)):
+        cluster = quotas[CLUSTER_ID].iloc[j]
+        if not low[j] <= x <= high[j]:
+            yield f"table quotas: quota {x:,} of cluster {cluster} is not within [{low[j]:,}, {high[j]:,}]"
+        if x > low[j] and (taken is None or gap - 1 > taken[0]):
+            taken = (gap - 1, cluster)
+        if x < high[j] and (free is None or gap < free[0]):
+            free = (gap, cluster)
+    if taken and free and taken[0] > free[0]:
+        yield f"table quotas are not optimal: moving one from cluster {taken[1]} to {free[1]} is a gain"
+
+
+def _keep_list(tables: _Tables) -> Problems:
+    from pyspark.sql import functions as F
+
+    prune, kept = tables.config.prune, tables.run.keep_list(tables.spark)
+    try:
+        again = select(
+            tables.committed("assignments"),
+            tables.run.table("quotas", tables.spark),
+            which_to_keep=prune.which_to_keep,
+            seed=prune.seed,
+        )
+        if digest_table(again) == digest_table(kept):
+            return
+    except SparkDbpError as error:
+        yield f"the keep list cannot be selected again: {error.what}"
+        return
+    both = [F.col(name) for name in kept.columns]
+    told = False
+    for what, rows in (
+        (f"should not be kept, or not so ({', '.join(kept.columns)})", kept.select(both).exceptAll(again)),
+        ("should be kept and are not, or not so", again.exceptAll(kept.select(both))),
+    ):
+        if n := rows.count():
+            told = True
+            yield f"table keep_list: {n:,} rows {what}, such as key {_examples(rows)}"
+    if not told:
+        yield "table keep_list: it differs from the selection made again"
+
+
+def _trie(tables: _Tables) -> Problems:
+    from pyspark.sql import functions as F
+
+    path = tables.run.table_path("keep_trie")
+    try:
+        manifest = json.loads(files.read_bytes(files.join(path, MANIFEST)))
+        trie = KeepTrie.open(path)
+        shards = manifest["shards"]
+        named = {shard["file"]: shard for shard in shards}
+    except (SparkDbpError, OSError, ValueError, KeyError, TypeError) as error:
+        yield f"table keep_trie: {MANIFEST} at {path} cannot be read: {error}"
+        return
+    extra = sorted(set(files.list_sizes(path)) - set(named) - {MANIFEST})
+    if extra:
+        yield f"table keep_trie: file {extra[0]!r} is not named in {MANIFEST}"
+
+    def look_at_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from zlib import crc32
+
+        import marisa_trie
+        import pyarrow as pa
+
+        for batch in batches:
+            for name in batch.column(0).to_pylist():
+                content = files.read_bytes(files.join(path, name))
+                n_keys = -1
+                if crc32(content) == named[name]["crc32"]:  # the library trusts what it is given
+                    n_keys = len(marisa_trie.BinaryTrie().frombytes(content))
+                yield pa.RecordBatch.from_pydict({"file": [name], "n_keys": pa.array([n_keys], pa.int64())})
+
+    def look_up(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            texts = batch.column(0).to_pylist()
+            missing = [
+                text for text, found in zip(texts, trie.contains_many(texts), strict=True) if not found
+            ]
+            yield pa.RecordBatch.from_pydict({KEY: pa.array(missing, pa.string())})
+
+    names = tables.spark.createDataFrame([(name,) for name in sorted(named)], "file STRING")
+    n_found = 0
+    for file, n_keys in map_in_arrow(names, look_at_shards, "file STRING, n_keys BIGINT").collect():
+        if n_keys < 0:
+            yield f"table keep_trie: shard {file!r} is not as it was written (its CRC-32 differs)"
+            return
+        n_found += n_keys
+    kept = tables.run.keep_list(tables.spark)
+    texts = kept.select(to_key_text(kept, tables.config.trie.key).alias(KEY))
+    n_kept = kept.count()
+    if not n_found == n_kept == manifest["n_keys"]:
+        yield (
+            f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "
+            f"the keep list has {n_kept:,}"
+        )
+    missing = map_in_arrow(texts, look_up, f"{KEY} STRING")
+    if n := missing.agg(F.count(F.lit(1))).collect()[0][0]:
+        yield f"table keep_trie: {n:,} kept keys are not in it, such as {_examples(missing)}"
+
+
+def _examples(rows: DataFrame) -> str:
+    from pyspark.sql import functions as F
+
+    name = KEY if KEY in rows.columns else rows.columns[0]
+    found = rows.select(F.col(name).cast("string")).orderBy(name).limit(_EXAMPLES).collect()
+    return ", ".join(repr((row[0] or "null")[:80]) for row in found)

@@ -1,0 +1,176 @@
+"""Centroids that the user brings with clustered data. Imports pyspark inside functions; numpy, pyarrow.
+
+They come as Parquet (``cluster_id``, ``centroid``) or as a ``.npy`` matrix whose row number is the
+cluster id.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_dbp.columns import CENTROID, CLUSTER_ID
+from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.errors import InputError
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.lake import files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+IntVector = npt.NDArray[np.int32]
+Matrix = npt.NDArray[np.float32]
+
+
+def arrays_of(table: pa.Table) -> tuple[IntVector, Matrix]:
+    """Cluster ids, shape (k,), and centroids, shape (k, dim), of a centroids table."""
+    table = table.combine_chunks()
+    values = table.column(CENTROID).combine_chunks().flatten().to_numpy()
+    return table.column(CLUSTER_ID).to_numpy(), values.reshape(table.num_rows, -1)
+
+
+def snapshot(spark: SparkSession, path: str) -> Any:
+    """Fingerprint of the file or table at `path`."""
+    from dataclasses import asdict
+
+    from spark_dbp.io.sources import take_snapshot
+
+    if path.endswith(".npy"):
+        import hashlib
+
+        return hashlib.sha256(_npy_bytes(path)).hexdigest()
+    return asdict(take_snapshot(_read_parquet(spark, path)))
+
+
+def read_centroids(spark: SparkSession, path: str) -> tuple[IntVector, Matrix]:
+    """Read centroids and bring them to unit norm, on the grid.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+        Parquet, or ``.npy`` (never with pickled objects).
+
+    Returns
+    -------
+    cluster_ids : ndarray of int32, shape (k,), rising
+    centroids : ndarray of float32, shape (k, dim)
+
+    Raises
+    ------
+    InputError
+        When they are missing, malformed, not finite, without direction or named twice.
+    """
+    ids, matrix = _read_npy(path) if path.endswith(".npy") else _read_rows(spark, path)
+    if len(ids) == 0:
+        raise InputError(f"input.centroids {path} has no rows", mend="give one centroid a cluster")
+    order = np.argsort(ids, kind="stable")
+    ids, matrix = ids[order], matrix[order]
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if repeated.size:
+        raise _refused(path, f"cluster_id {repeated[0]} occurs more than once")
+    if ids[0] < 0 or ids[-1] > 2**31 - 1:
+        raise _refused(path, "cluster ids must lie between 0 and 2147483647")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise _refused(path, f"the centroid of cluster {ids[~finite][0]} has NaN or Inf")
+    centroids, is_zero = normalize_rows(matrix)
+    if is_zero.any():
+        raise _refused(path, f"the centroid of cluster {ids[is_zero][0]} is zero")
+    return ids.astype(np.int32), centroids
+
+
+def _refused(path: str, what: str) -> InputError:
+    return InputError(
+        f"input.centroids {path}: {what}",
+        mend="give every cluster one centroid, finite, not zero, of one dimension; ids are integers from 0",
+    )
+
+
+def _npy_bytes(path: str) -> bytes:
+    try:
+        return files.read_bytes(files.normalize(path))
+    except OSError as error:
+        raise InputError(
+            f"input.centroids {path} cannot be read: {error.strerror or error}", mend="check the path"
+        ) from None
+
+
+def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
+    try:
+        matrix = np.load(io.BytesIO(_npy_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:  # the last where a damaged header asks for too much
+        raise InputError(
+            f"input.centroids {path} is no plain .npy matrix: {error}",
+            mend="save it with np.save as a float matrix of shape (k, dim); pickled objects are never read",
+        ) from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
+        shape = getattr(matrix, "shape", "?")
+        raise InputError(
+            f"input.centroids {path} has shape {shape} and type {getattr(matrix, 'dtype', '?')}",
+            mend="save a float matrix of shape (k, dim)",
+        )
+    return np.arange(len(matrix)), matrix
+
+
+def _read_parquet(spark: SparkSession, path: str) -> DataFrame:
+    with translate_errors(f"input.centroids {path}"):
+        return spark.read.parquet(path)
+
+
+def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
+    from pyspark.sql import functions as F
+
+    from spark_dbp.kernels.vectors import group_by_dimension
+    from spark_dbp.stages.ingest import to_embedding_column, type_of
+
+    frame = _read_parquet(spark, path)
+    type_of(frame, CLUSTER_ID, f"centroids {path}")
+    chosen = frame.select(
+        F.col(CLUSTER_ID).cast("bigint"),
+        to_embedding_column(frame, CENTROID, f"centroids {path}").alias(CENTROID),
+    )
+    with translate_errors(f"input.centroids {path}"):
+        table = collect_arrow(chosen).combine_chunks()
+    ids = table.column(CLUSTER_ID)
+    if ids.null_count:
+        raise _refused(path, "there is a null cluster_id")
+    if table.num_rows == 0:
+        return np.zeros(0, np.int64), np.zeros((0, 1))
+    groups, problems = group_by_dimension(table.column(CENTROID).combine_chunks())
+    for row in np.flatnonzero([problem is not None for problem in problems]):
+        raise _refused(path, f"cluster {ids[row]}: {problems[row]}".replace("embedding", "centroid"))
+    if len(groups) > 1:
+        found = sorted(matrix.shape[1] for _, matrix in groups)
+        raise _refused(path, f"centroids of several dimensions: {found}")
+    return ids.to_numpy(), groups[0][1]
+
+
+def check_centroids(
+    samples: DataFrame, cluster_ids: IntVector, centroids: Matrix, dimension: int | None, path: str
+) -> None:
+    """See that the given centroids fit the samples.
+
+    Raises
+    ------
+    InputError
+        When their dimension is not the samples', or a sample's cluster has none.
+    """
+    if dimension is not None and dimension != centroids.shape[1]:
+        raise InputError(
+            f"input.centroids {path} has dimension {centroids.shape[1]}, the embeddings have {dimension}",
+            mend="give the centroids that these embeddings were clustered with",
+        )
+    used = collect_arrow(samples.select(CLUSTER_ID).distinct()).column(CLUSTER_ID).to_numpy()
+    missing = np.setdiff1d(used, cluster_ids)
+    if missing.size:
+        raise InputError(
+            f"input.centroids {path} lacks {missing.size:,} clusters that samples belong to, "
+            f"such as cluster_id {missing[0]}",
+            mend="give a centroid for every cluster_id",
+        )

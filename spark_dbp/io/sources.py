@@ -1,0 +1,282 @@
+"""The input of a run: the table, what it was when it was first looked at, and whether it still is.
+
+Imports `config`, `compat` and `digest`; pyspark inside functions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+from uuid import uuid4
+
+from spark_dbp.config import InputConfig, RunConfig
+from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.spark_errors import read_condition, translate_errors
+from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.lake.digest import digest_and_sum, digest_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a table was when it was read.
+
+    Attributes
+    ----------
+    rows : int
+    files, bytes : int or None
+        None where the source does not tell its files.
+    digest : str
+        Of every file's path, size, modification time and number of rows; of the rows themselves where the
+        source does not tell its files.
+    """
+
+    rows: int
+    files: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Of the files, which hold numbers about as long as they are in memory; 0 where that is unknown."""
+        return (self.bytes or 0) / max(1, self.rows)
+
+    def __str__(self) -> str:
+        if self.files is None:
+            return f"{self.rows:,} rows"
+        return f"{self.rows:,} rows in {self.files:,} files of {self.bytes:,} bytes"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The input table and what it was when the run began.
+
+    Attributes
+    ----------
+    spark : SparkSession
+    config : InputConfig
+    table : DataFrame
+        As it is, before the filter.
+    snapshot : Snapshot
+    """
+
+    spark: SparkSession
+    config: InputConfig
+    table: DataFrame
+    snapshot: Snapshot
+
+    @property
+    def name(self) -> str:
+        """Which table, for messages."""
+        return _name(self.config)
+
+    def rows(self) -> DataFrame:
+        """Rows that `input.filter` lets through, with all their columns.
+
+        Raises
+        ------
+        ConfigError
+            When the filter is no valid SQL for these columns.
+        """
+        return apply_filter(self.table, self.config.filter)
+
+    def check_unchanged(self, rows_read: int | None = None) -> None:
+        """Refuse what was read of a table that is not the one of the snapshot any more.
+
+        Rows of a source that does not tell its files are compared by number only: they may come from a
+        computation that differs each time, and what counts is what was written down.
+
+        Parameters
+        ----------
+        rows_read : int, optional
+            Rows that passed the filter.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.snapshot.files is not None:
+            now = take_snapshot(read_source(self.spark, self.config))  # lists the files anew
+            if now != self.snapshot:
+                alike = ", with other times or names" if str(now) == str(self.snapshot) else ""
+                raise InputError(
+                    f"{self.name} changed while it was read: {self.snapshot} before, {now} now{alike}",
+                    mend="run the same command again when nothing writes to that table",
+                )
+        counted = self.snapshot.rows
+        if rows_read is None or rows_read == counted or (self.config.filter and rows_read < counted):
+            return
+        raise InputError(
+            f"{self.name} had {counted:,} rows when it was counted and {rows_read:,} when it was read",
+            mend="write a table that gives other rows each time to a file first",
+        )
+
+
+def open_source(spark: SparkSession, config: RunConfig) -> Source:
+    """Look at the input table.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : RunConfig
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        When there is no such path or table.
+    """
+    table = read_source(spark, config.input)
+    with translate_errors(_name(config.input)):
+        snapshot = take_snapshot(table, _columns_read(config))
+        if config.input.paths and snapshot.files is not None:
+            _refuse_empty_files(spark, config.input.paths, table, snapshot.files)
+        return Source(spark, config.input, table, snapshot)
+
+
+def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame, n_files: int) -> None:
+    """See that no Parquet file has lost all its bytes: Spark passes over such files.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    paths : list of str
+    table : DataFrame
+        What Spark reads there.
+    n_files : int
+        Files with rows, from the snapshot: others are looked at where there are any.
+
+    Raises
+    ------
+    InputError
+    """
+    listed = table.inputFiles()
+    if len(listed) == n_files:
+        return
+    filled = spark.read.format("binaryFile").load(paths).select("path")
+    with_bytes = {_plain(row.path) for row in filled.collect()}
+    # Stores keep markers of directories as files without bytes, under other names.
+    empty = sorted(
+        path
+        for path in map(_plain, listed)
+        if path not in with_bytes and path.endswith((".parquet", ".parq"))
+    )
+    if empty:
+        raise InputError(
+            f"input.path: {len(empty):,} Parquet file{'s have' if len(empty) > 1 else ' has'} 0 bytes, "
+            f"such as {', '.join(empty[:5])}",
+            mend="write them again, or move them away",
+        )
+
+
+def _plain(uri: str) -> str:
+    """One spelling of a file's URI: Spark has two."""
+    return re.sub(r"^file:/+", "/", unquote(uri))
+
+
+def _name(config: InputConfig) -> str:
+    return f"input.path {', '.join(config.paths)}" if config.paths else f"input.table {config.table}"
+
+
+def _columns_read(config: RunConfig) -> list[str]:
+    given, exact, minhash = config.input, config.dedup.exact, config.dedup.minhash
+    names = [given.key, given.cluster_id, given.distance_to_centroid]
+    names += [given.embedding] if given.needs_embedding else []
+    names += [*exact.columns, exact.order_by] if exact else []
+    names += [minhash.column, minhash.order_by] if minhash else []
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
+    """The input table as it is, before `filter`.
+
+    Raises
+    ------
+    InputError
+        When there is no such path or table.
+    """
+    with translate_errors(_name(config), opening=True):
+        table = spark.read.table(config.table) if config.table else spark.read.parquet(*config.paths)
+        _ = table.schema  # Connect looks when asked
+        return table
+
+
+def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
+    """Rows for which the SQL `predicate` is true; all of them without one.
+
+    Raises
+    ------
+    ConfigError
+        When the predicate is no valid SQL for these columns.
+    """
+    if predicate is None:
+        return frame
+    try:
+        filtered = frame.where(predicate)
+        _ = filtered.schema  # Connect analyses when asked
+        return filtered
+    except Exception as error:
+        if not read_condition(error):
+            raise
+        raise ConfigError(
+            f"input.filter {predicate!r}: {read_first_line(error)}",
+            mend=f"use SQL on the input's columns: {', '.join(frame.columns[:20])}",
+        ) from error
+
+
+def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapshot:
+    """Count the rows of `frame` and fingerprint the files they come from.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As Spark reads a path or a table. Only file footers are read.
+    columns : list of str, optional
+        What is read of a source that does not tell its files (a view): these are hashed instead; by
+        default all.
+
+    Returns
+    -------
+    Snapshot
+    """
+    from pyspark.sql import functions as F
+
+    fields = ["file_path", "file_size", "file_modification_time"]
+    try:
+        files = frame.groupBy(*[F.col(f"_metadata.{name}").alias(name) for name in fields]).agg(
+            F.count(F.lit(1)).alias("rows")
+        )
+        _ = files.schema
+    except Exception as error:
+        if not read_condition(error):
+            raise
+        return _snapshot_of_rows(frame, frame.columns if columns is None else columns)
+    n_files, (digest,), (rows, size) = digest_and_sum(files, [files.columns], ["rows", "file_size"])
+    return Snapshot(rows=rows, files=n_files, bytes=size, digest=digest)
+
+
+def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
+    values = [
+        ml_vector_to_array(name).alias(f"c{number}") if is_ml_vector(frame.schema[name].dataType)
+        else column(name).alias(f"c{number}")
+        for number, name in enumerate(columns)
+        if frame.columns.count(name) == 1
+    ]  # fmt: skip
+    # `count` is an integer of numpy with the Connect client of Spark 3.5.
+    if not values:  # a column that is missing is ingest's to tell
+        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
+    try:
+        rows, digest = digest_table(frame.select(*values))
+    except Exception as error:
+        if not read_condition(error).startswith("DATATYPE_MISMATCH"):
+            raise
+        # Columns that cannot be hashed: nothing can tell that such a source is unchanged.
+        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
+    return Snapshot(rows=rows, digest=digest)

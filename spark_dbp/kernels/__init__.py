@@ -1,0 +1,1 @@
+"""The mathematics, on numpy arrays and pyarrow columns. Imports nothing of Spark."""

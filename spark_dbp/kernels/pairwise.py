@@ -1,0 +1,208 @@
+"""Which earlier vector is each vector most like? Blocks of one cluster. Imports numpy and `geometry` only.
+
+Products are taken in float32; where they come near the threshold or near the best found so far, they are
+taken again in float64, which is exact (see `geometry`): the answer does not depend on block sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_dbp.kernels.geometry import bound_undecided_gap
+
+Matrix = npt.NDArray[np.float32]
+IntVector = npt.NDArray[np.int64]
+
+# One product: 512 x 2048 scores take 4 MiB and keep a core's matrix product near its peak.
+_ROWS, _COLUMNS = 512, 2048
+# Above this many candidates a row, a whole product in float64 is cheaper than single pairs.
+_PAIRS_A_ROW = 8
+
+
+class MostSimilarEarlier:
+    """For every vector of a block, the most similar of the vectors that come before it.
+
+    Parameters
+    ----------
+    block : ndarray of float32, shape (n, dim)
+        Unit norm, on the grid.
+    threshold : float
+        Only similarities above it are of interest.
+
+    Attributes
+    ----------
+    similarity : ndarray of float64, shape (n,)
+        Exact; minus infinity where nothing above the threshold was found.
+    tile, row : ndarray of int64, shape (n,)
+        Where the most similar vector is: the number given to `compare`, and its row there. Of equally
+        similar ones, the first compared.
+
+    Examples
+    --------
+    >>> from spark_dbp.kernels.geometry import unit_rows
+    >>> block, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]))
+    >>> found = MostSimilarEarlier(block, threshold=0.9)
+    >>> found.compare_itself(0)
+    >>> found.row.tolist(), found.similarity.round(3).tolist()
+    ([-1, -1, 0], [-inf, -inf, 0.995])
+    """
+
+    def __init__(self, block: Matrix, threshold: float) -> None:
+        self.block = block
+        self.threshold = threshold
+        self.similarity = np.full(len(block), -np.inf)
+        self.tile = np.full(len(block), -1, dtype=np.int64)
+        self.row = np.full(len(block), -1, dtype=np.int64)
+        self._gap = bound_undecided_gap(block.shape[1])
+
+    def compare(self, others: Matrix, tile: int) -> None:
+        """Take `others`, all of which come before the block, into account.
+
+        Parameters
+        ----------
+        others : ndarray of float32, shape (m, dim)
+        tile : int
+            Their number. Call in the order of the vectors, so that ties go to the earliest.
+        """
+        for rows, columns, scores in iterate_scores(self.block, others):
+            self._update(rows, columns, scores, others, tile, first_later=None)
+
+    def compare_itself(self, tile: int) -> None:
+        """Take the block's own earlier vectors into account; `tile` is its number. Call last."""
+        for rows, columns, scores in iterate_scores(self.block, self.block, triangular=True):
+            self._update(rows, columns, scores, self.block, tile, first_later=rows.start)
+
+    def _update(
+        self,
+        rows: slice,
+        columns: slice,
+        scores: Matrix,
+        others: Matrix,
+        tile: int,
+        first_later: int | None,
+    ) -> None:
+        best = self.similarity[rows]
+        top = scores.max(axis=1)
+        hot = np.flatnonzero(top > np.maximum(self.threshold, best) - self._gap)
+        if hot.size == 0:
+            return
+        near = scores[hot] >= (top[hot] - self._gap)[:, None]
+        if np.count_nonzero(near) <= _PAIRS_A_ROW * hot.size:
+            index, column = np.nonzero(near)
+            left = self.block[rows.start + hot[index]].astype(np.float64)
+            exact = np.einsum("ij,ij->i", left, others[columns.start + column].astype(np.float64))
+        else:
+            product = self.block[rows.start + hot].astype(np.float64) @ others[columns].astype(np.float64).T
+            if first_later is not None:
+                hide_later(product, first_later + hot, columns.start)
+            column = product.argmax(axis=1)
+            index = np.arange(len(hot))
+            exact = product[index, column]
+        # The largest of each row; of equal ones the first column.
+        order = np.lexsort((column, -exact, index))
+        firsts = order[np.flatnonzero(np.diff(index[order], prepend=-1))]
+        row = rows.start + hot[index[firsts]]
+        better = (exact[firsts] > self.threshold) & (exact[firsts] > self.similarity[row])
+        self.similarity[row[better]] = exact[firsts][better]
+        self.tile[row[better]] = tile
+        self.row[row[better]] = columns.start + column[firsts][better]
+
+
+def iterate_scores(
+    left: Matrix, right: Matrix, triangular: bool = False
+) -> Iterator[tuple[slice, slice, Matrix]]:
+    """float32 products of `left` and `right` in blocks that fit the cache.
+
+    Parameters
+    ----------
+    left : ndarray of float32, shape (n, dim)
+    right : ndarray of float32, shape (m, dim)
+    triangular : bool
+        `right` is `left`: only earlier columns are of interest, others hold -2.
+
+    Yields
+    ------
+    rows, columns : slice
+    scores : ndarray of float32
+        Overwritten by the next block.
+    """
+    buffer = np.empty((_ROWS, _COLUMNS), dtype=np.float32)
+    for start in range(0, len(left), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(left)))
+        n_columns = rows.stop if triangular else len(right)
+        for column in range(0, n_columns, _COLUMNS):
+            columns = slice(column, min(column + _COLUMNS, n_columns))
+            scores = buffer[: rows.stop - rows.start, : columns.stop - columns.start]
+            np.matmul(left[rows], right[columns].T, out=scores)
+            if triangular and columns.stop > rows.start:
+                hide_later(scores, np.arange(rows.start, rows.stop), columns.start)
+            yield rows, columns, scores
+
+
+def hide_later(scores: npt.NDArray[np.floating], rows: IntVector, first_column: int) -> None:
+    """Set scores of columns that are not earlier than their row to -2, below any cosine."""
+    columns = first_column + np.arange(scores.shape[1])
+    scores[columns[None, :] >= rows[:, None]] = -2.0
+
+
+def find_spanning_pairs(
+    left: Matrix, right: Matrix, threshold: float, itself: bool
+) -> Iterator[tuple[IntVector, IntVector]]:
+    """Pairs (row of left, row of right) that connect the same vectors as all pairs above `threshold` do.
+
+    Parameters
+    ----------
+    left : ndarray of float32, shape (n, dim)
+    right : ndarray of float32, shape (m, dim)
+    threshold : float
+        Pairs whose exact similarity is above it.
+    itself : bool
+        `right` is `left`; only pairs of different rows count.
+
+    Yields
+    ------
+    rows, columns : ndarray of int64
+        Of each block of scores at most as many pairs as it has rows and columns.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+    gap = bound_undecided_gap(left.shape[1])
+    for rows, columns, scores in iterate_scores(left, right, triangular=itself):
+        row, column = np.nonzero(scores > threshold - gap)
+        if row.size == 0:
+            continue
+        open_ = np.flatnonzero(scores[row, column] <= threshold + gap)
+        keep = np.ones(len(row), dtype=np.bool_)
+        for start in range(0, len(open_), _ROWS * _PAIRS_A_ROW):
+            part = open_[start : start + _ROWS * _PAIRS_A_ROW]
+            wide = left[rows.start + row[part]].astype(np.float64)
+            other = right[columns.start + column[part]].astype(np.float64)
+            keep[part] = np.einsum("ij,ij->i", wide, other) > threshold
+        row, column = row[keep], column[keep]
+        if row.size == 0:
+            continue
+        n, m = scores.shape
+        if itself:  # rows and columns are the same vectors: number them alike
+            nodes_r, nodes_c = rows.start + row, columns.start + column
+            size, offset = max(rows.stop, columns.stop), 0
+        else:
+            nodes_r, nodes_c, size, offset = row, n + column, n + m, n
+        graph = coo_array((np.ones(len(row), np.int8), (nodes_r, nodes_c)), shape=(size, size)).tocsr()
+        _, label = connected_components(graph, directed=False)
+        used = np.unique(np.concatenate([nodes_r, nodes_c]))
+        _, roots = np.unique(label[used], return_index=True)
+        for root in used[roots]:
+            order, before = breadth_first_order(graph, root, directed=False)
+            children = order[1:]
+            parents = before[children]
+            if itself:
+                yield children.astype(np.int64), parents.astype(np.int64)
+            else:
+                child_is_row = children < offset
+                in_left = np.where(child_is_row, children, parents) + rows.start
+                in_right = np.where(child_is_row, parents, children) - offset + columns.start
+                yield in_left.astype(np.int64), in_right.astype(np.int64)

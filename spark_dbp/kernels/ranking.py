@@ -1,0 +1,236 @@
+"""Rank samples within clusters, in the workers.
+
+Imports numpy and the bins of `cluster_stats`; pyarrow inside functions.
+
+A cluster's samples, in the order in which they are kept, are cut into groups of bounded size along the bins
+of its histogram. What is in the groups before is known by count, so a group is sorted on its own; a few
+groups at a time make a part, and parts are what a worker holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, N_BINS, RANK
+from spark_dbp.stages.cluster_stats import distance_bins
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Up to so many bins of clusters, a table says which group each belongs to; a search takes ten times as long.
+_DENSE_PLACES = 2**24
+GROUP, _SCORE = "group", "score"
+# The upper bits of a hash: 2048 bins of equal expectation, in the order of the hash.
+HASH_BIN_SHIFT = 53
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of samples, by cluster and then in the order in which samples are kept.
+
+    Attributes
+    ----------
+    cluster_id, first_place, last_place : ndarray of int64, shape (g,)
+        A group's cluster, and its bins as `find_places` counts them. Large bins are groups of their own.
+    rows_before : ndarray of int64, shape (g,)
+        The cluster's samples in the groups before.
+    n_rows : ndarray of int64, shape (g,)
+    quota : ndarray of int64, shape (g,)
+        Of the cluster.
+    part : ndarray of int32, shape (g,)
+        Number of the part of each, -1 for those that are too large for a worker: single bins.
+    """
+
+    cluster_id: npt.NDArray[np.int64]
+    first_place: npt.NDArray[np.int64]
+    last_place: npt.NDArray[np.int64]
+    rows_before: npt.NDArray[np.int64]
+    n_rows: npt.NDArray[np.int64]
+    quota: npt.NDArray[np.int64]
+    part: npt.NDArray[np.int32]
+
+    def of(self, cluster_id: npt.NDArray[np.int64], place: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Number of the group of every row, -1 for those that are not kept."""
+        bounds, group = self._bounds
+        found = cluster_id * N_BINS + place
+        if self._dense is not None:
+            inside = (found >= bounds[1]) & (found < bounds[-1])
+            return np.where(inside, self._dense.take(found - bounds[1], mode="clip"), -1)
+        return group[np.searchsorted(bounds, found, side="right") - 1]
+
+    @cached_property
+    def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Rising bounds of cluster and place as one number, and the group from each on."""
+        first = self.cluster_id * N_BINS + self.first_place
+        end = self.cluster_id * N_BINS + self.last_place + 1
+        bounds = np.concatenate(([np.iinfo(np.int64).min], end, first))
+        group = np.concatenate(([-1], np.full(len(end), -1), np.arange(len(first)))).astype(np.int32)
+        order = np.argsort(bounds, kind="stable")  # where one ends and one begins, the latter counts
+        return bounds[order], group[order]
+
+    @cached_property
+    def _dense(self) -> npt.NDArray[np.int32] | None:
+        """The group of every place from the first bound on, where that is no large table."""
+        bounds, group = self._bounds
+        if len(bounds) < 2 or bounds[-1] - bounds[1] > _DENSE_PLACES:
+            return None
+        return np.repeat(group[1:-1], np.diff(bounds[1:]))
+
+
+def cut_into_groups(
+    place: npt.NDArray[np.int64], n_items: npt.NDArray[np.int64], quota: int, group_rows: int
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Cut one cluster's histogram into groups.
+
+    Parameters
+    ----------
+    place : ndarray of int64, shape (m,)
+        Rising.
+    n_items : ndarray of int64, shape (m,)
+    quota : int
+    group_rows : int
+        About how many rows a group has. A bin with more is a group of its own.
+
+    Returns
+    -------
+    first_place, last_place, rows_before, n_rows : ndarray of int64, shape (g,)
+
+    Examples
+    --------
+    >>> place, n_items = np.array([0, 3, 4, 9]), np.array([30_000, 30_000, 9_000_000, 1])
+    >>> [column.tolist() for column in groups_of_cluster(place, n_items, 100_000, 50_000)]
+    [[0, 4], [3, 4], [0, 60000], [60000, 9000000]]
+    """
+    before = np.cumsum(n_items) - n_items
+    n = int(np.searchsorted(before, quota, side="left"))
+    place, n_items, before = place[:n], n_items[:n], before[:n]
+    alone = n_items > group_rows
+    number = before // group_rows
+    begins = np.ones(n, dtype=np.bool_)
+    begins[1:] = (number[1:] != number[:-1]) | alone[1:] | alone[:-1]
+    starts = np.flatnonzero(begins)
+    if not len(starts):
+        return place, place, before, n_items
+    ends = np.append(starts[1:], n) - 1
+    return place[starts], place[ends], before[starts], np.add.reduceat(n_items, starts)
+
+
+def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Histogram bins of scores, counted in the order in which samples are kept.
+
+    Parameters
+    ----------
+    which_to_keep : {"hard", "easy", "random"}
+    scores : ndarray of shape (n,)
+        Distances to the centroid, or 64-bit hashes for ``random``.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        In [0, N_BINS).
+
+    Examples
+    --------
+    >>> places_of("hard", np.array([2.0, 0.0], dtype=np.float32)).tolist()
+    [0, 2047]
+    """
+    if which_to_keep == "random":
+        return (scores.astype(np.int64) >> HASH_BIN_SHIFT) + N_BINS // 2
+    bins = distance_bins(scores)
+    return N_BINS - 1 - bins if which_to_keep == "hard" else bins
+
+
+def find_reached(
+    batches: Iterator[pa.RecordBatch], groups: Groups, which_to_keep: str
+) -> Iterator[pa.RecordBatch]:
+    """The samples that may be kept.
+
+    Parameters
+    ----------
+    batches : iterator of RecordBatch
+        ``key``, ``cluster_id``, ``distance_to_centroid`` and, for ``random``, ``score``.
+    groups : Groups
+    which_to_keep : str
+
+    Yields
+    ------
+    RecordBatch
+        The same columns and the number of the ``group``.
+    """
+    import pyarrow as pa
+
+    part_of = np.append(groups.part, -1)  # so that group -1 is in none
+    score_column = _SCORE if which_to_keep == "random" else DISTANCE
+    for batch in batches:
+        cluster = batch.column(CLUSTER_ID).to_numpy(zero_copy_only=False).astype(np.int64)
+        place = find_places(which_to_keep, batch.column(score_column).to_numpy(zero_copy_only=False))
+        group = groups.of(cluster, place)
+        wanted = np.flatnonzero(part_of[group] >= 0)
+        if len(wanted):
+            taken = batch.take(pa.array(wanted))
+            columns = [*taken.columns, pa.array(group[wanted])]
+            yield pa.RecordBatch.from_arrays(columns, [*taken.schema.names, GROUP])
+
+
+def rank_rows(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a part that are kept, with their ranks.
+
+    Parameters
+    ----------
+    rows : Table
+        All rows of some groups, as `reached` gives them.
+    groups : Groups
+    which_to_keep : str
+
+    Yields
+    ------
+    RecordBatch
+        ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank`` INT (1 = first kept in its cluster).
+    """
+    import pyarrow as pa
+
+    group = rows.column(GROUP).to_numpy()
+    score = rows.column(_SCORE if which_to_keep == "random" else DISTANCE).to_numpy()
+    order = _order(group, score, rows.column(KEY), descending=which_to_keep == "hard")
+    group = group[order]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    place = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    rank = groups.rows_before[group] + place + 1
+    kept = rank <= groups.quota[group]
+    table = rows.select([KEY, CLUSTER_ID, DISTANCE]).take(pa.array(order[kept]))
+    yield from table.append_column(RANK, pa.array(rank[kept].astype(np.int32))).to_batches()
+
+
+def _order(
+    group: npt.NDArray[np.int32],
+    score: npt.NDArray[Any],
+    keys: pa.ChunkedArray,
+    descending: bool,
+) -> npt.NDArray[np.int64]:
+    """By group, then score, then key. Keys are only compared where the others are equal."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if score.dtype == np.float32:
+        # Not negative, so its bits rise as it does: one sort of both takes half as long as two.
+        bits = np.abs(score).view(np.int32).astype(np.int64)
+        by = [(group.astype(np.int64) << 32) | (2**31 - 1 - bits if descending else bits)]
+    else:
+        by = [group, -score if descending else score]
+    order = np.argsort(by[0]) if len(by) == 1 else np.lexsort(by[::-1])
+    by = [column[order] for column in by]
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in by])
+    tied = np.flatnonzero(np.concatenate(([False], same)) | np.concatenate((same, [False])))
+    if len(tied):
+        rows = pa.table(
+            [*(column[tied] for column in by), keys.take(pa.array(order[tied]))], [*"ab"[: len(by)], KEY]
+        )
+        rising = [(name, "ascending") for name in rows.column_names]
+        order[tied] = order[tied][pc.sort_indices(rows, sort_keys=rising).to_numpy()]
+    return order

@@ -1,0 +1,252 @@
+"""Between Arrow columns and float32 matrices. Imports pyarrow, numpy and `geometry`.
+
+Embeddings come as lists (variable or fixed size) of float or double, or as BINARY float32, little
+endian; vectors are stored as BINARY float32, little endian, which reads without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from spark_dbp.kernels.geometry import FloatMatrix, normalize_rows
+
+NULL_EMBEDDING = "null embedding"
+NULL_ELEMENT = "null inside the embedding"
+NOT_FINITE = "NaN or Inf in the embedding"
+ZERO_VECTOR = "zero vector"
+EMPTY_EMBEDDING = "empty embedding"
+BROKEN_BINARY = "embedding bytes are not a whole number of float32 values"
+
+# How much of a column is decoded at once; a worker's memory does not grow with Spark's batch size.
+_TILE_BYTES = 16 << 20
+
+FLOAT32 = np.dtype("<f4")
+
+
+def slice_rows(n_rows: int, row_bytes: int) -> Iterator[slice]:
+    """Slices of `n_rows` rows that hold at most `_TILE_BYTES` each (and at least a row)."""
+    step = max(1, _TILE_BYTES // max(1, row_bytes))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def _validity(array: pa.Array) -> npt.NDArray[np.bool_]:
+    if array.null_count == 0:
+        return np.ones(len(array), dtype=np.bool_)
+    return np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _flat_values(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Values buffer, start and length of each row, in elements; slices and null rows accounted for."""
+    n = len(array)
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        starts = (np.arange(n, dtype=np.int64) + array.offset) * width
+        return array.values, starts, np.full(n, width, dtype=np.int64)
+    offsets = np.asarray(array.offsets.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return array.values, offsets[:-1], np.diff(offsets)
+
+
+def _binary_values(
+    array: pa.Array,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Data buffer as bytes, start and length of each row, in bytes."""
+    n = len(array)
+    _, offset_buffer, data = array.buffers()
+    offset_type = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+    if n == 0 or offset_buffer is None:
+        return np.zeros(0, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    offsets = np.frombuffer(offset_buffer, dtype=offset_type, count=array.offset + n + 1)
+    offsets = offsets[array.offset :]
+    raw: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+    if data is not None:
+        raw = np.frombuffer(data, dtype=np.uint8)
+    starts: npt.NDArray[np.int64] = offsets.astype(np.int64)
+    return raw, starts[:-1], np.diff(starts)
+
+
+def _gather(values: npt.NDArray[Any], starts: npt.NDArray[np.int64], width: int) -> npt.NDArray[Any]:
+    """Rows of `width` elements from the flat `values`; a view where they follow one another."""
+    if len(starts) == 0:
+        return values[:0].reshape(0, width)
+    if (np.diff(starts) == width).all():
+        return values[starts[0] : starts[0] + len(starts) * width].reshape(-1, width)
+    return values[starts[:, None] + np.arange(width)]
+
+
+def is_embedding_type(arrow_type: pa.DataType) -> bool:
+    """Whether `group_by_dimension` reads arrays of this type."""
+    if pa.types.is_binary(arrow_type) or pa.types.is_large_binary(arrow_type):
+        return True
+    is_list = (
+        pa.types.is_list(arrow_type)
+        or pa.types.is_large_list(arrow_type)
+        or pa.types.is_fixed_size_list(arrow_type)
+    )
+    return is_list and arrow_type.value_type in (pa.float32(), pa.float64())
+
+
+def group_by_dimension(
+    array: pa.Array,
+) -> tuple[list[tuple[npt.NDArray[np.int64], FloatMatrix]], npt.NDArray[np.object_]]:
+    """Matrices of the rows of `array`, one for each dimension that occurs, and what ails the others.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+        Of a type that `is_embedding_type` accepts.
+
+    Returns
+    -------
+    groups : list of (rows, matrix)
+        Row numbers (m,) and their values (m, dim), float32 or float64, possibly a view of the array.
+    problems : ndarray of object, shape (n,)
+        None, or one of this module's problem texts.
+
+    Examples
+    --------
+    >>> groups, problems = embedding_groups(pa.array([[1.0, 2.0], None, [3.0, 4.0]]))
+    >>> groups[0][0].tolist(), groups[0][1].tolist(), problems.tolist()
+    ([0, 2], [[1.0, 2.0], [3.0, 4.0]], [None, 'null embedding', None])
+    """
+    problems = np.full(len(array), None, dtype=object)
+    problems[~_validity(array)] = NULL_EMBEDDING
+    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        raw, starts, lengths = _binary_values(array)
+        problems[(lengths % FLOAT32.itemsize != 0) & (problems == None)] = BROKEN_BINARY  # noqa: E711
+        groups = _group(raw, starts, lengths, problems)
+        return [(r, np.ascontiguousarray(m).view(FLOAT32)) for r, m in groups], problems
+    values, starts, lengths = _flat_values(array)
+    flat = values.to_numpy(zero_copy_only=False)  # nulls become NaN
+    if values.null_count:
+        is_null = np.concatenate([[0], np.cumsum(~_validity(values))])
+        has_null = is_null[starts + lengths] > is_null[starts]
+        problems[has_null & (problems == None)] = NULL_ELEMENT  # noqa: E711
+    return _group(flat, starts, lengths, problems), problems
+
+
+def _group(
+    flat: npt.NDArray[Any],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    problems: npt.NDArray[np.object_],
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    good = problems == None  # noqa: E711
+    problems[good & (lengths == 0)] = EMPTY_EMBEDDING
+    good &= lengths > 0
+    groups = []
+    for width in np.unique(lengths[good]):
+        rows = np.flatnonzero(good & (lengths == width))
+        groups.append((rows, _gather(flat, starts[rows], int(width))))
+    return groups
+
+
+def normalize_embeddings(array: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """Turn an embedding column into unit vectors.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+        Of a type that `is_embedding_type` accepts, n rows.
+
+    Returns
+    -------
+    vectors : pyarrow.BinaryArray
+        float32 little endian, unit norm, on the grid; null where there is a problem.
+    dimensions : pyarrow.Int32Array
+        Null where there is a problem.
+    problems : pyarrow.StringArray
+        Null where there is none.
+
+    Examples
+    --------
+    >>> vectors, dimensions, problems = unit_vectors(pa.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> matrix_of(vectors[:1]).round(1).tolist(), dimensions.to_pylist(), problems.to_pylist()
+    ([[0.6000000238418579, 0.800000011920929]], [2, None], [None, 'zero vector'])
+    """
+    groups, problems = group_by_dimension(array)
+    dimensions = np.zeros(len(array), dtype=np.int32)
+    parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
+    for rows, matrix in groups:
+        finite = np.isfinite(matrix).all(axis=1)
+        if not finite.all():
+            problems[rows[~finite]] = NOT_FINITE
+            rows, matrix = rows[finite], matrix[finite]
+        vectors, is_zero = normalize_rows(matrix)
+        if is_zero.any():
+            problems[rows[is_zero]] = ZERO_VECTOR
+            rows, vectors = rows[~is_zero], vectors[~is_zero]
+        dimensions[rows] = matrix.shape[1]
+        parts.append((rows, vectors))
+    return (
+        _binary_array(parts, len(array)),
+        pa.array(dimensions, pa.int32(), mask=dimensions == 0),
+        pa.array(problems, pa.string()),
+    )
+
+
+def _binary_array(
+    parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]], n_rows: int
+) -> pa.BinaryArray:
+    if len(parts) == 1 and len(parts[0][0]) == n_rows:
+        return to_binary_rows(parts[0][1])
+    items: list[bytes | None] = [None] * n_rows
+    for rows, vectors in parts:
+        for row, vector in zip(rows, vectors, strict=True):
+            items[row] = vector.tobytes()
+    return pa.array(items, pa.binary())
+
+
+def to_binary_rows(matrix: npt.NDArray[Any]) -> pa.BinaryArray:
+    """One BINARY value a row of `matrix`, without copying it.
+
+    Examples
+    --------
+    >>> binary_rows(np.array([[1.0]], dtype="<f4")).to_pylist()
+    [b'\\x00\\x00\\x80?']
+    """
+    matrix = np.ascontiguousarray(matrix)
+    n, width = matrix.shape
+    offsets = np.arange(n + 1, dtype=np.int32) * (width * matrix.itemsize)
+    return pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(matrix)])
+
+
+def to_matrix(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[Any]:
+    """Matrix of a BINARY column whose rows all hold the same number of values.
+
+    Parameters
+    ----------
+    array : pyarrow.BinaryArray
+        n rows, none null.
+    dtype : dtype, default float32 little endian
+
+    Returns
+    -------
+    ndarray, shape (n, dim)
+        A view of the array's buffer where that is possible.
+
+    Raises
+    ------
+    ValueError
+        For null rows or rows of different lengths.
+
+    Examples
+    --------
+    >>> matrix_of(binary_rows(np.array([[1.0, 2.0]], dtype="<f4"))).tolist()
+    [[1.0, 2.0]]
+    """
+    item = np.dtype(dtype)
+    raw, starts, lengths = _binary_values(array)
+    if len(array) == 0:
+        return np.zeros((0, 0), dtype=item)
+    width = int(lengths[0])
+    if array.null_count or (lengths != width).any() or width % item.itemsize:
+        raise ValueError(
+            "vectors are null or of different lengths; use the rows that ingest found no problem in"
+        )
+    return np.ascontiguousarray(_gather(raw, starts, width)).view(item)

@@ -1,0 +1,334 @@
+"""Small files of a run on a local disk or an object store. Imports pyarrow, and that only when used.
+
+Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from spark_dbp.errors import ConfigError, SparkDbpError
+
+_URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+# The same store under the names that Spark's connectors give it.
+_ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
+# Where a file gets another name without being copied, by pyarrow's names.
+_RENAMING = ("local", "hdfs")
+_COPIES_AT_ONCE = 16
+_MEND = "check the URI and this machine's credentials for that store"
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is on this machine's file system.
+
+    Examples
+    --------
+    >>> is_local("/data/run"), is_local("s3://bucket/run")
+    (True, False)
+    """
+    return not _URI.match(path) or path.startswith("file:")
+
+
+def normalize(path: str | os.PathLike[str]) -> str:
+    """Absolute local path, or the URI without a trailing slash.
+
+    Examples
+    --------
+    >>> normalize("s3://bucket/run/"), normalize("file:///data/run")
+    ('s3://bucket/run', '/data/run')
+    """
+    text = os.fspath(path)
+    if not is_local(text):
+        return text.rstrip("/")
+    if text.startswith("file:"):
+        text = "/" + text[len("file:") :].lstrip("/")
+    return str(Path(text).expanduser().absolute())
+
+
+def to_spark_path(path: str) -> str:
+    """`path` as Spark must be given it: local paths by scheme, for its default may be another store."""
+    if not is_local(path) or path.startswith(("file:", "/Volumes/", "/Workspace/")):
+        return path  # Databricks serves these two itself, under the plain name
+    return "file://" + normalize(path)
+
+
+def join(base: str, *parts: str) -> str:
+    """Path below `base`.
+
+    Examples
+    --------
+    >>> join("s3://bucket/run", "tables", "../other")
+    's3://bucket/run/other'
+    """
+    if is_local(base):
+        return os.path.normpath(Path(base).joinpath(*parts))
+    scheme, rest = base.split("://", 1)
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, *parts))}"
+
+
+def make_relative(path: str, base: str) -> str:
+    """`path` as seen from the directory `base`; `path` itself where they share no root.
+
+    Examples
+    --------
+    >>> relative("s3://b/runs/one/tables/x", "s3://b/runs/two"), relative("s3://b/x", "/data")
+    ('../one/tables/x', 's3://b/x')
+    """
+    if is_local(path) != is_local(base):
+        return path
+    if is_local(path):
+        return os.path.relpath(path, base)
+    (scheme, rest), (base_scheme, base_rest) = path.split("://", 1), base.split("://", 1)
+    if scheme != base_scheme or rest.split("/")[0] != base_rest.split("/")[0]:
+        return path
+    return posixpath.relpath(rest, base_rest)
+
+
+def resolve(base: str, reference: str) -> str:
+    """Undo `relative`."""
+    return reference if _URI.match(reference) or reference.startswith("/") else join(base, reference)
+
+
+def _open_filesystem(path: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    if is_local(path):
+        return fs.LocalFileSystem(), normalize(path)
+    scheme, _, rest = path.partition("://")
+    authority, _, key = rest.partition("/")
+    # pyarrow gets no more than the root as a URI: of the rest it would decode %20, refuse spaces and cut
+    # what follows a #, where Spark takes all characters as they are.
+    filesystem, root = _filesystem_of(f"{_ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
+    return filesystem, posixpath.join(root, key) if key else root
+
+
+@lru_cache
+def _filesystem_of(root: str, pid: int) -> tuple[Any, str]:
+    """A client keeps its connections and credentials for the next request; a forked process has its own."""
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(root)
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot open {root!r}: {error}", mend="give a path, or a URI of a known store"
+        ) from None
+    except Exception as error:
+        raise SparkDbpError(f"cannot open {root!r}: {error}", mend=_MEND) from error
+
+
+@contextmanager
+def _reached(path: str) -> Iterator[tuple[Any, str]]:
+    """The file system of `path` and the path in it; what keeps a store from answering is told as such."""
+    try:
+        yield _open_filesystem(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if is_local(path):
+            raise
+        _filesystem_of.cache_clear()  # the settings may be mended before the next try
+        raise SparkDbpError(str(error), mend=_MEND) from error
+
+
+def exists(path: str) -> bool:
+    """Whether a file or a directory is there."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
+
+
+def list_names(path: str) -> list[str]:
+    """Sorted names of what lies in the directory `path`; empty when it does not exist."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
+def list_sizes(path: str) -> dict[str, int]:
+    """Sizes in bytes of the files in the directory `path`; hidden ones, as Spark sees it, left out."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    shown = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
+    return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
+
+
+def measure_tree(path: str) -> int:
+    """Bytes of all files in a directory, or of one file."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        info = filesystem.get_file_info(inner)
+        if info.type != fs.FileType.Directory:
+            return int(info.size or 0)
+        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    return sum(int(item.size or 0) for item in found)
+
+
+def read_bytes(path: str) -> bytes:
+    """Whole content of a small file."""
+    with _reached(path) as (filesystem, inner), filesystem.open_input_stream(inner) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file so that readers see all of it or none; directories are made as needed.
+
+    An object store publishes an object when its upload ends; a local file is renamed into place.
+    """
+    if is_local(path):
+        target = Path(normalize(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(target)
+        return
+    with _reached(path) as (filesystem, inner), filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
+
+
+def touch(path: str) -> None:
+    """Make an empty file; directories are made as needed."""
+    with _reached(path) as (filesystem, inner):
+        if is_local(path):
+            Path(inner).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.open_output_stream(inner).close()
+
+
+def delete(path: str) -> None:
+    """Delete a directory with all it holds, or a file; nothing happens when it does not exist."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        kind = filesystem.get_file_info(inner).type
+        if kind == fs.FileType.Directory:
+            filesystem.delete_dir(inner)
+        elif kind != fs.FileType.NotFound:
+            filesystem.delete_file(inner)
+
+
+def publish(draft: str, names: list[str], to: str) -> None:
+    """Move the files `names` from the directory `draft` to another in the same store, and delete `draft`.
+
+    An object store has no other way than to copy: inside the store, but each file is a request that takes
+    its time, so that many are under way at once.
+    """
+    with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
+        target = _open_filesystem(to)[1]
+        give = filesystem.move if filesystem.type_name in _RENAMING else filesystem.copy_file
+        moved = threads.map(lambda name: give(f"{source}/{name}", f"{target}/{name}"), names)
+        list(moved)  # raises what went wrong
+    delete(draft)
+
+
+def read_parquet(path: str) -> Any:
+    """All of a small Parquet directory or file as a pyarrow Table (never follows partition names)."""
+    import pyarrow.parquet as pq
+
+    with _reached(path) as (filesystem, inner):
+        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+
+
+def write_parquet(path: str, table: Any) -> None:
+    """Write a small pyarrow Table as the one file of the new directory `path`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())
+
+
+def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:
+    """Record batches of one Parquet file, of so many rows or about so many bytes, on one thread."""
+    import pyarrow.parquet as pq
+
+    # From a disk through a buffer that stays in the cache; from a store in few large requests.
+    how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local(path) else {"pre_buffer": True}
+    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
+        file = pq.ParquetFile(source, **how)
+        rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, measure_row_bytes(file.metadata, columns)))))
+        yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+
+def measure_row_bytes(footer: Any, columns: list[str]) -> float:
+    """Bytes that `columns` take in a row, before compression, by a Parquet file's footer."""
+    names = [footer.schema.column(number).path.split(".")[0] for number in range(footer.num_columns)]
+    wanted = [number for number, name in enumerate(names) if name in columns]
+    total = sum(
+        footer.row_group(group).column(number).total_uncompressed_size
+        for group in range(footer.num_row_groups)
+        for number in wanted
+    )
+    return total / max(1, footer.num_rows)
+
+
+def open_parquet(path: str) -> Any:
+    """A pyarrow ParquetFile, for reading single row groups."""
+    import pyarrow.parquet as pq
+
+    with _reached(path) as (filesystem, inner):
+        return pq.ParquetFile(filesystem.open_input_file(inner))
+
+
+class ParquetSink:
+    """Write a Parquet file one row group at a time; by default values are stored as they are.
+
+    Parameters
+    ----------
+    path : str
+    schema : pyarrow.Schema
+    compression : str
+    use_dictionary : bool or list of str
+        Columns with few different values.
+    write_statistics : bool
+    """
+
+    def __init__(
+        self,
+        path: str,
+        schema: Any,
+        *,
+        compression: str = "none",
+        use_dictionary: bool | list[str] = False,
+        write_statistics: bool = False,
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        with _reached(path) as (filesystem, inner):
+            if is_local(path):
+                Path(inner).parent.mkdir(parents=True, exist_ok=True)
+            self._stream = filesystem.open_output_stream(inner)
+        self._writer = pq.ParquetWriter(
+            self._stream,
+            schema,
+            compression=compression,
+            use_dictionary=use_dictionary,
+            write_statistics=write_statistics,
+        )
+
+    def write(self, table: Any) -> None:
+        """Write `table` as one row group."""
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+        self._stream.close()
