@@ -11,31 +11,46 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp._version import __version__
 
 if TYPE_CHECKING:
+    from spark_dbp import loaders
     from spark_dbp.config import RunConfig
+    from spark_dbp.engine.session import get_session, start_local_session
+    from spark_dbp.explore.verify import verify
+    from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
-    from spark_dbp.pipeline import prune_again, run
+    from spark_dbp.pipeline import plan_steps, prune_again, run
     from spark_dbp.runs import Run, open_run
     from spark_dbp.stages.cluster_stats import cluster_stats
+    from spark_dbp.stages.exact_dedup import exact_dedup
     from spark_dbp.stages.ingest import check_samples, good_samples, ingest
     from spark_dbp.stages.kmeans import SphericalKMeans
-    from spark_dbp.stages.quota import plan_quotas, solve_quotas
+    from spark_dbp.stages.minhash_dedup import minhash_dedup
+    from spark_dbp.stages.quota import plan_quotas
     from spark_dbp.stages.select import select
+    from spark_dbp.stages.semantic_dedup import semantic_dedup
 
+# Public names, and the modules that they live in. They stay, whatever module that is.
 _HOME = {
-    "KeepTrie": "keep.trie",
+    "KeepTrie": "loaders.keep_trie",
     "Run": "runs",
     "RunConfig": "config",
     "SphericalKMeans": "stages.kmeans",
     "check_samples": "stages.ingest",
     "cluster_stats": "stages.cluster_stats",
+    "exact_dedup": "stages.exact_dedup",
+    "get_session": "engine.session",
     "good_samples": "stages.ingest",
     "ingest": "stages.ingest",
+    "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",
     "plan_quotas": "stages.quota",
+    "plan_steps": "pipeline",
     "prune_again": "pipeline",
     "run": "pipeline",
     "select": "stages.select",
-    "solve_quotas": "stages.quota",
+    "semantic_dedup": "stages.semantic_dedup",
+    "solve_quotas": "kernels.quota_solver",
+    "start_local_session": "engine.session",
+    "verify": "explore.verify",
 }
 
 __all__ = [
@@ -46,18 +61,28 @@ __all__ = [
     "__version__",
     "check_samples",
     "cluster_stats",
+    "exact_dedup",
+    "get_session",
     "good_samples",
     "ingest",
+    "loaders",
+    "minhash_dedup",
     "open_run",
     "plan_quotas",
+    "plan_steps",
     "prune_again",
     "run",
     "select",
+    "semantic_dedup",
     "solve_quotas",
+    "start_local_session",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "loaders":
+        return importlib.import_module("spark_dbp.loaders")
     if name not in _HOME:
         raise AttributeError(f"module 'spark_dbp' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"spark_dbp.{_HOME[name]}"), name)

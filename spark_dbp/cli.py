@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             _print_trace()
+        from spark_dbp.engine.spark_errors import read_first_line
 
         print(
             f"spark-dbp: {type(error).__name__}: {redact(read_first_line(error))}\n"

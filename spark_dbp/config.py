@@ -12,11 +12,12 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from spark_dbp.errors import ConfigError
+from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import files
 from spark_dbp.secrets import redact
 from spark_dbp.settings import apply_settings, read_yaml
@@ -75,11 +76,6 @@ class InputConfig(_Section):
         if self.path is None:
             return []
         return [self.path] if isinstance(self.path, str) else list(self.path)
-
-    @property
-    def needs_embedding(self) -> bool:
-        """Clusters, distances and centroids all given leave nothing to compute from embeddings."""
-        return not (self.cluster_id and self.distance_to_centroid and self.centroids)
 
 
 class OutputConfig(_Section):
@@ -150,6 +146,16 @@ class DedupConfig(_Section):
     minhash: MinHashConfig | None = None
     semantic: SemanticConfig | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the input that exact and MinHash deduplication look at, each once."""
+        names: list[str | None] = []
+        if self.exact is not None:
+            names += [*self.exact.columns, self.exact.order_by]
+        if self.minhash is not None:
+            names += [self.minhash.column, self.minhash.order_by]
+        return [name for name in dict.fromkeys(names) if name is not None]
+
 
 class ClusterConfig(_Section):
     """Spherical k-means."""
@@ -182,22 +188,29 @@ class PruneConfig(_Section):
             raise ValueError("give exactly one of prune.keep_ratio and prune.n_keep")
         return self
 
-    def n_keep_of(self, n_rows: int) -> int:
+    def count_to_keep(self, n_rows: int) -> int:
         """N: `n_keep`, or floor(keep_ratio * rows) of the rows that reach pruning.
 
         The ratio counts as the decimal number that was written: 0.29 of 100 rows are 29, although
         the float nearest to 0.29 times 100 lies below that.
 
+        Raises
+        ------
+        InfeasibleError
+            When that is none, or more than there are.
+
         Examples
         --------
-        >>> PruneConfig(keep_ratio=0.29).n_keep_of(100)
+        >>> PruneConfig(keep_ratio=0.29).count_to_keep(100)
         29
         """
-        if self.n_keep is not None:
-            return self.n_keep
-        from fractions import Fraction
-
-        return math.floor(Fraction(repr(self.keep_ratio)) * n_rows)
+        n_keep = self.n_keep or math.floor(Fraction(repr(self.keep_ratio)) * n_rows)
+        if not 1 <= n_keep <= n_rows:
+            asked = f"prune.n_keep {n_keep:,}" if self.n_keep else f"prune.keep_ratio {self.keep_ratio}"
+            raise InfeasibleError(
+                f"{asked} of {n_rows:,} rows cannot be kept", mend=f"keep between 1 and {n_rows:,} rows"
+            )
+        return n_keep
 
 
 class TrieConfig(_Section):
@@ -309,7 +322,22 @@ class RunConfig(_Section):
                 values["prune"].pop(other, None)
         return self.from_dict(apply_settings(values, settings), source="--set")
 
-    def redacted(self) -> dict[str, Any]:
+    def value_at(self, path: str) -> Any:
+        """The value of a key or a section, by its path.
+
+        Examples
+        --------
+        >>> config = RunConfig.from_dict({"input": {"path": "e"}, "output": {"path": "o"},
+        ...                               "cluster": {"n_clusters": 9}, "prune": {"keep_ratio": 0.5}})
+        >>> config.value_at("prune.temperature"), config.value_at("dedup.exact.columns")
+        (0.1, None)
+        """
+        value: Any = self.model_dump()
+        for name in path.split("."):
+            value = None if value is None else value[name]
+        return value
+
+    def to_redacted_dict(self) -> dict[str, Any]:
         """All values, with secrets blanked out; for run.json and logs."""
         return redact(self.model_dump())
 

@@ -1,70 +1,257 @@
-"""The story of a run: which stage follows which, and what each one reads and writes.
+"""The story of a run: which step follows which, and what each one needs and writes.
 
-Imports the stages, the store and the session; knows none of the mathematics.
+Imports `steps`, `job`, `builds`, `accounting` and the checks of stages; knows none of the mathematics.
 
 ::
 
-    input ─ ingest ─► samples ─ cluster ─► centroids ─ assign ─► assignments ─ cluster_stats ─► cluster_stats
-                                                                     │                              │ quota
-                       keep_trie ◄─ keep_trie ─ keep_list ◄─ select ─┴──────────── quotas ◄─────────┘
+    input ─ ingest ─► samples ─ dedup ─► survivors ─ cluster ─► centroids
+                                             └────── assign ◄──────┘
+                                                       ▼
+              cluster_stats ◄─ cluster_stats ─── assignments ─── select ─► keep_list ─ keep_trie ─► keep_trie
+                    └────────────── quota ─► quotas ──────────────┘
+
+`plan_steps` declares the steps; `run` carries them out in order, `prune_again` those after the clustering.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from spark_dbp.columns import (
-    CLUSTER_ID,
-    D_INTER,
-    D_INTRA,
-    DISTANCE,
-    KEY,
-    N_ITEMS,
-    QUOTA,
-    TARGET,
-    WEIGHT,
-)
-from spark_dbp.config import PruneConfig, RunConfig, TrieConfig
-from spark_dbp.dedup import check_columns, deduplicate
-from spark_dbp.engine.mapped import MappedRows
+from spark_dbp import builds
+from spark_dbp.accounting import account_for_rows, commit_run
+from spark_dbp.columns import find_type
+from spark_dbp.config import RunConfig
 from spark_dbp.engine.session import bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
-from spark_dbp.errors import ConfigError, InfeasibleError, SparkDbpError
-from spark_dbp.io import centroids as given_centroids
-from spark_dbp.io.sources import Source, open_source
+from spark_dbp.errors import ConfigError
+from spark_dbp.io.sources import open_source
+from spark_dbp.job import Job
 from spark_dbp.lake import files
-from spark_dbp.lake.digest import digest_columns
-from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter, open_run_directory
+from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
 from spark_dbp.runs import Run, open_run
-from spark_dbp.secrets import HIDDEN, redact
-from spark_dbp.stages import kmeans
-from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats, mean_distance
-from spark_dbp.stages.ingest import check_samples, good_samples, ingest, type_of
-from spark_dbp.stages.keep_trie import build_keep_trie, check_key_expression
-from spark_dbp.stages.quota import plan_quotas
-from spark_dbp.stages.select import plan_selection
-from spark_dbp.tables import (
-    read_centroids,
-    read_committed,
-    read_samples,
-    read_table,
-    write_arrow,
-    write_frame,
-)
+from spark_dbp.stages.exact_dedup import check_comparable, check_order
+from spark_dbp.stages.keep_trie import check_key_expression
+from spark_dbp.stages.minhash_dedup import check_text
+from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
+
+
+def plan_steps(config: RunConfig) -> list[Step]:
+    """The steps that a run of this configuration takes, in their order.
+
+    Parameters
+    ----------
+    config : RunConfig
+
+    Returns
+    -------
+    list of Step
+        Nothing is run or read.
+
+    Examples
+    --------
+    >>> config = RunConfig.from_dict({"input": {"path": "e"}, "output": {"path": "o"},
+    ...                               "cluster": {"n_clusters": 9}, "prune": {"keep_ratio": 0.5}})
+    >>> [step.name for step in plan_steps(config)]
+    ['ingest', 'cluster', 'assign', 'cluster_stats', 'quota', 'select', 'keep_trie']
+    """
+    has_dedup = any(config.dedup.model_dump().values())
+    clustering = _plan_clustering(config, "survivors" if has_dedup else "samples")
+    dedup = _plan_dedup(config, later_passes=sum(step.vector_passes for step in clustering))
+    has_vectors = any(step.vector_passes for step in [*dedup, *clustering])
+    return [_plan_ingest(config, has_vectors), *dedup, *clustering, *_plan_pruning()]
+
+
+def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
+    given = config.input
+    carried = [name for name in config.dedup.columns if name != given.key]
+    columns = [given.key, given.cluster_id, given.distance_to_centroid, *carried]
+    columns.insert(1, given.embedding if has_vectors else None)
+    keys = (
+        "path",
+        "table",
+        "key",
+        "embedding",
+        "filter",
+        "cluster_id",
+        "distance_to_centroid",
+        "on_bad_rows",
+    )
+    return Step(
+        "ingest",
+        "Reading and checking the samples",
+        needs=Needs(
+            sources=(INPUT,),
+            settings=tuple(f"input.{key}" for key in keys),
+            columns=tuple(name for name in dict.fromkeys(columns) if name is not None),
+        ),
+        writes=("samples",),
+        build=partial(builds.build_samples, has_vectors=has_vectors, carried=carried),
+    )
+
+
+def _plan_dedup(config: RunConfig, later_passes: int) -> list[Step]:
+    """Exact, then MinHash, then semantic deduplication, each on the survivors of those before.
+
+    Who is left is committed after each of them. The vectors are written again only where the steps that
+    follow go over them more than once.
+    """
+    dedup = config.dedup
+    steps: list[Step] = []
+    rows, found = "samples", []
+    if dedup.exact is not None:
+        steps.append(
+            Step(
+                "exact_dedup",
+                "Finding exact duplicates",
+                needs=Needs(tables=(rows,), settings=("dedup.exact",)),
+                writes=("exact_duplicates",),
+                build=partial(builds.build_exact_duplicates, rows=rows),
+            )
+        )
+        found.append("exact_duplicates")
+        if dedup.minhash is not None:
+            texts = [name for name in (dedup.minhash.column, dedup.minhash.order_by) if name is not None]
+            carried = [name for name in dict.fromkeys(texts) if name != config.input.key]
+            steps.append(_plan_survivors("exact_survivors", found, 0, carried))
+            rows = "exact_survivors"
+    if dedup.minhash is not None:
+        steps.append(
+            Step(
+                "minhash_dedup",
+                "Finding near-duplicate texts",
+                needs=Needs(tables=(rows,), settings=("dedup.minhash",)),
+                writes=("minhash_duplicates",),
+                build=partial(builds.build_minhash_duplicates, rows=rows),
+            )
+        )
+        found.append("minhash_duplicates")
+    if dedup.semantic is not None:
+        semantic = _plan_semantic(f"{found[-1].split('_')[0]}_survivors" if found else "samples")
+        if found:
+            passes = sum(step.vector_passes for step in semantic)
+            steps.append(_plan_survivors(semantic[0].needs.tables[0], found, passes))
+        steps += semantic
+        found.append("semantic_pairs")
+    return [*steps, _plan_survivors("survivors", found, later_passes)] if found else []
+
+
+def _plan_survivors(table: str, found: list[str], later_passes: int, carried: Iterable[str] = ()) -> Step:
+    return Step(
+        table,
+        "Leaving the duplicates out",
+        needs=Needs(tables=("samples", *found)),
+        writes=(table, "duplicates") if table == "survivors" else (table,),
+        build=partial(
+            builds.build_survivors,
+            table=table,
+            found=tuple(found),
+            with_vectors=later_passes > 1,
+            carried=tuple(carried),
+        ),
+        vector_passes=1 if later_passes > 1 else 0,
+    )
+
+
+def _plan_semantic(rows: str) -> list[Step]:
+    clusters = ("n_clusters", "n_iter", "max_points_per_centroid", "seed")
+    compared = ("eps", "groups", "which_to_keep", "seed")
+    return [
+        Step(
+            "semantic_clusters",
+            "Clustering for semantic deduplication",
+            needs=Needs(tables=(rows,), settings=tuple(f"dedup.semantic.{key}" for key in clusters)),
+            writes=("semantic_centroids", "semantic_assignments"),
+            build=partial(builds.build_semantic_clusters, rows=rows),
+            vector_passes=2,
+        ),
+        Step(
+            "semantic_dedup",
+            "Finding semantic duplicates",
+            needs=Needs(
+                tables=(rows, "semantic_assignments"),
+                settings=tuple(f"dedup.semantic.{key}" for key in compared),
+            ),
+            writes=("semantic_pairs",),
+            build=partial(builds.build_semantic_pairs, rows=rows),
+            vector_passes=1,
+        ),
+    ]
+
+
+def _plan_clustering(config: RunConfig, rows: str) -> list[Step]:
+    """Centroids and assignments of the samples in the table `rows`."""
+    given = config.input
+    if given.cluster_id is None:
+        title, build = f"Clustering into {config.cluster.n_clusters:,} concepts", builds.build_centroids
+        needs = Needs(tables=(rows,), settings=("cluster",))
+        passes = 1 + (config.cluster.n_iter if config.cluster.train == "full" else 0)
+    elif given.centroids is None:
+        title, build = "Averaging the given clusters", builds.build_mean_centroids
+        needs, passes = Needs(tables=(rows,)), 1
+    else:
+        title, build = "Taking the centroids as given", builds.build_given_centroids
+        needs, passes = Needs(tables=(rows,), settings=("input.centroids",), sources=(CENTROIDS,)), 0
+    return [
+        Step("cluster", title, needs, ("centroids",), partial(build, rows=rows), vector_passes=passes),
+        Step(
+            "assign",
+            "Assigning every sample to its centroid",
+            needs=Needs(tables=(rows, "centroids")),
+            writes=("assignments",),
+            build=partial(builds.build_assignments, rows=rows),
+            vector_passes=0 if given.distance_to_centroid else 1,
+        ),
+    ]
+
+
+def _plan_pruning() -> list[Step]:
+    """From the assignments to what is kept: what `prune_again` does anew."""
+    quotas = ("keep_ratio", "n_keep", "temperature", "complexity", "min_per_cluster", "cluster_balance")
+    return [
+        Step(
+            "cluster_stats",
+            "Measuring d_intra and d_inter",
+            needs=Needs(tables=("assignments", "centroids"), settings=("prune.n_neighbors",)),
+            writes=("cluster_stats",),
+            build=builds.build_cluster_stats,
+        ),
+        Step(
+            "quota",
+            "Setting the quotas",
+            needs=Needs(tables=("cluster_stats",), settings=tuple(f"prune.{key}" for key in quotas)),
+            writes=("quotas",),
+            build=builds.build_quotas,
+        ),
+        Step(
+            "select",
+            "Keeping the {n_keep:,} samples",
+            needs=Needs(
+                tables=("assignments", "cluster_stats", "quotas"),
+                settings=("prune.which_to_keep", "prune.seed"),
+            ),
+            writes=("keep_list",),
+            build=builds.build_keep_list,
+        ),
+        Step(
+            "keep_trie",
+            "Writing the trie",
+            needs=Needs(tables=("keep_list",), settings=("trie",)),
+            writes=("keep_trie",),
+            build=builds.build_trie,
+        ),
+    ]
 
 
 def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = False) -> Run:
     """Run the whole job: from an embeddings table to a keep list and its tries.
 
-    Stages that an earlier run in the same directory finished with the same input and settings are
+    Steps that an earlier run in the same directory finished with the same input and settings are
     reused. Progress goes to the logger ``spark_dbp``.
 
     Parameters
@@ -85,33 +272,46 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         With a message that names what is wrong and what mends it. Nothing is committed then.
     """
     spark = spark or get_session(config.spark)
-    with open_run_directory(config.output.path) as store, guard_session(spark), translate_errors():
+    with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         if fresh:
-            store.forget()
-        source = open_source(spark, config)
-        with bound_batches(spark, source.snapshot.bytes_per_row):
-            with translate_errors(source.name):
-                _check_early(spark, config, source)
-                store.n_rows = source.snapshot.rows
-                ingested = _ingest(store, spark, config, source)
-                samples, duplicates = deduplicate(store, spark, config, source, ingested)
-            store.n_rows = n_rows = samples.info["n_rows"]
-            centroids = _cluster(store, spark, config, samples)
-            assignments = _assign(store, spark, config, samples, centroids)
-        stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
-        _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
-        account = {
-            "rows_in": source.snapshot.rows,
-            "dropped": {
-                "input.filter": samples.info["filtered"],
-                **samples.info["dropped"],
-                **duplicates,
-                "pruned": n_rows - quotas.info["n_keep"],
-            },
-            "kept": quotas.info["n_keep"],
-        }
-        _commit(store, spark, config, asdict(source.snapshot), account)
+            directory.forget()
+        steps = plan_steps(config)
+        job = Job(config, spark, directory, open_source(spark, **_locate_input(config, steps)))
+        with translate_errors(job.source.name):
+            _check_early(job)
+        with bound_batches(spark, job.source.snapshot.bytes_per_row):
+            for step in steps:
+                job.carry_out(step)
+        commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
     return open_run(config.output.path)
+
+
+def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
+    given = config.input
+    columns = [name for step in steps for name in step.needs.columns]
+    return {
+        "paths": given.paths,
+        "table": given.table,
+        "predicate": given.filter,
+        "columns": list(dict.fromkeys(columns)),
+    }
+
+
+def _check_early(job: Job) -> None:
+    """Refuse at once what a late step would refuse after hours."""
+    config, frame = job.config, job.source.frame
+    key_type = find_type(frame, config.input.key, "input.key")
+    check_key_expression(job.spark, key_type, config.trie.key)
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    if exact is not None:
+        check_comparable(frame, exact.columns)
+    if minhash is not None:
+        check_text(frame, minhash.column)
+    for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
+        if settings is not None and settings.order_by is not None:
+            check_order(frame, settings.order_by, f"{section}.order_by")
+    if config.input.centroids is not None:
+        job.given_centroids.read()
 
 
 def prune_again(
@@ -147,295 +347,37 @@ def prune_again(
     out = files.normalize(out)
     if out == source.path:
         raise ConfigError(f"--out {out} is the run to prune again", mend="name another directory")
-    config = _config_of(source).with_settings([*settings, f"output.path={out}"])
+    before = source.config()
+    config = before.with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
-    with open_run_directory(out) as store, guard_session(spark), translate_errors():
-        shared = [name for name in source.document["stages"] if name not in _PRUNING]
-        if config.prune.n_neighbors == source.document["config"]["prune"]["n_neighbors"]:
-            shared.append("cluster_stats")
-        store.adopt(_seen_from(source, store, name) for name in shared)
-        n_rows = source.document["summary"]["rows_to_prune"]
-        store.n_rows = n_rows
-        centroids, assignments = store.stages["cluster"], store.stages["assign"]
-        stats, quotas = _plan(store, spark, config.prune, centroids, assignments, n_rows)
-        _keep(store, spark, config.prune, config.trie, assignments, stats, quotas)
+    pruning = _plan_pruning()
+    # The statistics are shared too, unless they would come out otherwise.
+    anew = {step.name for step in pruning} - {
+        step.name
+        for step in pruning
+        if step.name == "cluster_stats"
+        and all(before.value_at(path) == config.value_at(path) for path in step.needs.settings)
+    }
+    with open_run_directory(out) as directory, guard_session(spark), translate_errors():
+        directory.adopt(
+            _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
+        )
+        job = Job(config, spark, directory)
+        for step in pruning:
+            if step.name in anew:
+                job.carry_out(step)
         account = dict(source.document["accounting"])
-        n_keep = quotas.info["n_keep"]
+        n_rows, n_keep = job.count_rows("assignments"), job.count_rows("keep_list")
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
         account["kept"] = n_keep
-        _commit(store, spark, config, source.document["input"], account, source=source)
+        commit_run(job, source.document["input"], account, base=source)
     return open_run(out)
 
 
-_PRUNING = ("cluster_stats", "quota", "select", "keep_trie")
-
-
-def _check_early(spark: SparkSession, config: RunConfig, source: Source) -> None:
-    """Refuse at once what a late stage would refuse after hours."""
-    key_type = type_of(source.table, config.input.key, "key")
-    check_key_expression(spark, key_type, config.trie.key)
-    check_columns(config, source.table)
-    if config.input.centroids is not None:
-        given_centroids.read_centroids(spark, config.input.centroids)
-
-
-# The stages. Each names what its result depends on, builds its tables, and reads them back.
-
-
-def _ingest(store: RunDirectory, spark: SparkSession, config: RunConfig, source: Source) -> FinishedStep:
-    given = config.input
-
-    def build(writer: StepWriter) -> None:
-        samples = ingest(
-            source.rows(),
-            key=given.key,
-            embedding=given.embedding if given.needs_embedding else None,
-            cluster_id=given.cluster_id,
-            distance_to_centroid=given.distance_to_centroid,
-        )
-        written = write_frame(writer, spark, "samples", samples)
-        source.check_unchanged(writer.stage.rows["samples"])
-        report = check_samples(written, given.on_bad_rows)
-        _, (keys,) = digest_columns(good_samples(written, report.dimension), [KEY])
-        filtered = source.snapshot.rows - writer.stage.rows["samples"]
-        writer.stage.info.update(asdict(report), keys=keys, filtered=filtered)
-        if config.cluster.n_clusters is not None and given.cluster_id is None:
-            kmeans.check_n_clusters(config.cluster.n_clusters, report.n_rows)
-        _n_keep(config.prune, report.n_rows)
-
-    depends = {
-        "the input": asdict(source.snapshot),
-        "input": {**given.model_dump(exclude={"centroids"}), "needs_embedding": given.needs_embedding},
+def _see_from(source: Run, directory: RunDirectory, name: str) -> FinishedStep:
+    """A step of `source`, its tables as seen from another run directory."""
+    step = FinishedStep(**source.document["stages"][name])
+    step.tables = {
+        table: files.make_relative(source.table_path(table), directory.path) for table in step.tables
     }
-    return store.stage("ingest", "Reading and checking the samples", depends, build)
-
-
-def _cluster(
-    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep
-) -> FinishedStep:
-    if config.input.cluster_id is not None:
-        return _take_clusters(store, spark, config, samples)
-    settings = config.cluster
-
-    def build(writer: StepWriter) -> None:
-        assert settings.n_clusters is not None
-        model = kmeans.SphericalKMeans(
-            settings.n_clusters,
-            n_iter=settings.n_iter,
-            train=settings.train,
-            init=settings.init,
-            tol=settings.tol,
-            max_points_per_centroid=settings.max_points_per_centroid,
-            seed=settings.seed,
-        ).fit(read_samples(store, spark, samples), samples.info["n_rows"])
-        cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
-        write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, model.centroids_))
-        history = [asdict(iteration) for iteration in model.history_]
-        writer.stage.info.update(n_train=model.n_train_, history=history)
-
-    depends = {"the samples": samples.content, "cluster": settings.model_dump()}
-    return store.stage("cluster", f"Clustering into {settings.n_clusters:,} concepts", depends, build)
-
-
-def _take_clusters(
-    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep
-) -> FinishedStep:
-    path = config.input.centroids
-
-    def build(writer: StepWriter) -> None:
-        frame = read_samples(store, spark, samples)
-        if path is None:
-            cluster_ids, centroids = kmeans.compute_mean_centroids(frame)
-        else:
-            cluster_ids, centroids = given_centroids.read_centroids(spark, path)
-            given_centroids.check_centroids(
-                frame.frame, cluster_ids, centroids, samples.info["dimension"], path
-            )
-        write_arrow(writer, spark, "centroids", kmeans.centroids_table(cluster_ids, centroids))
-
-    depends = {
-        "the samples": samples.content,
-        "input.centroids": [path, given_centroids.snapshot(spark, path) if path else None],
-    }
-    title = "Taking the centroids as given" if path else "Averaging the given clusters"
-    return store.stage("cluster", title, depends, build)
-
-
-def _assign(
-    store: RunDirectory, spark: SparkSession, config: RunConfig, samples: FinishedStep, cluster: FinishedStep
-) -> FinishedStep:
-    def build(writer: StepWriter) -> None:
-        frame = read_samples(store, spark, samples)
-        cluster_ids, centroids = read_centroids(store, cluster)
-        assigned: DataFrame | MappedRows
-        if config.input.cluster_id is None:
-            assigned = kmeans.plan_assignment(frame, centroids)
-        elif config.input.distance_to_centroid is None:
-            assigned = kmeans.assign_given(frame, cluster_ids, centroids)
-        else:
-            assigned = frame.frame.select(KEY, CLUSTER_ID, DISTANCE)
-        expected = {"expected_rows": samples.info["n_rows"], "expected_keys": samples.info["keys"]}
-        write_frame(writer, spark, "assignments", assigned, **expected)
-
-    depends = {"the samples": samples.content, "the centroids": cluster.content}
-    return store.stage("assign", "Assigning every sample to its centroid", depends, build)
-
-
-def _plan(
-    store: RunDirectory,
-    spark: SparkSession,
-    prune: PruneConfig,
-    cluster: FinishedStep,
-    assignments: FinishedStep,
-    n_rows: int,
-) -> tuple[FinishedStep, FinishedStep]:
-    def build_stats(writer: StepWriter) -> None:
-        frame = cluster_stats(read_committed(store, spark, assignments, "assignments"))
-        table = complete_stats(frame, *read_centroids(store, cluster), prune.n_neighbors)
-        write_arrow(writer, spark, "cluster_stats", table)
-
-    depends = {"the assignments": assignments.content, "prune.n_neighbors": prune.n_neighbors}
-    stats = store.stage("cluster_stats", "Measuring d_intra and d_inter", depends, build_stats)
-
-    def build_quotas(writer: StepWriter) -> None:
-        table = files.read_parquet(store.at(stats.tables["cluster_stats"]))
-        columns = {name: table.column(name).to_numpy() for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER)}
-        n_keep = _n_keep(prune, n_rows)
-        plan = plan_quotas(
-            columns[N_ITEMS],
-            columns[D_INTRA],
-            columns[D_INTER],
-            n_keep,
-            complexity=prune.complexity,
-            temperature=prune.temperature,
-            min_per_cluster=prune.min_per_cluster,
-            cluster_balance=prune.cluster_balance,
-        )
-        import pyarrow as pa
-
-        quotas = {CLUSTER_ID: columns[CLUSTER_ID], N_ITEMS: columns[N_ITEMS]}
-        quotas |= {WEIGHT: plan["weight"], TARGET: plan["target"], QUOTA: plan["quota"]}
-        write_arrow(writer, spark, "quotas", pa.table(quotas))
-        writer.stage.info.update(_quota_facts(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
-
-    settings = prune.model_dump(exclude={"which_to_keep", "seed"})
-    depends = {"the statistics": stats.content, "rows": n_rows, "prune": settings}
-    return stats, store.stage("quota", "Setting the quotas", depends, build_quotas)
-
-
-def _keep(
-    store: RunDirectory,
-    spark: SparkSession,
-    prune: PruneConfig,
-    trie: TrieConfig,
-    assignments: FinishedStep,
-    stats: FinishedStep,
-    quotas: FinishedStep,
-) -> None:
-    n_keep = quotas.info["n_keep"]
-
-    def build_keep_list(writer: StepWriter) -> None:
-        kept = plan_selection(
-            read_committed(store, spark, assignments, "assignments"),
-            read_table(store, spark, quotas, "quotas"),
-            which_to_keep=prune.which_to_keep,
-            seed=prune.seed,
-            stats=read_table(store, spark, stats, "cluster_stats"),
-        )
-        write_frame(writer, spark, "keep_list", kept, expected_rows=n_keep)
-
-    depends = {
-        "the quotas": quotas.content,
-        "prune": {"which_to_keep": prune.which_to_keep, "seed": prune.seed},
-    }
-    keep_list = store.stage("select", f"Keeping the {n_keep:,} samples", depends, build_keep_list)
-
-    def build_trie(writer: StepWriter) -> None:
-        kept = read_committed(store, spark, keep_list, "keep_list")
-        path = writer.new_directory("keep_trie")
-        manifest = build_keep_trie(kept, path, n_keep, key=trie.key, shards=trie.shards)
-        writer.report("keep_trie", manifest["n_keys"])
-
-    depends = {"the keep list": keep_list.content, "trie": trie.model_dump()}
-    store.stage("keep_trie", "Writing the trie", depends, build_trie)
-
-
-def _commit(
-    store: RunDirectory,
-    spark: SparkSession,
-    config: RunConfig,
-    snapshot: dict[str, Any],
-    account: dict[str, Any],
-    source: Run | None = None,
-) -> None:
-    if account["rows_in"] != account["kept"] + sum(account["dropped"].values()):
-        raise SparkDbpError(f"rows do not add up: {account}", mend="please report this as a bug")
-    quotas = store.stages["quota"].info
-
-    def mean_of(stage: str, table: str) -> float:
-        return mean_distance(read_table(store, spark, store.stages[stage], table))
-
-    store.commit(
-        {
-            "config": config.redacted(),
-            "versions": {
-                "spark": spark.version,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-            },
-            "input": snapshot,
-            "accounting": account,
-            "base_run": source and {"path": redact(source.path), "run_id": source.document["run_id"]},
-            "kmeans": store.stages["cluster"].info,
-            "summary": {
-                "rows_to_prune": account["kept"] + account["dropped"]["pruned"],
-                "which_to_keep": config.prune.which_to_keep,
-                **{name: value for name, value in quotas.items() if name != "n_keep"},
-                "mean_distance": mean_of("assign", "assignments"),
-                "mean_distance_kept": mean_of("select", "keep_list"),
-            },
-        }
-    )
-
-
-# Small things.
-
-
-def _n_keep(prune: PruneConfig, n_rows: int) -> int:
-    n_keep = prune.n_keep_of(n_rows)
-    if not 1 <= n_keep <= n_rows:
-        asked = f"prune.n_keep {n_keep:,}" if prune.n_keep else f"prune.keep_ratio {prune.keep_ratio}"
-        raise InfeasibleError(
-            f"{asked} of {n_rows:,} rows cannot be kept", mend=f"keep between 1 and {n_rows:,} rows"
-        )
-    return n_keep
-
-
-def _quota_facts(n_items: Any, quota: Any, floor: Any) -> dict[str, Any]:
-    used = n_items > 0
-    return {
-        "clusters": int(used.sum()),
-        "empty_clusters": int((~used).sum()),
-        "cluster_sizes": [int(n_items[used].min()), int(n_items[used].max())],
-        "quotas": [int(quota[used].min()), int(quota[used].max())],
-        "saturated": int((used & (quota == n_items)).sum()),
-        "at_floor": int((used & (quota == floor) & (quota < n_items)).sum()),
-    }
-
-
-def _config_of(source: Run) -> RunConfig:
-    values = source.document["config"]
-    hidden = [name for name, value in values["spark"].items() if value == HIDDEN]
-    for name in hidden:  # a secret was never written down; the session has to bring its own
-        del values["spark"][name]
-    prune = {name: value for name, value in values["prune"].items() if value is not None}
-    return RunConfig.from_dict({**values, "prune": prune}, source=f"{source.path}/run.json")
-
-
-def _seen_from(source: Run, store: RunDirectory, name: str) -> FinishedStep:
-    """A stage of `source`, its tables as seen from the new run."""
-    stage = FinishedStep(**source.document["stages"][name])
-    stage.tables = {
-        table: files.make_relative(source.table_path(table), store.path) for table in stage.tables
-    }
-    return stage
+    return step

@@ -1,4 +1,6 @@
-"""Read a finished run. Imports `files`, numpy; pandas and pyspark only in the methods that return them."""
+"""Read a finished run. Imports `config`, `lake`, kernels; pandas and pyspark only in the
+methods that return them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,13 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import CENTROID, CLUSTER_ID
+from spark_dbp._version import __version__
+from spark_dbp.config import RunConfig
 from spark_dbp.errors import InputError
+from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files
-from spark_dbp.lake.store import RUN_JSON
+from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
+from spark_dbp.secrets import HIDDEN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +43,16 @@ class Run:
     def __init__(self, path: str, document: dict[str, Any]) -> None:
         self.path = path
         self.document = document
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was made with.
+
+        Secrets are missing: they were never written down, and the session has to bring its own.
+        """
+        values = dict(self.document["config"])
+        values["spark"] = {name: value for name, value in values["spark"].items() if value != HIDDEN}
+        values["prune"] = {name: value for name, value in values["prune"].items() if value is not None}
+        return RunConfig.from_dict(values, source=f"{self.path}/{RUN_JSON}")
 
     def table_path(self, table: str) -> str:
         """Where a table lies.
@@ -74,9 +89,7 @@ class Run:
 
     def centroids(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Cluster ids, shape (k,), and centroids, shape (k, dim), unit norm."""
-        table = files.read_parquet(self.table_path("centroids")).combine_chunks()
-        values = table.column(CENTROID).combine_chunks().flatten().to_numpy()
-        return table.column(CLUSTER_ID).to_numpy(), values.reshape(table.num_rows, -1)
+        return split_centroids_table(files.read_parquet(self.table_path("centroids")))
 
     def keep_trie(self) -> KeepTrie:
         """The kept keys as a set on disk."""
@@ -193,4 +206,11 @@ def open_run(path: str | os.PathLike[str]) -> Run:
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file} is not a run.json of this program", mend="run the job again") from None
+    format_version = document.get("format_version", 1)
+    if format_version not in range(1, FORMAT_VERSION + 1):
+        made_by = describe_version(document.get("spark_dbp"), format_version)
+        raise InputError(
+            f"{base} was made by {made_by}; this is {describe_version(__version__, FORMAT_VERSION)}",
+            mend=f"open it with spark-dbp {document.get('spark_dbp')} or a later one",
+        )
     return Run(base, document)

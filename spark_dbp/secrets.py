@@ -42,9 +42,9 @@ def redact(value: Any) -> Any:
 
     Examples
     --------
-    >>> without_secrets("cannot open s3://AKIA:abc/def@bucket/x?sig=123&se=4")
+    >>> redact("cannot open s3://AKIA:abc/def@bucket/x?sig=123&se=4")
     'cannot open s3://(redacted)@bucket/x?sig=(redacted)&se=4'
-    >>> without_secrets({"fs.s3a.secret.key": "abc", "path": "abfss://container@account/x"})
+    >>> redact({"fs.s3a.secret.key": "abc", "path": "abfss://container@account/x"})
     {'fs.s3a.secret.key': '(redacted)', 'path': 'abfss://container@account/x'}
     """
     if isinstance(value, str):

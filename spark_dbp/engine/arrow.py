@@ -1,10 +1,12 @@
-"""Map a function over the samples: over a DataFrame, or straight over the files of a committed table.
+"""Workers that read and write Parquet themselves: committed tables in, new tables out.
 
 Imports `files`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
 
 Vectors are most of what a run moves. Through Spark they would be decoded into rows, encoded as Arrow
 and sent through a socket before a worker sees them; from a table that this program committed, workers
-read the Parquet files themselves, at the speed of pyarrow.
+read the Parquet files themselves, at the speed of pyarrow. The same holds for what workers make: through
+Spark it would be decoded row by row and encoded again. As Spark does it, the files of a worker are drafts
+until the driver has heard of them: what a failed or repeated task left is never part of the table.
 """
 
 from __future__ import annotations
@@ -12,9 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from spark_dbp.columns import DIMENSION, KEY, PROBLEM, VECTOR
-from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions, map_in_arrow
+from spark_dbp.columns import CLUSTER_ID, DIMENSION, KEY, PROBLEM, VECTOR
+from spark_dbp.engine.compat import (
+    BatchFunction,
+    count_shuffle_partitions,
+    map_in_arrow,
+    read_parquet_codec,
+    to_arrow_schema,
+)
 from spark_dbp.lake import files
 from spark_dbp.lake.progress import name_pass, report_progress
 
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
 _BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
 # Bytes of vectors and of keys in a batch read from a file, and files whose footers tell how long keys are.
 _BATCH_BYTES, _FOOTERS = 32 << 20, 16
+# Rows and bytes of a row group that a worker writes.
+_GROUP_ROWS, _GROUP_BYTES = 2**19, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -193,3 +204,69 @@ def _read_file(path: str, columns: list[str], check: bool, dimension: int | None
             batch = batch.filter(good)
         if batch.num_rows:
             yield batch.select(columns)
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """A function of the workers, applied to a DataFrame.
+
+    Attributes
+    ----------
+    source : DataFrame
+    function : callable
+        From an iterator of record batches with the columns of `source` to one with those of `schema`.
+    schema : StructType
+    rest : DataFrame, optional
+        Further rows, which Spark makes.
+    """
+
+    source: DataFrame
+    function: BatchFunction
+    schema: StructType
+    rest: DataFrame | None = None
+
+    def to_frame(self) -> DataFrame:
+        """The rows as a DataFrame."""
+        made = map_in_arrow(self.source, self.function, self.schema)
+        return made if self.rest is None else made.unionByName(self.rest)
+
+    def write_parquet(self, path: str) -> None:
+        """Write the rows to the new directory `path`, reachable from the workers."""
+        if not all(reads_alike(field.dataType) for field in self.schema):
+            self.to_frame().write.parquet(files.to_spark_path(path))
+            return
+        draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
+        written = self._write_files(self.source, self.function, draft)
+        if self.rest is not None:
+            written += self._write_files(self.rest, lambda batches: batches, draft)
+        files.publish(draft, written, path)
+        if not written:  # Spark leaves a file that has the columns
+            self.to_frame().limit(0).write.parquet(files.to_spark_path(path))
+
+    def _write_files(self, source: DataFrame, function: BatchFunction, draft: str) -> list[str]:
+        """Let the workers write files to `draft`; returns their names."""
+        schema, codec = to_arrow_schema(self.schema), read_parquet_codec(source.sparkSession)
+
+        def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            import pyarrow as pa
+            from pyspark import TaskContext
+
+            context = TaskContext.get()
+            name = f"part-{context.partitionId() if context else 0:05d}-{uuid4().hex[:8]}.parquet"
+            sink = None
+            for table in gather_batches(function(batches), _GROUP_ROWS, _GROUP_BYTES):
+                if sink is None:
+                    # Keys are all different: a dictionary would only grow until it is given up.
+                    sink = files.ParquetSink(
+                        files.join(draft, name),
+                        schema,
+                        compression=codec,
+                        use_dictionary=[CLUSTER_ID],
+                        write_statistics=True,
+                    )
+                sink.write(table.select(schema.names).cast(schema))
+            if sink is not None:
+                sink.close()
+                yield pa.RecordBatch.from_pydict({"name": [name]})
+
+        return [row.name for row in map_in_arrow(source, write, "name STRING").collect()]

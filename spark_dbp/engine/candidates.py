@@ -1,39 +1,32 @@
-"""Pairs of texts that share a band.
+"""Pairs of texts that share a band, on Spark.
 
-Imports `scan`, `signatures`, `vectors`; pyspark and pyarrow inside functions.
+Imports `arrow`, `blocks`, `compat` and kernels; pyspark and pyarrow inside functions.
 
-Every text has a dozen bands or more, so bands travel as blocks of numbers and not as rows: a shuffle of rows
-takes several times as long as all else. Buckets too large for a worker's memory go through Spark's
-sort instead.
+Every text has a dozen bands or more, so their entries travel as blocks: a shuffle of rows takes several times
+as long as all else. Parts too large for a worker's memory go through Spark's sort instead.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from spark_dbp.engine.arrow import write_and_read_back
+from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_block, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import map_in_arrow
-from spark_dbp.kernels.signatures import bound_similarities
+from spark_dbp.kernels.buckets import ENTRY_BYTES, NEIGHBOURS, OF_TEXT, ROUNDING, enter_bands, pair_in_buckets
 from spark_dbp.kernels.vectors import to_matrix
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# In a bucket each text is compared with this many that follow it by id; in smaller ones with all.
-NEIGHBOURS = 100
-# A block's entry: what `bound_similarities` asks for stands beside band and id.
-_ENTRY = np.dtype([("band", "<i8"), ("id", "<i8"), ("n_shingles", "<i4"), ("parity", "<i8")])
-_OF_TEXT = ["id", "n_shingles", "parity"]
-# A bound may fall below the similarity by so much where both are rounded.
-_ROUNDING = 1e-9
-# A worker is meant to hold the first many bytes of entries at a time, and never holds more than the second.
-_MEANT, _MOST = 2**24, 2**27
+# Bytes of entries that a worker holds: usually, at most.
+_USUAL, _MOST = 2**24, 2**27
 
 
 def find_candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scratch: str) -> DataFrame:
@@ -59,155 +52,80 @@ def find_candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scrat
     The time is O(n log n) for n bands in buckets of bounded size. In buckets of more than `NEIGHBOURS` texts,
     each text is paired with the `NEIGHBOURS` that follow it by id only.
     """
-    n_parts = max(1, math.ceil(texts.count() * n_bands * _ENTRY.itemsize / _MEANT))
+    n_parts = max(1, math.ceil(texts.count() * n_bands * ENTRY_BYTES / _USUAL))
+    tasks = number_tasks(texts, n_parts)
 
     def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return split_into_blocks(enter(batches), n_parts, part_of, tasks)
+
+    def enter(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         for batch in batches:
-            of_text = {name: batch.column(name).to_numpy() for name in _OF_TEXT}
-            blocks = list(band_blocks(of_text, to_matrix(batch.column("bands"), "<i8"), n_parts))
-            numbers = pa.array([part for part, _ in blocks], pa.int32())
-            entries = pa.array([block.tobytes() for _, block in blocks], pa.binary())
-            yield pa.RecordBatch.from_arrays([numbers, entries], ["part", "entries"])
+            if batch.num_rows:
+                of_text = {name: batch.column(name).to_numpy() for name in OF_TEXT}
+                entries = enter_bands(of_text, to_matrix(batch.column("bands"), "<i8"))
+                yield pa.RecordBatch.from_pydict(entries)
+
+    def part_of(rows: pa.Table) -> npt.NDArray[np.uint64]:
+        return rows.column("band").to_numpy().view(np.uint64) % np.uint64(n_parts)
 
     most = _MOST  # the workers' module has its own
 
     def meet(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pairs of the one part of this task; its blocks as they are where they are too many."""
         import pyarrow as pa
 
-        held: list[pa.Array] = []
+        held: list[pa.BinaryScalar] = []
         n_bytes = 0
         for batch in batches:
-            held.append(batch.column("entries"))
-            n_bytes += batch.column("entries").nbytes
+            held += list(batch.column("rows"))
+            n_bytes += batch.column("rows").nbytes
             if n_bytes > most:
-                yield from (_left(blocks) for blocks in held)
+                yield _leave(held)
                 held = []
-        if n_bytes > most:
-            yield from (_left(blocks) for blocks in held)
+        if n_bytes > most or not held:
             return
-        entries = [np.frombuffer(block.as_buffer(), dtype=_ENTRY) for blocks in held for block in blocks]
-        if entries:
-            for a, b in pairs_in_buckets(np.concatenate(entries), threshold):
-                no_block = pa.nulls(len(a), pa.binary())
-                yield pa.RecordBatch.from_arrays([pa.array(a), pa.array(b), no_block], ["a", "b", "entries"])
+        rows = pa.concat_tables([read_block(block) for block in held]).combine_chunks()
+        entries = {name: rows.column(name).to_numpy() for name in rows.column_names}
+        for a, b in pair_in_buckets(entries, threshold):
+            no_block = pa.nulls(len(a), pa.binary())
+            yield pa.RecordBatch.from_arrays([pa.array(a), pa.array(b), no_block], ["a", "b", "entries"])
 
-    blocks = map_in_arrow(texts.select(*_OF_TEXT, "bands"), split, "part INT, entries BINARY")
-    shuffled = blocks.repartition(n_parts, "part")
+    blocks = map_in_arrow(texts.select(*OF_TEXT, "bands"), split, BLOCKS)
+    shuffled = shuffle_blocks(blocks, n_parts)
     met = write_and_read_back(map_in_arrow(shuffled, meet, "a BIGINT, b BIGINT, entries BINARY"), scratch)
     pairs = met.where("entries IS NULL").select("a", "b")
     left = met.where("entries IS NOT NULL").select("entries")
     if not left.isEmpty():
-        pairs = pairs.unionByName(_sorted_by_spark(left, threshold))
+        pairs = pairs.unionByName(_pair_by_sorting(left, threshold))
     return pairs.distinct()
 
 
-def band_blocks(
-    of_text: dict[str, npt.NDArray[Any]], bands: npt.NDArray[np.int64], n_parts: int
-) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
-    """Bands and their texts as blocks, one for each part that has any; equal bands always fall in one part.
-
-    Parameters
-    ----------
-    of_text : dict of str to ndarray of shape (n,)
-        ``id``, ``n_shingles``, ``parity``.
-    bands : ndarray of shape (n, n_bands), int64
-    n_parts : int
-
-    Yields
-    ------
-    part : int
-        Below `n_parts`.
-    entries : ndarray of (band, id, n_shingles, parity)
-
-    Examples
-    --------
-    >>> of_text = {"id": np.array([1, 2]), "n_shingles": np.array([4, 5]), "parity": np.array([0, 1])}
-    >>> [(part, found.tolist()) for part, found in band_blocks(of_text, np.array([[7, 8], [7, 9]]), 1)]
-    [(0, [(7, 1, 4, 0), (8, 1, 4, 0), (7, 2, 5, 1), (9, 2, 5, 1)])]
-    """
-    entries = np.empty(bands.size, dtype=_ENTRY)
-    entries["band"] = bands.reshape(-1)
-    for name in _OF_TEXT:
-        entries[name] = np.repeat(of_text[name], bands.shape[1])
-    part = entries["band"].view(np.uint64) % np.uint64(n_parts)
-    order = np.argsort(part, kind="stable")
-    bounds = np.searchsorted(part, np.arange(n_parts + 1, dtype=np.uint64), sorter=order)
-    for number in range(n_parts):
-        if bounds[number] < bounds[number + 1]:
-            yield number, entries[order[bounds[number] : bounds[number + 1]]]
-
-
-def pairs_in_buckets(
-    entries: npt.NDArray[np.void], threshold: float
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Pairs of ids that share a band, as arrays; a pair that shares several is there several times.
-
-    Parameters
-    ----------
-    entries : ndarray of (band, id, n_shingles, parity)
-    threshold : float
-        Pairs whose `bound_similarities` are below it are left out.
-
-    Yields
-    ------
-    a, b : ndarray of int64
-        a is below b, and b one of the `NEIGHBOURS` that follow a in the bucket.
-
-    Examples
-    --------
-    >>> of_text = {"id": np.array([3, 1, 2]), "n_shingles": np.full(3, 9), "parity": np.array([0, 0, 63])}
-    >>> _, entries = next(band_blocks(of_text, np.array([[7], [7], [7]]), 1))
-    >>> [(a.tolist(), b.tolist()) for a, b in pairs_in_buckets(entries, 0.8)]
-    [([], []), ([1], [3])]
-    """
-    order = np.argsort(entries["band"])
-    band = entries["band"][order]
-    # Most bands are there once: only the others need their ids in order.
-    same = band[1:] == band[:-1]
-    entries = entries[order[np.concatenate(([False], same)) | np.concatenate((same, [False]))]]
-    entries = entries[np.lexsort((entries["id"], entries["band"]))]
-    band, ids, n_shingles, parity = (np.ascontiguousarray(entries[name]) for name in ("band", *_OF_TEXT))
-    for distance in range(1, NEIGHBOURS + 1):
-        a = np.flatnonzero(band[distance:] == band[:-distance])
-        if not len(a):
-            return
-        b = a + distance
-        bounds = bound_similarities(n_shingles[a], parity[a], n_shingles[b], parity[b])
-        likely = (bounds > threshold - _ROUNDING) & (ids[a] != ids[b])
-        yield ids[a[likely]], ids[b[likely]]
-
-
-def _left(blocks: pa.Array) -> pa.RecordBatch:
+def _leave(blocks: list[pa.BinaryScalar]) -> pa.RecordBatch:
     import pyarrow as pa
 
     no_id = pa.nulls(len(blocks), pa.int64())
-    return pa.RecordBatch.from_arrays([no_id, no_id, blocks], ["a", "b", "entries"])
+    return pa.RecordBatch.from_arrays([no_id, no_id, pa.array(blocks, pa.binary())], ["a", "b", "entries"])
 
 
-def _sorted_by_spark(blocks: DataFrame, threshold: float) -> DataFrame:
-    """What `pairs_in_buckets` finds, in memory that does not grow with the buckets."""
+def _pair_by_sorting(blocks: DataFrame, threshold: float) -> DataFrame:
+    """What `pair_in_buckets` finds, in memory that does not grow with the buckets."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
+    def read_entries(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for block in batch.column(0):
-                entries = np.frombuffer(block.as_buffer(), dtype=_ENTRY)
-                columns = [pa.array(np.ascontiguousarray(entries[name])) for name in names]
-                yield pa.RecordBatch.from_arrays(columns, names)
+                yield from read_block(block).to_batches()
 
-    names = ["band", *_OF_TEXT]
-    bands = map_in_arrow(blocks, rows, "band BIGINT, id BIGINT, n_shingles INT, parity BIGINT")
+    bands = map_in_arrow(blocks, read_entries, "band BIGINT, id BIGINT, n_shingles INT, parity BIGINT")
     following = Window.partitionBy("band").orderBy("id").rowsBetween(1, NEIGHBOURS)
-    near = bands.withColumn("following", F.collect_list(F.struct(*_OF_TEXT)).over(following))
-    pairs = near.select(*_OF_TEXT, F.explode("following").alias("other"))
+    near = bands.withColumn("following", F.collect_list(F.struct(*OF_TEXT)).over(following))
+    pairs = near.select(*OF_TEXT, F.explode("following").alias("other"))
     # `bound_similarities`
     differing = F.bit_count(F.col("parity").bitwiseXOR(F.col("other.parity")))
     total = F.col("n_shingles") + F.col("other.n_shingles")
     bound = (total - differing) / (total + differing)
-    likely = pairs.where((bound > threshold - _ROUNDING) & (F.col("id") != F.col("other.id")))
+    likely = pairs.where((bound > threshold - ROUNDING) & (F.col("id") != F.col("other.id")))
     return likely.select(F.col("id").alias("a"), F.col("other.id").alias("b"))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from spark_dbp.columns import quote_name
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -26,22 +28,11 @@ def list_supported_java() -> tuple[int, ...]:
     return (11, 17) if pyspark.__version__.startswith("3.") else (17, 21)
 
 
-def sql_name(name: str) -> str:
-    """Quote a column name for SQL and for ``col()``, dots and backticks included.
-
-    Examples
-    --------
-    >>> sql_name("a.b`c")
-    '`a.b``c`'
-    """
-    return "`" + name.replace("`", "``") + "`"
-
-
 def column(name: str) -> Column:
     """The column of exactly this name, whatever characters it has."""
     from pyspark.sql import functions as F
 
-    return F.col(sql_name(name))
+    return F.col(quote_name(name))
 
 
 def ml_vector_to_array(name: str) -> Column:
@@ -54,6 +45,48 @@ def ml_vector_to_array(name: str) -> Column:
 def is_ml_vector(data_type: Any) -> bool:
     """Whether a column's type is the vector type of ``pyspark.ml`` or ``pyspark.mllib``."""
     return type(data_type).__name__ == "VectorUDT"
+
+
+def to_plain_column(frame: DataFrame, name: str) -> Column:
+    """The column of exactly this name in a type that Parquet and Arrow hold, with the same order of values.
+
+    Vectors of ``pyspark.ml`` become arrays, intervals of years and months become months.
+    """
+    from pyspark.sql import functions as F
+
+    data_type = frame.schema[name].dataType
+    if is_ml_vector(data_type):
+        return ml_vector_to_array(name)
+    if type(data_type).__name__ == "YearMonthIntervalType":
+        quoted = quote_name(name)
+        return F.expr(f"extract(YEAR FROM {quoted}) * 12 + extract(MONTH FROM {quoted})")
+    if type(data_type).__name__ == "NullType":
+        return F.lit(None).cast("string")
+    return column(name)
+
+
+def can_choose_partitions(frame: DataFrame) -> bool:
+    """Whether rows can be sent to a partition by its number: Spark 4.1 and later."""
+    return hasattr(frame, "repartitionById")
+
+
+def send_to_partitions(frame: DataFrame, n_partitions: int, number: str) -> DataFrame:
+    """Rows shuffled by the column `number`: to the partition of that number, or by its hash before Spark 4.1.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    n_partitions : int
+    number : str
+        Column of INT.
+
+    Returns
+    -------
+    DataFrame
+    """
+    if can_choose_partitions(frame):
+        return frame.repartitionById(n_partitions, number)
+    return frame.repartition(n_partitions, number)
 
 
 def map_in_arrow(frame: DataFrame, function: BatchFunction, schema: StructType | str) -> DataFrame:

@@ -81,7 +81,7 @@ def _in_one_task(pairs: DataFrame) -> DataFrame:
         import pyarrow as pa
         import pyarrow.compute as pc
         from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import find_components as components_of
+        from scipy.sparse.csgraph import connected_components as components_of
 
         parts = list(batches)
         if not parts:

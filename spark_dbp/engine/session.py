@@ -50,7 +50,7 @@ def read_java_version(java: str) -> int | None:
 
     Examples
     --------
-    >>> java_major_version("/no/such/java") is None
+    >>> read_java_version("/no/such/java") is None
     True
     """
     try:

@@ -51,7 +51,7 @@ def count_tile_rows(dim: int) -> int:
 
     Examples
     --------
-    >>> tile_rows(384), tile_rows(1024)
+    >>> count_tile_rows(384), count_tile_rows(1024)
     (8192, 3072)
     """
     return max(1, TILE_BYTES // (4 * dim))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE_UNIT, N_ITEMS, VECTOR
+from spark_dbp.columns import CLUSTER_ID, N_ITEMS, VECTOR
 from spark_dbp.engine.arrow import CommittedTable, map_batches
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
 from spark_dbp.kernels.geometry import GRID, NearestCentroid, sum_runs
+from spark_dbp.kernels.histogram import to_whole_distances
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +137,7 @@ class _Partial:
             counts = np.diff(firsts, append=len(part))
             objective = np.zeros(len(firsts), dtype=np.int64)
             if distances is not None:
-                whole = np.rint(distances[part] / DISTANCE_UNIT).astype(np.int64)
+                whole = to_whole_distances(distances[part])
                 objective = np.add.reduceat(whole, firsts)
             self.merge(labels[part][firsts], counts, objective, (sums / GRID).astype(np.int64))
 

@@ -32,7 +32,6 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.session import get_session, guard_session
@@ -127,10 +126,7 @@ class _Tables:
     def __init__(self, run: Run, spark: SparkSession) -> None:
         self.run, self.spark = run, spark
         self.stages = {name: FinishedStep(**stage) for name, stage in run.document["stages"].items()}
-        values = run.document["config"]
-        prune = {name: value for name, value in values["prune"].items() if value is not None}
-        self.config = RunConfig.from_dict({**values, "spark": {}, "prune": prune}, f"{run.path}/run.json")
-        self.survivors = self.stages.get("survivors") or self.stages["ingest"]
+        self.config = run.config()
 
     def committed(self, table: str) -> CommittedTable:
         return CommittedTable(self.spark, self.run.table_path(table), self.run.table(table, self.spark))
@@ -294,8 +290,8 @@ def _quotas(tables: _Tables) -> Problems:
         yield "table quotas: its clusters are not those of table cluster_stats"
         return
     yield from _unequal("quotas", N_ITEMS, quotas, stats[N_ITEMS], 0)
-    n_keep = prune.n_keep_of(int(stats[N_ITEMS].sum()))
     try:
+        n_keep = prune.count_to_keep(int(stats[N_ITEMS].sum()))
         plan = plan_quotas(
             stats[N_ITEMS], stats[D_INTRA], stats[D_INTER], n_keep,
             complexity=prune.complexity, temperature=prune.temperature,

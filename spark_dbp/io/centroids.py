@@ -6,83 +6,82 @@ cluster id.
 
 from __future__ import annotations
 
+import hashlib
 import io
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CENTROID, CLUSTER_ID
+from spark_dbp.columns import CENTROID, CLUSTER_ID, find_type
 from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.embeddings import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import InputError
+from spark_dbp.io.sources import take_snapshot
 from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.vectors import group_by_dimension
 from spark_dbp.lake import files
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 IntVector = npt.NDArray[np.int32]
 Matrix = npt.NDArray[np.float32]
 
 
-def arrays_of(table: pa.Table) -> tuple[IntVector, Matrix]:
-    """Cluster ids, shape (k,), and centroids, shape (k, dim), of a centroids table."""
-    table = table.combine_chunks()
-    values = table.column(CENTROID).combine_chunks().flatten().to_numpy()
-    return table.column(CLUSTER_ID).to_numpy(), values.reshape(table.num_rows, -1)
+@dataclass(frozen=True)
+class GivenCentroids:
+    """The file or table that ``input.centroids`` names.
 
-
-def snapshot(spark: SparkSession, path: str) -> Any:
-    """Fingerprint of the file or table at `path`."""
-    from dataclasses import asdict
-
-    from spark_dbp.io.sources import take_snapshot
-
-    if path.endswith(".npy"):
-        import hashlib
-
-        return hashlib.sha256(_npy_bytes(path)).hexdigest()
-    return asdict(take_snapshot(_read_parquet(spark, path)))
-
-
-def read_centroids(spark: SparkSession, path: str) -> tuple[IntVector, Matrix]:
-    """Read centroids and bring them to unit norm, on the grid.
-
-    Parameters
+    Attributes
     ----------
     spark : SparkSession
     path : str
         Parquet, or ``.npy`` (never with pickled objects).
-
-    Returns
-    -------
-    cluster_ids : ndarray of int32, shape (k,), rising
-    centroids : ndarray of float32, shape (k, dim)
-
-    Raises
-    ------
-    InputError
-        When they are missing, malformed, not finite, without direction or named twice.
     """
-    ids, matrix = _read_npy(path) if path.endswith(".npy") else _read_rows(spark, path)
-    if len(ids) == 0:
-        raise InputError(f"input.centroids {path} has no rows", mend="give one centroid a cluster")
-    order = np.argsort(ids, kind="stable")
-    ids, matrix = ids[order], matrix[order]
-    repeated = ids[1:][ids[1:] == ids[:-1]]
-    if repeated.size:
-        raise _refused(path, f"cluster_id {repeated[0]} occurs more than once")
-    if ids[0] < 0 or ids[-1] > 2**31 - 1:
-        raise _refused(path, "cluster ids must lie between 0 and 2147483647")
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        raise _refused(path, f"the centroid of cluster {ids[~finite][0]} has NaN or Inf")
-    centroids, is_zero = normalize_rows(matrix)
-    if is_zero.any():
-        raise _refused(path, f"the centroid of cluster {ids[is_zero][0]} is zero")
-    return ids.astype(np.int32), centroids
+
+    spark: SparkSession
+    path: str
+
+    def take_snapshot(self) -> Any:
+        """What tells another content from this one; JSON."""
+        if self.path.endswith(".npy"):
+            return hashlib.sha256(_read_npy_bytes(self.path)).hexdigest()
+        return asdict(take_snapshot(_read_parquet(self.spark, self.path)))
+
+    def read(self) -> tuple[IntVector, Matrix]:
+        """Read the centroids and bring them to unit norm, on the grid.
+
+        Returns
+        -------
+        cluster_ids : ndarray of int32, shape (k,), rising
+        centroids : ndarray of float32, shape (k, dim)
+
+        Raises
+        ------
+        InputError
+            When they are missing, malformed, not finite, without direction or named twice.
+        """
+        path = self.path
+        ids, matrix = _read_npy(path) if path.endswith(".npy") else _read_rows(self.spark, path)
+        if len(ids) == 0:
+            raise InputError(f"input.centroids {path} has no rows", mend="give one centroid a cluster")
+        order = np.argsort(ids, kind="stable")
+        ids, matrix = ids[order], matrix[order]
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if repeated.size:
+            raise _refused(path, f"cluster_id {repeated[0]} occurs more than once")
+        if ids[0] < 0 or ids[-1] > 2**31 - 1:
+            raise _refused(path, "cluster ids must lie between 0 and 2147483647")
+        finite = np.isfinite(matrix).all(axis=1)
+        if not finite.all():
+            raise _refused(path, f"the centroid of cluster {ids[~finite][0]} has NaN or Inf")
+        centroids, is_zero = normalize_rows(matrix)
+        if is_zero.any():
+            raise _refused(path, f"the centroid of cluster {ids[is_zero][0]} is zero")
+        return ids.astype(np.int32), centroids
 
 
 def _refused(path: str, what: str) -> InputError:
@@ -92,7 +91,7 @@ def _refused(path: str, what: str) -> InputError:
     )
 
 
-def _npy_bytes(path: str) -> bytes:
+def _read_npy_bytes(path: str) -> bytes:
     try:
         return files.read_bytes(files.normalize(path))
     except OSError as error:
@@ -103,7 +102,7 @@ def _npy_bytes(path: str) -> bytes:
 
 def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     try:
-        matrix = np.load(io.BytesIO(_npy_bytes(path)), allow_pickle=False)
+        matrix = np.load(io.BytesIO(_read_npy_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:  # the last where a damaged header asks for too much
         raise InputError(
             f"input.centroids {path} is no plain .npy matrix: {error}",
@@ -126,14 +125,11 @@ def _read_parquet(spark: SparkSession, path: str) -> DataFrame:
 def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     from pyspark.sql import functions as F
 
-    from spark_dbp.kernels.vectors import group_by_dimension
-    from spark_dbp.stages.ingest import to_embedding_column, type_of
-
     frame = _read_parquet(spark, path)
-    type_of(frame, CLUSTER_ID, f"centroids {path}")
+    find_type(frame, CLUSTER_ID, f"input.centroids {path}")
     chosen = frame.select(
         F.col(CLUSTER_ID).cast("bigint"),
-        to_embedding_column(frame, CENTROID, f"centroids {path}").alias(CENTROID),
+        to_embedding_column(frame, CENTROID, f"input.centroids {path}").alias(CENTROID),
     )
     with translate_errors(f"input.centroids {path}"):
         table = collect_arrow(chosen).combine_chunks()

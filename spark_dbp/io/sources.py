@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
-from spark_dbp.config import InputConfig, RunConfig
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
-from spark_dbp.engine.spark_errors import read_condition, translate_errors
+from spark_dbp.engine.spark_errors import read_condition, read_first_line, translate_errors
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.lake.digest import digest_and_sum, digest_table
 
@@ -29,10 +28,9 @@ class Snapshot:
     ----------
     rows : int
     files, bytes : int or None
-        None where the source does not tell its files.
+        None for a view, which does not list its files.
     digest : str
-        Of every file's path, size, modification time and number of rows; of the rows themselves where the
-        source does not tell its files.
+        Of every file's path, size, modification time and number of rows; for a view, of the rows themselves.
     """
 
     rows: int
@@ -53,41 +51,48 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Source:
-    """The input table and what it was when the run began.
+    """The input table and what it was when the run began; `open_source` makes it.
 
     Attributes
     ----------
     spark : SparkSession
-    config : InputConfig
-    table : DataFrame
-        As it is, before the filter.
+    paths : list of str
+        Files, directories or globs; empty for a catalog table or a view.
+    table : str or None
+        Name of a catalog table or a view.
+    predicate : str or None
+        ``input.filter``.
+    frame : DataFrame
+        All rows and columns, before the filter.
     snapshot : Snapshot
     """
 
     spark: SparkSession
-    config: InputConfig
-    table: DataFrame
+    paths: list[str]
+    table: str | None
+    predicate: str | None
+    frame: DataFrame
     snapshot: Snapshot
 
     @property
     def name(self) -> str:
         """Which table, for messages."""
-        return _name(self.config)
+        return _name(self.paths, self.table)
 
-    def rows(self) -> DataFrame:
-        """Rows that `input.filter` lets through, with all their columns.
+    def read_rows(self) -> DataFrame:
+        """Rows that the filter lets through, with all their columns.
 
         Raises
         ------
         ConfigError
             When the filter is no valid SQL for these columns.
         """
-        return apply_filter(self.table, self.config.filter)
+        return apply_filter(self.frame, self.predicate)
 
     def check_unchanged(self, rows_read: int | None = None) -> None:
         """Refuse what was read of a table that is not the one of the snapshot any more.
 
-        Rows of a source that does not tell its files are compared by number only: they may come from a
+        A view does not list its files, so only its row count is compared: its rows may come from a
         computation that differs each time, and what counts is what was written down.
 
         Parameters
@@ -100,7 +105,7 @@ class Source:
         InputError
         """
         if self.snapshot.files is not None:
-            now = take_snapshot(read_source(self.spark, self.config))  # lists the files anew
+            now = take_snapshot(_read(self.spark, self.paths, self.table))  # lists the files anew
             if now != self.snapshot:
                 alike = ", with other times or names" if str(now) == str(self.snapshot) else ""
                 raise InputError(
@@ -108,7 +113,7 @@ class Source:
                     mend="run the same command again when nothing writes to that table",
                 )
         counted = self.snapshot.rows
-        if rows_read is None or rows_read == counted or (self.config.filter and rows_read < counted):
+        if rows_read is None or rows_read == counted or (self.predicate and rows_read < counted):
             return
         raise InputError(
             f"{self.name} had {counted:,} rows when it was counted and {rows_read:,} when it was read",
@@ -116,13 +121,26 @@ class Source:
         )
 
 
-def open_source(spark: SparkSession, config: RunConfig) -> Source:
+def open_source(
+    spark: SparkSession,
+    *,
+    paths: list[str] | None = None,
+    table: str | None = None,
+    predicate: str | None = None,
+    columns: list[str],
+) -> Source:
     """Look at the input table.
 
     Parameters
     ----------
     spark : SparkSession
-    config : RunConfig
+    paths : list of str, optional
+    table : str, optional
+        One of the two is given.
+    predicate : str, optional
+        SQL; other rows are left out.
+    columns : list of str
+        What the run reads: the rows of a view are known again by these.
 
     Returns
     -------
@@ -133,12 +151,13 @@ def open_source(spark: SparkSession, config: RunConfig) -> Source:
     InputError
         When there is no such path or table.
     """
-    table = read_source(spark, config.input)
-    with translate_errors(_name(config.input)):
-        snapshot = take_snapshot(table, _columns_read(config))
-        if config.input.paths and snapshot.files is not None:
-            _refuse_empty_files(spark, config.input.paths, table, snapshot.files)
-        return Source(spark, config.input, table, snapshot)
+    paths = paths or []
+    frame = _read(spark, paths, table)
+    with translate_errors(_name(paths, table)):
+        snapshot = take_snapshot(frame, columns)
+        if paths and snapshot.files is not None:
+            _refuse_empty_files(spark, paths, frame, snapshot.files)
+    return Source(spark, paths, table, predicate, frame, snapshot)
 
 
 def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame, n_files: int) -> None:
@@ -181,31 +200,15 @@ def _plain(uri: str) -> str:
     return re.sub(r"^file:/+", "/", unquote(uri))
 
 
-def _name(config: InputConfig) -> str:
-    return f"input.path {', '.join(config.paths)}" if config.paths else f"input.table {config.table}"
+def _name(paths: list[str], table: str | None) -> str:
+    return f"input.path {', '.join(paths)}" if paths else f"input.table {table}"
 
 
-def _columns_read(config: RunConfig) -> list[str]:
-    given, exact, minhash = config.input, config.dedup.exact, config.dedup.minhash
-    names = [given.key, given.cluster_id, given.distance_to_centroid]
-    names += [given.embedding] if given.needs_embedding else []
-    names += [*exact.columns, exact.order_by] if exact else []
-    names += [minhash.column, minhash.order_by] if minhash else []
-    return [name for name in dict.fromkeys(names) if name is not None]
-
-
-def read_source(spark: SparkSession, config: InputConfig) -> DataFrame:
-    """The input table as it is, before `filter`.
-
-    Raises
-    ------
-    InputError
-        When there is no such path or table.
-    """
-    with translate_errors(_name(config), opening=True):
-        table = spark.read.table(config.table) if config.table else spark.read.parquet(*config.paths)
-        _ = table.schema  # Connect looks when asked
-        return table
+def _read(spark: SparkSession, paths: list[str], table: str | None) -> DataFrame:
+    with translate_errors(_name(paths, table), opening=True):
+        frame = spark.read.table(table) if table else spark.read.parquet(*paths)
+        _ = frame.schema  # Connect looks when asked
+        return frame
 
 
 def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
@@ -239,8 +242,7 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapsho
     frame : DataFrame
         As Spark reads a path or a table. Only file footers are read.
     columns : list of str, optional
-        What is read of a source that does not tell its files (a view): these are hashed instead; by
-        default all.
+        What is read of a view, which does not list its files: these are hashed instead; by default all.
 
     Returns
     -------
@@ -258,7 +260,9 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapsho
         if not read_condition(error):
             raise
         return _snapshot_of_rows(frame, frame.columns if columns is None else columns)
-    n_files, (digest,), (rows, size) = digest_and_sum(files, [files.columns], ["rows", "file_size"])
+    n_files, (digest,), (rows, size) = digest_and_sum(
+        files, [files.columns], [column("rows"), column("file_size")]
+    )
     return Snapshot(rows=rows, files=n_files, bytes=size, digest=digest)
 
 

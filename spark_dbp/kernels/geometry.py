@@ -40,7 +40,7 @@ def sum_rows(matrix: FloatMatrix) -> npt.NDArray[np.float64]:
 
     Examples
     --------
-    >>> row_sums(np.array([[1.0, 2.0, 3.0]]))
+    >>> sum_rows(np.array([[1.0, 2.0, 3.0]]))
     array([6.])
     """
     width = matrix.shape[1]
@@ -67,8 +67,8 @@ def sum_runs(vectors: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64]) ->
 
     Examples
     --------
-    >>> vectors, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
-    >>> run_sums(vectors, np.array([0, 1])).tolist()
+    >>> vectors, _ = normalize_rows(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    >>> sum_runs(vectors, np.array([0, 1])).tolist()
     [[1.0, 0.0], [0.0, 2.0]]
     """
     wide = vectors.astype(np.float64)
@@ -99,7 +99,7 @@ def normalize_rows(
 
     Examples
     --------
-    >>> vectors, is_zero = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> vectors, is_zero = normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
     >>> np.round(vectors, 3).tolist(), is_zero.tolist()
     ([[0.6000000238418579, 0.800000011920929], [0.0, 0.0]], [False, True])
     """
@@ -150,7 +150,7 @@ def bound_undecided_gap(dim: int) -> float:
 
     Examples
     --------
-    >>> undecided_gap(384) < 5e-5
+    >>> bound_undecided_gap(384) < 5e-5
     True
     """
     rounding = dim * FLOAT32_ROUNDING
@@ -171,8 +171,8 @@ class NearestCentroid:
 
     Examples
     --------
-    >>> centroids, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0]]))
-    >>> vectors, _ = unit_rows(np.array([[2.0, 1.0], [1.0, 1.0]]))
+    >>> centroids, _ = normalize_rows(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> vectors, _ = normalize_rows(np.array([[2.0, 1.0], [1.0, 1.0]]))
     >>> NearestCentroid(centroids).assign(vectors)
     (array([0, 0], dtype=int32), array([0.10557282, 0.29289323], dtype=float32))
     """
@@ -280,8 +280,8 @@ def measure_distance_to_nearest(
 
     Examples
     --------
-    >>> centroids, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
-    >>> mean_distance_to_nearest(centroids, 1).tolist()
+    >>> centroids, _ = normalize_rows(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
+    >>> measure_distance_to_nearest(centroids, 1).tolist()
     [1.0, 1.0, 1.0]
     """
     k = len(centroids)

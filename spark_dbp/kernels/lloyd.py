@@ -91,8 +91,8 @@ def fit_spherical_kmeans(
 
     Examples
     --------
-    >>> vectors, _ = unit_rows(np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]))
-    >>> np.round(spherical_kmeans(vectors, 2, 10).centroids, 2).tolist()
+    >>> vectors, _ = normalize_rows(np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]))
+    >>> np.round(fit_spherical_kmeans(vectors, 2, 10).centroids, 2).tolist()
     [[0.05000000074505806, 1.0], [1.0, 0.05000000074505806]]
     """
     means = choose_first_centroids(vectors, n_clusters, init, seed)
@@ -155,9 +155,9 @@ def step_ahead(
 
     Examples
     --------
-    >>> means, _ = unit_rows(np.array([[0.8, 0.6], [0.0, 1.0]]))
-    >>> means_before, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0]]))
-    >>> np.round(one_step_ahead(means, means_before, None, 0.1), 2).tolist()
+    >>> means, _ = normalize_rows(np.array([[0.8, 0.6], [0.0, 1.0]]))
+    >>> means_before, _ = normalize_rows(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> np.round(step_ahead(means, means_before, None, 0.1), 2).tolist()
     [[0.44999998807907104, 0.8899999856948853], [0.0, 1.0]]
     """
     if before is not None and objective > before:
@@ -206,8 +206,8 @@ def choose_first_centroids(
 
     Examples
     --------
-    >>> vectors, _ = unit_rows(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    >>> first_centroids(vectors, 2, "k-means++", 0).tolist()
+    >>> vectors, _ = normalize_rows(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    >>> choose_first_centroids(vectors, 2, "k-means++", 0).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     if init == "random":

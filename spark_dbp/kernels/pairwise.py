@@ -42,8 +42,8 @@ class MostSimilarEarlier:
 
     Examples
     --------
-    >>> from spark_dbp.kernels.geometry import unit_rows
-    >>> block, _ = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]))
+    >>> from spark_dbp.kernels.geometry import normalize_rows
+    >>> block, _ = normalize_rows(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]))
     >>> found = MostSimilarEarlier(block, threshold=0.9)
     >>> found.compare_itself(0)
     >>> found.row.tolist(), found.similarity.round(3).tolist()

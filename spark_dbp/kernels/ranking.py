@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, N_BINS, RANK
-from spark_dbp.stages.cluster_stats import distance_bins
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
+from spark_dbp.kernels.histogram import HASH_BIN_SHIFT, N_BINS, find_bins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # Up to so many bins of clusters, a table says which group each belongs to; a search takes ten times as long.
 _DENSE_PLACES = 2**24
 GROUP, _SCORE = "group", "score"
-# The upper bits of a hash: 2048 bins of equal expectation, in the order of the hash.
-HASH_BIN_SHIFT = 53
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def cut_into_groups(
     Examples
     --------
     >>> place, n_items = np.array([0, 3, 4, 9]), np.array([30_000, 30_000, 9_000_000, 1])
-    >>> [column.tolist() for column in groups_of_cluster(place, n_items, 100_000, 50_000)]
+    >>> [column.tolist() for column in cut_into_groups(place, n_items, 100_000, 50_000)]
     [[0, 4], [3, 4], [0, 60000], [60000, 9000000]]
     """
     before = np.cumsum(n_items) - n_items
@@ -137,12 +135,12 @@ def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.
 
     Examples
     --------
-    >>> places_of("hard", np.array([2.0, 0.0], dtype=np.float32)).tolist()
+    >>> find_places("hard", np.array([2.0, 0.0], dtype=np.float32)).tolist()
     [0, 2047]
     """
     if which_to_keep == "random":
         return (scores.astype(np.int64) >> HASH_BIN_SHIFT) + N_BINS // 2
-    bins = distance_bins(scores)
+    bins = find_bins(scores)
     return N_BINS - 1 - bins if which_to_keep == "hard" else bins
 
 

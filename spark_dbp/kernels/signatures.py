@@ -68,7 +68,7 @@ def plan_bands(threshold: float, num_perm: int) -> BandPlan:
 
     Examples
     --------
-    >>> plan = band_plan(0.8, 128)
+    >>> plan = plan_bands(0.8, 128)
     >>> plan.bands, plan.rows, round(plan.expected_recall, 3)
     (18, 7, 0.986)
     """
@@ -109,7 +109,7 @@ def cut_shingles(text: str, ngram: int, tokens: str = "characters") -> set[str]:
 
     Examples
     --------
-    >>> sorted(shingles("abcd", 3)), sorted(shingles("a b c", 2, "words"))
+    >>> sorted(cut_shingles("abcd", 3)), sorted(cut_shingles("a b c", 2, "words"))
     (['abc', 'bcd'], ['a b', 'b c'])
     """
     if not text:
@@ -152,7 +152,7 @@ def normalize_texts(texts: pa.Array) -> pa.Array:
     Examples
     --------
     >>> import pyarrow as pa
-    >>> normalized(pa.array(["  The\\u00a0\\ufb01rst ＣＡＴ"])).to_pylist()
+    >>> normalize_texts(pa.array(["  The\\u00a0\\ufb01rst ＣＡＴ"])).to_pylist()
     ['the first cat']
     """
     import pyarrow.compute as pc
@@ -185,7 +185,7 @@ def hash_bands(
 
     Examples
     --------
-    >>> a, b = band_hashes(*shingle_hashes(["a text", "a text"], 5), band_plan(0.8, 128), 128)
+    >>> a, b = hash_bands(*hash_shingles(["a text", "a text"], 5), plan_bands(0.8, 128), 128)
     >>> len(a), (a == b).all().item()
     (18, True)
     """
@@ -219,7 +219,7 @@ def hash_shingles(
 
     Examples
     --------
-    >>> hashes, owner = shingle_hashes(["abcabc", "ab"], 3)
+    >>> hashes, owner = hash_shingles(["abcabc", "ab"], 3)
     >>> owner.tolist(), (hashes[0] == hashes[3]).item()
     ([0, 0, 0, 0, 1], True)
     """
@@ -264,7 +264,8 @@ def sketch_parities(
 
     Examples
     --------
-    >>> n_shingles, parity = parities(np.array([0, 65, 65, 66], dtype=np.uint32), np.array([0, 1, 1, 1]))
+    >>> hashes, owner = np.array([0, 65, 65, 66], dtype=np.uint32), np.array([0, 1, 1, 1])
+    >>> n_shingles, parity = sketch_parities(hashes, owner)
     >>> n_shingles.tolist(), parity.tolist()
     ([1, 3], [1, 6])
     """
@@ -299,8 +300,8 @@ def bound_similarities(
 
     Examples
     --------
-    >>> a, b = (parities(*shingle_hashes([text], 3)) for text in ("one text", "one test"))
-    >>> similarity_bounds(*a, *b).round(2)
+    >>> a, b = (sketch_parities(*hash_shingles([text], 3)) for text in ("one text", "one test"))
+    >>> bound_similarities(*a, *b).round(2)
     array([0.5])
     """
     differ = (parity_a ^ parity_b).view(np.uint16).reshape(-1, 4)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from spark_dbp.columns import CENTROID, CLUSTER_ID
 from spark_dbp.kernels.geometry import FloatMatrix, normalize_rows
 
 NULL_EMBEDDING = "null embedding"
@@ -110,7 +111,7 @@ def group_by_dimension(
 
     Examples
     --------
-    >>> groups, problems = embedding_groups(pa.array([[1.0, 2.0], None, [3.0, 4.0]]))
+    >>> groups, problems = group_by_dimension(pa.array([[1.0, 2.0], None, [3.0, 4.0]]))
     >>> groups[0][0].tolist(), groups[0][1].tolist(), problems.tolist()
     ([0, 2], [[1.0, 2.0], [3.0, 4.0]], [None, 'null embedding', None])
     """
@@ -165,8 +166,8 @@ def normalize_embeddings(array: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]
 
     Examples
     --------
-    >>> vectors, dimensions, problems = unit_vectors(pa.array([[3.0, 4.0], [0.0, 0.0]]))
-    >>> matrix_of(vectors[:1]).round(1).tolist(), dimensions.to_pylist(), problems.to_pylist()
+    >>> vectors, dimensions, problems = normalize_embeddings(pa.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> to_matrix(vectors[:1]).round(1).tolist(), dimensions.to_pylist(), problems.to_pylist()
     ([[0.6000000238418579, 0.800000011920929]], [2, None], [None, 'zero vector'])
     """
     groups, problems = group_by_dimension(array)
@@ -207,7 +208,7 @@ def to_binary_rows(matrix: npt.NDArray[Any]) -> pa.BinaryArray:
 
     Examples
     --------
-    >>> binary_rows(np.array([[1.0]], dtype="<f4")).to_pylist()
+    >>> to_binary_rows(np.array([[1.0]], dtype="<f4")).to_pylist()
     [b'\\x00\\x00\\x80?']
     """
     matrix = np.ascontiguousarray(matrix)
@@ -237,7 +238,7 @@ def to_matrix(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[An
 
     Examples
     --------
-    >>> matrix_of(binary_rows(np.array([[1.0, 2.0]], dtype="<f4"))).tolist()
+    >>> to_matrix(to_binary_rows(np.array([[1.0, 2.0]], dtype="<f4"))).tolist()
     [[1.0, 2.0]]
     """
     item = np.dtype(dtype)
@@ -250,3 +251,36 @@ def to_matrix(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[An
             "vectors are null or of different lengths; use the rows that ingest found no problem in"
         )
     return np.ascontiguousarray(_gather(raw, starts, width)).view(item)
+
+
+def make_centroids_table(cluster_ids: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]) -> pa.Table:
+    """The centroids table: ``cluster_id`` INT, ``centroid`` ARRAY<FLOAT>.
+
+    Parameters
+    ----------
+    cluster_ids : ndarray of int32, shape (k,)
+    centroids : ndarray of float32, shape (k, dim)
+
+    Returns
+    -------
+    pyarrow.Table
+        `split_centroids_table` undoes it.
+    """
+    k, dim = centroids.shape
+    offsets = pa.array(np.arange(k + 1, dtype=np.int32) * dim)
+    values = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(centroids).ravel()))
+    return pa.table({CLUSTER_ID: pa.array(cluster_ids, pa.int32()), CENTROID: values})
+
+
+def split_centroids_table(table: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Cluster ids, shape (k,), and centroids, shape (k, dim), of a centroids table.
+
+    Examples
+    --------
+    >>> ids, centroids = split_centroids_table(make_centroids_table(np.array([3]), np.array([[1.0, 0.0]])))
+    >>> ids.tolist(), centroids.tolist()
+    ([3], [[1.0, 0.0]])
+    """
+    table = table.combine_chunks()
+    values = table.column(CENTROID).combine_chunks().flatten().to_numpy()
+    return table.column(CLUSTER_ID).to_numpy(), values.reshape(table.num_rows, -1)

@@ -11,10 +11,10 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from spark_dbp.engine.compat import column
+from spark_dbp.columns import quote_name
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 # The hash is summed in three pieces, so that a sum of longs holds 2**41 rows before it overflows.
 _SHIFTS = (0, 22, 44)
@@ -46,14 +46,14 @@ def digest_columns(frame: DataFrame, *column_lists: list[str]) -> tuple[int, lis
 
 
 def digest_and_sum(
-    frame: DataFrame, column_lists: Iterable[list[str]], totals: Iterable[str]
+    frame: DataFrame, column_lists: Iterable[list[str]], totals: Iterable[Column]
 ) -> tuple[int, list[str], list[int]]:
-    """As `digest_columns`, and the sums of columns of whole numbers."""
+    """As `digest_columns`, and the sums of whole numbers."""
     from pyspark.sql import functions as F
 
-    hashes = [F.xxhash64(*[column(name) for name in names]) for names in column_lists]
+    hashes = [F.xxhash64(*[F.col(quote_name(name)) for name in names]) for names in column_lists]
     names = [f"h{number}" for number in range(len(hashes))]
-    summed = [column(name).alias(f"t{number}") for number, name in enumerate(totals)]
+    summed = [total.alias(f"t{number}") for number, total in enumerate(totals)]
     hashed = frame.select(*[h.alias(name) for h, name in zip(hashes, names, strict=True)], *summed)
     pieces = [
         F.coalesce(F.sum(F.shiftrightunsigned(name, shift).bitwiseAND(F.lit(_PIECE))), F.lit(0))
@@ -76,7 +76,7 @@ def add_digests(*digests: str) -> str:
 
     Examples
     --------
-    >>> added("ffffffffffffffff", "0000000000000003")
+    >>> add_digests("ffffffffffffffff", "0000000000000003")
     '0000000000000002'
     """
     return f"{sum(int(digest, 16) for digest in digests) % 2**64:016x}"

@@ -80,7 +80,7 @@ def make_relative(path: str, base: str) -> str:
 
     Examples
     --------
-    >>> relative("s3://b/runs/one/tables/x", "s3://b/runs/two"), relative("s3://b/x", "/data")
+    >>> make_relative("s3://b/runs/one/tables/x", "s3://b/runs/two"), make_relative("s3://b/x", "/data")
     ('../one/tables/x', 's3://b/x')
     """
     if is_local(path) != is_local(base):

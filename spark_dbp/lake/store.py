@@ -1,15 +1,15 @@
-"""The run directory: stages that commit, run.json. Imports `files`, `lock` and `progress`; never pyspark.
+"""The run directory: steps that commit, run.json. Imports `files`, `lock` and `progress`; never pyspark.
 
 ::
 
     run.json                        the only commit point; names every table of the run
-    stages/<stage>.json             a finished stage: fingerprint, its tables, their files, rows, digests
+    stages/<step>.json              the mark of a finished step: fingerprint, tables, files, rows, digests
     tables/<table>/<attempt>/       Parquet files (or tries); a directory is never written twice
     derived/<name>.json             a run elsewhere that shares tables of this one
     lock.json                       while a run is under way
 
-A stage writes new directories, which become part of the run when its mark is written; ``run.json``
-is written last. What no mark names is debris of a failed attempt and is never read; `cleaning` deletes it.
+A step writes new directories, which become part of the run when its mark is written; ``run.json``
+is written last. What no mark names was left by a failed attempt and is never read; `cleaning` deletes it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ RUN_JSON = "run.json"
 DERIVED = "derived"
 _OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED}
 
+# Of run.json and of the marks. 1 is that of runs whose run.json does not name a format.
+FORMAT_VERSION = 2
+
 
 @dataclass
 class FinishedStep:
-    """A finished (or running) stage: what it wrote and what it found.
+    """The record of a step: what it wrote and what it found. It is its mark, and a part of run.json.
 
     Attributes
     ----------
@@ -54,58 +57,60 @@ class FinishedStep:
         Table name to the size in bytes of each of its files.
     version : str
         Of this package, which wrote them.
+    format_version : int
+        Of the record; records that do not name it have format 1.
     depends : dict of str to str
         What the result depends on, each as a hash.
     info : dict
-        What later stages and reports need to know; JSON.
+        What later steps and reports need to know; JSON.
     seconds : float
     """
 
     name: str
-    make_fingerprint: str
+    fingerprint: str
     tables: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     key_digests: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, int]] = field(default_factory=dict)
     version: str = __version__
+    format_version: int = 1
     depends: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
-    @property
-    def content(self) -> str:
-        """What a later stage depends on: how the tables were made, and what came out when they were.
+    def hash_table(self, table: str) -> str:
+        """What a later step depends on: how the table was made, and what came out when it was.
 
-        A stage may be computed anew with the same fingerprint, after damage; if it then gives something else
+        A step may be computed anew with the same fingerprint, after damage; if it then gives something else
         (embeddings of a model need not agree to the last bit), what was made of its tables is outdated.
         """
-        return _hash([self.fingerprint, self.digests])
+        return _hash([self.fingerprint, table, self.digests.get(table)])
 
 
 def make_fingerprint(name: str, depends: Mapping[str, str]) -> str:
-    """SHA-256 of a stage's name, what it depends on and the version of this package.
+    """SHA-256 of a step's name, what it depends on and the version of this package.
 
     Examples
     --------
-    >>> fingerprint("a", {"x": "1"}) == fingerprint("a", {"x": "1"})
+    >>> make_fingerprint("a", {"x": "1"}) == make_fingerprint("a", {"x": "1"})
     True
-    >>> fingerprint("a", {"x": "1"}) == fingerprint("b", {"x": "1"})
+    >>> make_fingerprint("a", {"x": "1"}) == make_fingerprint("b", {"x": "1"})
     False
     """
-    return _hash([__version__, name, dict(depends)])
+    return _hash([__version__, FORMAT_VERSION, name, dict(depends)])
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _hashes(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _hash_leaves(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Hashes of all leaves, by their path: values may be secret, and differences are told by name."""
     found: dict[str, str] = {}
     for name, value in depends_on.items():
         if isinstance(value, Mapping):
-            found |= _hashes(value, f"{prefix}{name}.")
+            found |= _hash_leaves(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = _hash(value)[:16]
     return found
@@ -114,7 +119,7 @@ def _hashes(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class RunDirectory:
     """Write access to a run directory.
 
-    Use `opened` to get one; it holds the directory's lock.
+    Use `open_run_directory` to get one; it holds the directory's lock.
 
     Parameters
     ----------
@@ -127,67 +132,97 @@ class RunDirectory:
     def __init__(self, path: str, lock: Lock) -> None:
         self.path = path
         self._lock = lock
-        self.stages: dict[str, FinishedStep] = {}
+        self.steps: dict[str, FinishedStep] = {}
         self.reused: list[str] = []
-        # Rows that a pass goes over, and where workers note how far they are.
-        self.n_rows = 0
+        # Where workers note how far they are.
         self.progress = self.at(".progress")
 
     def at(self, relative: str) -> str:
         """Absolute path of something in the run directory."""
         return files.resolve(self.path, relative)
 
-    def stage(
-        self, name: str, title: str, depends_on: Mapping[str, Any], build: Callable[[StepWriter], None]
+    def reuse_or_build(
+        self,
+        name: str,
+        title: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[StepWriter], None],
+        n_rows: int = 0,
     ) -> FinishedStep:
-        """Run a stage, or take its result of an earlier run that had the same inputs.
+        """Take the result of an earlier run that depends on the same, or carry the step out.
 
         Parameters
         ----------
         name, title : str
             `title` is for people.
         depends_on : mapping
-            Everything the result depends on, by the name that a message gives it; JSON-able. The
-            `content` of earlier stages is among it.
+            Everything the result depends on, by the name that a message gives it; JSON-able. The hashes of
+            earlier steps' tables are among it.
         build : callable
-            Gets a `StageWriter`, writes the tables and reports them to it.
+            Gets a `StepWriter`, writes the tables and reports them to it.
+        n_rows : int
+            Rows that a pass goes over, to show progress by.
 
         Returns
         -------
-        Stage
+        FinishedStep
         """
-        depends = _hashes(depends_on)
-        wanted = FinishedStep(name, make_fingerprint(name, depends), depends=depends)
-        known = self._committed(name)
-        why_not = _difference(known, wanted) if known else ""
-        if known and not why_not:
-            why_not = self.damage_of(known)
-            if not why_not:
-                log.info("%s: reused from the earlier run", title)
-                self.stages[name] = known
-                self.reused.append(name)
-                return known
-        log.info("%s%s", title, f": computed anew, for {why_not}" if why_not else " ...")
+        known, why_anew = self._find(name, depends_on)
+        if known and not why_anew:
+            log.info("%s: reused from the earlier run", title)
+            self.steps[name] = known
+            self.reused.append(name)
+            return known
+        log.info("%s%s", title, f": computed anew, for {why_anew}" if why_anew else " ...")
         started = time.monotonic()
-        writer = StepWriter(self, wanted)
+        depends = _hash_leaves(depends_on)
+        writer = StepWriter(
+            self,
+            FinishedStep(
+                name, make_fingerprint(name, depends), format_version=FORMAT_VERSION, depends=depends
+            ),
+        )
         try:
-            with show_progress(title, self.progress, self.n_rows):
+            with show_progress(title, self.progress, n_rows):
                 build(writer)
         except BaseException:
             writer.abandon()
             raise
-        stage = writer.stage
-        stage.files = {table: files.list_sizes(self.at(path)) for table, path in stage.tables.items()}
-        stage.seconds = round(time.monotonic() - started, 3)
-        self._mark(stage)
-        counted = ", ".join(f"{table} {rows:,} rows" for table, rows in stage.rows.items())
-        log.info("  done in %.1f s%s", stage.seconds, f": {counted}" if counted else "")
-        return stage
+        step = writer.step
+        step.files = {table: files.list_sizes(self.at(path)) for table, path in step.tables.items()}
+        step.seconds = round(time.monotonic() - started, 3)
+        self._mark(step)
+        counted = ", ".join(f"{table} {rows:,} rows" for table, rows in step.rows.items())
+        log.info("  done in %.1f s%s", step.seconds, f": {counted}" if counted else "")
+        return step
 
-    def damage_of(self, stage: FinishedStep) -> str:
-        """What differs between the files of a stage's tables and its mark; empty when nothing does."""
-        for table, path in stage.tables.items():
-            difference = compare_files(files.list_sizes(self.at(path)), stage.files.get(table, {}))
+    def why_anew(self, name: str, depends_on: Mapping[str, Any]) -> str | None:
+        """Why a step would be computed and not reused; None when it would be reused.
+
+        Parameters
+        ----------
+        name, depends_on
+            As for `reuse_or_build`.
+
+        Returns
+        -------
+        str or None
+        """
+        known, why_anew = self._find(name, depends_on)
+        return (why_anew or None) if known else "it was not finished before"
+
+    def _find(self, name: str, depends_on: Mapping[str, Any]) -> tuple[FinishedStep | None, str]:
+        """The step as an earlier run finished it, and why that is of no use now; empty when it is."""
+        known = self._read_mark(name)
+        if known is None:
+            return None, ""
+        depends = _hash_leaves(depends_on)
+        return known, _compare_steps(known, name, depends) or self.describe_damage(known)
+
+    def describe_damage(self, step: FinishedStep) -> str:
+        """What differs between the files of a step's tables and its mark; empty when nothing does."""
+        for table, path in step.tables.items():
+            difference = compare_files(files.list_sizes(self.at(path)), step.files.get(table, {}))
             if difference:
                 return f"{self.at(path)} is not as it was written: {difference}"
         return ""
@@ -197,22 +232,22 @@ class RunDirectory:
         for name in files.list_names(self.at("stages")):
             files.delete(self.at(f"stages/{name}"))
 
-    def adopt(self, stages: Iterable[FinishedStep]) -> None:
-        """Take over stages of another run, whose tables stay where they are; all of them or none.
+    def adopt(self, steps: Iterable[FinishedStep]) -> None:
+        """Take over steps of another run, whose tables stay where they are; all of them or none.
 
         Raises
         ------
         InputError
             When files of a table are not as they were written.
         """
-        stages = list(stages)
-        for stage in stages:
-            damage = self.damage_of(stage)
+        steps = list(steps)
+        for step in steps:
+            damage = self.describe_damage(step)
             if damage:
                 raise InputError(damage, mend="run that job again; it computes anew what is damaged")
-        self._note_derived(path for stage in stages for path in stage.tables.values())
-        for stage in stages:
-            self._mark(stage)
+        self._note_derived(path for step in steps for path in step.tables.values())
+        for step in steps:
+            self._mark(step)
 
     def _note_derived(self, tables: Iterable[str]) -> None:
         """Leave word, in every run that `tables` lie in, that this run shares them: `clean` keeps them there.
@@ -227,80 +262,81 @@ class RunDirectory:
             note = files.join(base, DERIVED, f"{_hash(own)[:16]}.json")
             shared = sorted(files.make_relative(path, base) for path in paths)
             try:
-                files.write_bytes(note, _json({"run": own, "tables": shared}))
+                files.write_bytes(note, _to_json({"run": own, "tables": shared}))
             except (OSError, SparkDbpError) as error:
                 log.warning("cannot write %s (%s): `clean` there will not know of this run", note, error)
 
-    def _mark(self, stage: FinishedStep) -> None:
+    def _mark(self, step: FinishedStep) -> None:
         self._lock.check()
-        files.write_bytes(self.at(f"stages/{stage.name}.json"), _json(asdict(stage)))
-        self.stages[stage.name] = stage
+        files.write_bytes(self.at(f"stages/{step.name}.json"), _to_json(asdict(step)))
+        self.steps[step.name] = step
 
-    def _committed(self, name: str) -> FinishedStep | None:
+    def _read_mark(self, name: str) -> FinishedStep | None:
         path = self.at(f"stages/{name}.json")
         if not files.exists(path):
             return None
         try:
             return FinishedStep(**json.loads(files.read_bytes(path)))
         except (ValueError, TypeError):
-            return None  # not written by this version: as good as absent
+            return None  # not written by this program: as good as absent
 
     def commit(self, document: dict[str, Any]) -> dict[str, Any]:
         """Write run.json: from here on the run exists. Returns the whole document."""
         whole = {
             "spark_dbp": __version__,
+            "format_version": FORMAT_VERSION,
             "run_id": uuid4().hex,
             "committed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "tables": {},
             "rows": {},
             "digests": {},
             **document,
-            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
+            "stages": {name: asdict(step) for name, step in self.steps.items()},
             "reused_stages": self.reused,
         }
-        for stage in self.stages.values():
-            whole["tables"].update(stage.tables)
-            whole["rows"].update(stage.rows)
-            whole["digests"].update(stage.digests)
+        for step in self.steps.values():
+            whole["tables"].update(step.tables)
+            whole["rows"].update(step.rows)
+            whole["digests"].update(step.digests)
         self._lock.check()
-        files.write_bytes(self.at(RUN_JSON), _json(whole))
+        files.write_bytes(self.at(RUN_JSON), _to_json(whole))
         return whole
 
 
 class StepWriter:
-    """What a stage writes with: new directories, and the record of what is in them."""
+    """What a step writes with: new directories, and the record of what is in them."""
 
-    def __init__(self, store: RunDirectory, stage: FinishedStep) -> None:
-        self._store = store
-        self.stage = stage
+    def __init__(self, directory: RunDirectory, step: FinishedStep) -> None:
+        self._directory = directory
+        self.step = step
         self._attempt = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
 
     def new_directory(self, table: str) -> str:
         """Path of a directory for `table` that does not exist yet."""
-        self.stage.tables[table] = f"tables/{table}/{self._attempt}"
-        return self._store.at(self.stage.tables[table])
+        self.step.tables[table] = f"tables/{table}/{self._attempt}"
+        return self._directory.at(self.step.tables[table])
 
     def discard(self, table: str) -> None:
         """Delete a directory that was only needed on the way."""
-        files.delete(self._store.at(self.stage.tables.pop(table)))
-        delete_if_empty(self._store.at(f"tables/{table}"))
+        files.delete(self._directory.at(self.step.tables.pop(table)))
+        delete_if_empty(self._directory.at(f"tables/{table}"))
 
     def report(self, table: str, rows: int, digest: str | None = None, key_digest: str | None = None) -> None:
         """Record what was read back from `table`."""
-        self.stage.rows[table] = rows
+        self.step.rows[table] = rows
         if digest is not None:
-            self.stage.digests[table] = digest
+            self.step.digests[table] = digest
         if key_digest is not None:
-            self.stage.key_digests[table] = key_digest
+            self.step.key_digests[table] = key_digest
 
     def abandon(self) -> None:
         """Delete what a failed attempt wrote, as far as that is possible."""
-        for path in self.stage.tables.values():
+        for path in map(self._directory.at, self.step.tables.values()):
             try:
-                files.delete(self._store.at(path))
-                delete_if_empty(files.join(self._store.at(path), ".."))
+                files.delete(path)
+                delete_if_empty(files.join(path, ".."))
             except Exception as error:
-                log.warning("debris of the failed attempt stays at %s: %s", self._store.at(path), error)
+                log.warning("the failed attempt leaves %s behind: %s", path, error)
 
 
 @contextmanager
@@ -337,9 +373,9 @@ def compare_files(found: Mapping[str, int], written: Mapping[str, int]) -> str:
 
     Examples
     --------
-    >>> files_differ({"a": 3}, {"a": 4})
+    >>> compare_files({"a": 3}, {"a": 4})
     "file 'a' has 3 bytes where 4 were written"
-    >>> files_differ({"a": 3, "c": 1}, {"a": 3})
+    >>> compare_files({"a": 3, "c": 1}, {"a": 3})
     "file 'c' does not belong to it"
     """
     for name, size in written.items():
@@ -351,15 +387,26 @@ def compare_files(found: Mapping[str, int], written: Mapping[str, int]) -> str:
     return f"file {alien[0]!r} does not belong to it" if alien else ""
 
 
-def _difference(known: FinishedStep, wanted: FinishedStep) -> str:
-    """Why a stage that was finished is of no use now; empty when it is."""
-    if known.fingerprint == wanted.fingerprint:
+def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -> str:
+    """Why a step that was finished is of no use now, by what it depends on; empty when it is."""
+    if known.fingerprint == make_fingerprint(name, depends):
         return ""
-    if known.version != wanted.version:
-        return f"it was made by version {known.version or 'unknown'} of spark-dbp"
-    names = known.depends.keys() | wanted.depends.keys()
-    changed = sorted(name for name in names if known.depends.get(name) != wanted.depends.get(name))
+    if known.version != __version__ or known.format_version != FORMAT_VERSION:
+        return f"it was made by {describe_version(known.version, known.format_version)}"
+    names = known.depends.keys() | depends.keys()
+    changed = sorted(name for name in names if known.depends.get(name) != depends.get(name))
     return f"{', '.join(changed)} changed"
+
+
+def describe_version(version: str | None, format_version: int) -> str:
+    """Which program wrote something, for messages.
+
+    Examples
+    --------
+    >>> describe_version("0.1.0", 1)
+    'version 0.1.0 of spark-dbp (format 1)'
+    """
+    return f"version {version or 'unknown'} of spark-dbp (format {format_version})"
 
 
 def list_directory(base: str) -> list[str]:
@@ -379,5 +426,5 @@ def delete_if_empty(path: str) -> None:
             return  # not empty, or not there
 
 
-def _json(document: Any) -> bytes:
+def _to_json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=False, default=str) + "\n").encode()

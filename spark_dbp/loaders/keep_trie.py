@@ -36,7 +36,7 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
 
     Examples
     --------
-    >>> shards_of([b"a", b"b"], 4).tolist()
+    >>> find_shards([b"a", b"b"], 4).tolist()
     [3, 1]
     """
     return np.fromiter(map(crc32, keys), np.uint32, len(keys)) % np.uint32(n_shards)

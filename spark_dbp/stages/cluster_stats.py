@@ -1,4 +1,4 @@
-"""Stage 3: size, d_intra, d_inter and distance histogram of every cluster.
+"""Size, d_intra, d_inter and distance histogram of every cluster.
 
 Imports numpy, `geometry`, `parts` and `scan`; pyspark and pyarrow inside functions.
 
@@ -9,64 +9,33 @@ Imports numpy, `geometry`, `parts` and `scan`; pyspark and pyarrow inside functi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import (
-    BINS_PER_UNIT,
-    CLUSTER_ID,
-    COMPLEXITY,
-    D_INTER,
-    D_INTRA,
-    DISTANCE,
-    DISTANCE_UNIT,
-    HISTOGRAM,
-    N_BINS,
-    N_ITEMS,
-)
+from spark_dbp.columns import BIN, CLUSTER_ID, COMPLEXITY, D_INTER, D_INTRA, DISTANCE, HISTOGRAM, N_ITEMS
 from spark_dbp.engine.arrow import CommittedTable, gather_batches, map_batches, to_frame
-from spark_dbp.engine.blocks import BLOCKS, read_parts, shuffle_blocks, split_into_blocks
+from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, count_shuffle_partitions, map_in_arrow
 from spark_dbp.kernels.geometry import measure_distance_to_nearest
+from spark_dbp.kernels.histogram import (
+    DISTANCE_UNIT,
+    N_BINS,
+    BinCounts,
+    count_bins,
+    find_bins,
+    merge_bins,
+    to_whole_distances,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 
 # Rows that a worker counts at a time, and bins that it holds before it adds them up.
 _COUNTED, _HELD_BINS = 2**21, 2**22
-_Bins = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]
-
-
-def distance_bins(distances: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
-    """`distance_bin` in numpy."""
-    return np.minimum((distances.astype(np.float64) * BINS_PER_UNIT).astype(np.int64), N_BINS - 1)
-
-
-def distance_bin() -> Column:
-    """Histogram bin of ``distance_to_centroid``: floor(1024 d), the last bin closed."""
-    from pyspark.sql import functions as F
-
-    bins = F.floor(F.col(DISTANCE).cast("double") * BINS_PER_UNIT)
-    return F.least(bins, F.lit(N_BINS - 1)).cast("int")
-
-
-def whole_distance() -> Column:
-    """``distance_to_centroid`` as a long in units of ``DISTANCE_UNIT``: sums of it are exact."""
-    from pyspark.sql import functions as F
-
-    return F.rint(F.col(DISTANCE).cast("double") / F.lit(DISTANCE_UNIT)).cast("bigint")
-
-
-def mean_distance(frame: DataFrame) -> float:
-    """Mean of ``distance_to_centroid``, the same for any order of the rows."""
-    from pyspark.sql import functions as F
-
-    total, rows = frame.agg(F.sum(whole_distance()), F.count(F.lit(1))).collect()[0]
-    return float(total) * DISTANCE_UNIT / rows
 
 
 def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
@@ -91,16 +60,17 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
     """
     frame = to_frame(assignments)
     n_parts = count_shuffle_partitions(frame.sparkSession)
+    tasks = number_tasks(frame, n_parts)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counted = _count_bins(batches)
-        return split_into_blocks(counted, n_parts, lambda table: table.column(0).to_numpy() % n_parts)
+        return split_into_blocks(counted, n_parts, lambda table: table.column(0).to_numpy() % n_parts, tasks)
 
     def merge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (_of_clusters(rows) for _, rows in read_parts(batches))
 
     counted = map_batches(assignments, [CLUSTER_ID, DISTANCE], count, BLOCKS)
-    histogram = f"ARRAY<STRUCT<bin: INT, {N_ITEMS}: BIGINT>>"
+    histogram = f"ARRAY<STRUCT<{BIN}: INT, {N_ITEMS}: BIGINT>>"
     schema = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {D_INTRA} DOUBLE, {HISTOGRAM} {histogram}"
     return map_in_arrow(shuffle_blocks(counted, n_parts), merge, schema)
 
@@ -109,60 +79,38 @@ def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows and sum of distances of every bin that a task meets: what the shuffle moves."""
     import pyarrow as pa
 
-    found: list[_Bins] = []
+    found: list[BinCounts] = []
     for rows in gather_batches(batches, _COUNTED):
         cluster = rows.column(0).to_numpy().astype(np.int64)
         distance = rows.column(1).to_numpy().astype(np.float64)
-        whole = np.rint(distance / DISTANCE_UNIT).astype(np.int64)
-        found.append(_counted(cluster * N_BINS + distance_bins(distance), whole))
+        whole = to_whole_distances(distance)
+        found.append(count_bins(cluster * N_BINS + find_bins(distance), whole))
         if sum(len(bins) for bins, _, _ in found) > _HELD_BINS:
-            found = [_merged(found)]
+            found = [merge_bins(found)]
     if found:
-        bins, n_items, total = _merged(found)
-        cluster, place = np.divmod(bins, N_BINS)
-        columns = [cluster.astype(np.int32), place.astype(np.int32), n_items, total]
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(c) for c in columns], [CLUSTER_ID, "bin", N_ITEMS, "total"]
-        )
+        bins, n_items, total = merge_bins(found)
+        cluster, bin_ = np.divmod(bins, N_BINS)
+        columns = [cluster.astype(np.int32), bin_.astype(np.int32), n_items, total]
+        yield pa.RecordBatch.from_arrays([pa.array(c) for c in columns], [CLUSTER_ID, BIN, N_ITEMS, "total"])
 
 
 def _of_clusters(rows: pa.Table) -> pa.RecordBatch:
     """Statistics of the clusters whose bins, as counted by all tasks, are `rows`."""
     import pyarrow as pa
 
-    cluster, place, n_items, total = (rows.column(name).to_numpy() for name in rows.column_names)
-    bins, n_items, total = _merged([(cluster.astype(np.int64) * N_BINS + place, n_items, total)])
-    cluster, place = np.divmod(bins, N_BINS)
+    cluster, bin_, n_items, total = (rows.column(name).to_numpy() for name in rows.column_names)
+    bins, n_items, total = merge_bins([(cluster.astype(np.int64) * N_BINS + bin_, n_items, total)])
+    cluster, bin_ = np.divmod(bins, N_BINS)
     starts = np.flatnonzero(np.diff(cluster, prepend=-1))
     of_cluster = np.add.reduceat(n_items, starts)
     d_intra = np.add.reduceat(total, starts).astype(np.float64) * DISTANCE_UNIT / of_cluster
-    held = pa.StructArray.from_arrays([pa.array(place.astype(np.int32)), pa.array(n_items)], ["bin", N_ITEMS])
+    held = pa.StructArray.from_arrays([pa.array(bin_.astype(np.int32)), pa.array(n_items)], [BIN, N_ITEMS])
     offsets = pa.array(np.append(starts, len(bins)).astype(np.int32))
     columns = [cluster[starts].astype(np.int32), of_cluster, d_intra]
     return pa.RecordBatch.from_arrays(
         [*(pa.array(column) for column in columns), pa.ListArray.from_arrays(offsets, held)],
         [CLUSTER_ID, N_ITEMS, D_INTRA, HISTOGRAM],
     )
-
-
-def _counted(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> _Bins:
-    first = bins.min()
-    span = int(bins.max() - first) + 1
-    if span > 4 * len(bins):  # many clusters, few samples: counters for all bins would take too much memory
-        return _merged([(bins, np.ones_like(whole), whole)])
-    n_items = np.bincount(bins - first, minlength=span)
-    # Exact in float64: 2**21 values of at most 2**29.
-    total = np.bincount(bins - first, weights=whole, minlength=span).astype(np.int64)
-    used = np.flatnonzero(n_items)
-    return used + first, n_items[used], total[used]
-
-
-def _merged(found: list[_Bins]) -> _Bins:
-    bins, n_items, total = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(bins)
-    bins = bins[order]
-    starts = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1))
-    return bins[starts], np.add.reduceat(n_items[order], starts), np.add.reduceat(total[order], starts)
 
 
 def complete_stats(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
-from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
+from spark_dbp.engine.compat import column, is_ml_vector, to_plain_column
 from spark_dbp.errors import InputError
-from spark_dbp.stages.ingest import type_of
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import DataType
 
 
 def exact_dedup(
@@ -46,21 +46,14 @@ def exact_dedup(
     """
     from pyspark.sql import functions as F
 
+    check_comparable(frame, columns)
     names = [f"value_{number}" for number in range(len(columns))]
-    values = []
-    for source, name in zip(columns, names, strict=True):
-        data_type = type_of(frame, source, "columns", section="dedup.exact")
-        if type(data_type).__name__ in ("MapType", "VariantType"):
-            raise InputError(
-                f"dedup.exact.columns: {source!r} is {data_type.simpleString().upper()} "
-                "and cannot be compared",
-                mend="name other columns, or a view that casts it",
-            )
-        is_vector = is_ml_vector(data_type)
-        values.append((ml_vector_to_array(source) if is_vector else column(source)).alias(name))
-    order = (
-        [] if order_by is None else [check_order(frame, order_by, "dedup.exact.order_by").alias("first_by")]
-    )
+    values = [to_plain_column(frame, source).alias(name) for source, name in zip(columns, names, strict=True)]
+    order = []
+    if order_by is not None:
+        check_order(frame, order_by, "dedup.exact.order_by")
+        check_no_nulls(frame, order_by, "dedup.exact.order_by")
+        order = [column(order_by).alias("first_by")]
     rows = frame.select(column(key).alias(KEY), *order, *values).dropna(subset=names)
     first = F.struct(*([F.col("first_by")] if order else []), F.col(KEY))
     groups = (
@@ -81,24 +74,50 @@ def exact_dedup(
     )
 
 
-def check_order(frame: DataFrame, name: str, where: str) -> Column:
-    """The column that chooses survivors, once it is known to have no nulls.
+def check_comparable(frame: DataFrame, columns: list[str]) -> None:
+    """Refuse columns that are missing or whose values cannot be compared.
 
     Raises
     ------
     InputError
-        When it is missing, cannot be ordered or has nulls.
     """
-    section, role = where.rsplit(".", 1)
-    data_type = type_of(frame, name, role, section=section)
-    if type(data_type).__name__ in ("MapType", "VariantType") or is_ml_vector(data_type):
+    for name in columns:
+        data_type = find_type(frame, name, "dedup.exact.columns")
+        if _has_no_order(data_type):
+            raise InputError(
+                f"dedup.exact.columns: {name!r} is {data_type.simpleString().upper()} and cannot be compared",
+                mend="name other columns, or a view that casts it",
+            )
+
+
+def check_order(frame: DataFrame, name: str, setting: str) -> None:
+    """Refuse a column to choose survivors by that is missing or whose values have no order.
+
+    Raises
+    ------
+    InputError
+    """
+    data_type = find_type(frame, name, setting)
+    if _has_no_order(data_type) or is_ml_vector(data_type):
         raise InputError(
-            f"{where}: {name!r} cannot be ordered", mend="name a column of numbers, dates or text"
+            f"{setting}: {name!r} cannot be ordered", mend="name a column of numbers, dates or text"
         )
+
+
+def _has_no_order(data_type: DataType) -> bool:
+    return type(data_type).__name__ in ("MapType", "VariantType")
+
+
+def check_no_nulls(frame: DataFrame, name: str, setting: str) -> None:
+    """Refuse nulls in the column that chooses survivors.
+
+    Raises
+    ------
+    InputError
+    """
     n_null = frame.where(column(name).isNull()).count()
     if n_null:
         raise InputError(
-            f"{where}: column {name!r} is null in {n_null:,} rows, so which of equal rows survives is open",
+            f"{setting}: column {name!r} is null in {n_null:,} rows, so which of equal rows survives is open",
             mend="fill it in a view, or leave order_by out to keep the smallest key",
         )
-    return column(name)

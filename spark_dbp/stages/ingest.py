@@ -1,17 +1,17 @@
-"""Stage 1: read the samples, check every row, turn embeddings into unit vectors.
+"""Read the samples, check every row, turn embeddings into unit vectors.
 
 Imports pyspark inside functions; pyarrow and numpy through `vectors`, in the workers.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR
-from spark_dbp.engine.compat import collect_arrow, column, is_ml_vector, map_in_arrow, ml_vector_to_array
+from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR, find_type, name_carried
+from spark_dbp.engine.compat import collect_arrow, column, map_in_arrow, to_plain_column
+from spark_dbp.engine.embeddings import to_embedding_column
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def ingest(
     embedding: str | None = "embedding",
     cluster_id: str | None = None,
     distance_to_centroid: str | None = None,
+    carry: Sequence[str] = (),
 ) -> DataFrame:
     """Samples with unit vectors, and what is wrong with a row where something is.
 
@@ -50,13 +51,16 @@ def ingest(
         vectors; None when none is needed.
     cluster_id, distance_to_centroid : str, optional
         Columns of data that is clustered already: an integer, and ``1 - cos`` to its centroid.
+    carry : sequence of str
+        Further columns that later steps look at. They travel along under the names that
+        `columns.name_carried` gives them, for the input's own may be those of the other columns.
 
     Returns
     -------
     DataFrame
         ``key`` in its own type; ``vector`` BINARY (float32 little endian, unit norm) and
         ``dimension`` INT when there is an `embedding`; ``cluster_id`` INT and
-        ``distance_to_centroid`` FLOAT when given; ``problem`` STRING, null for a good row.
+        ``distance_to_centroid`` FLOAT when given; ``problem`` STRING, null for a good row; what is carried.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def ingest(
     """
     from pyspark.sql import functions as F
 
-    _check_key_type(type_of(frame, key, "key"))
+    _check_key_type(find_type(frame, key, "input.key"))
     columns = [column(key).alias(KEY)]
     problems = [F.when(column(key).isNull(), F.lit(NULL_KEY))]
     if cluster_id is not None:
@@ -77,9 +81,10 @@ def ingest(
         columns.append(value.alias(DISTANCE))
         problems.append(problem)
     columns.append(F.coalesce(*problems, F.lit(None).cast("string")).alias(PROBLEM))
+    columns += [to_plain_column(frame, name).alias(name_carried(i)) for i, name in enumerate(carry)]
     if embedding is None:
         return frame.select(*columns)
-    columns.append(to_embedding_column(frame, embedding).alias(VECTOR))
+    columns.append(to_embedding_column(frame, embedding, "input.embedding").alias(VECTOR))
     checked = frame.select(*columns)
     return map_in_arrow(checked, _with_unit_vectors, _samples_schema(checked.schema))
 
@@ -110,20 +115,6 @@ def _with_unit_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
             yield pa.RecordBatch.from_pydict(columns)
 
 
-def type_of(frame: DataFrame, name: str, role: str, section: str = "input") -> DataType:
-    """Type of the column of exactly this name; refuses when there is none, naming its configuration key."""
-    if name not in frame.columns:
-        near = difflib.get_close_matches(name, frame.columns, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"{section}.{role}: there is no column {name!r}",
-            mend=f"{hint}the table has: {', '.join(frame.columns[:30])}",
-        )
-    if frame.columns.count(name) > 1:
-        raise InputError(f"{section}.{role}: {name!r} names several columns", mend="rename one of them")
-    return frame.schema[name].dataType
-
-
 def _check_key_type(data_type: DataType) -> None:
     from pyspark.sql import types as T
 
@@ -135,30 +126,11 @@ def _check_key_type(data_type: DataType) -> None:
         )
 
 
-def to_embedding_column(frame: DataFrame, name: str, role: str = "embedding") -> Column:
-    """Column `name` in a form that `vectors` reads; `role` is its config key, for messages."""
-    from pyspark.sql import types as T
-
-    data_type = type_of(frame, name, role)
-    if is_ml_vector(data_type):
-        return ml_vector_to_array(name)
-    is_array = isinstance(data_type, T.ArrayType) and isinstance(
-        data_type.elementType, T.FloatType | T.DoubleType
-    )
-    if is_array or isinstance(data_type, T.BinaryType):
-        return column(name)
-    raise InputError(
-        f"input.{role}: column {name!r} is {data_type.simpleString().upper()}",
-        mend="embeddings are ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or pyspark.ml "
-        "vectors; cast the column in a view",
-    )
-
-
 def _checked_cluster_id(frame: DataFrame, name: str) -> tuple[Column, Column]:
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    data_type = type_of(frame, name, "cluster_id")
+    data_type = find_type(frame, name, "input.cluster_id")
     if not isinstance(data_type, T.IntegralType):
         raise InputError(
             f"input.cluster_id: column {name!r} is {data_type.simpleString().upper()}",
@@ -174,7 +146,7 @@ def _checked_distance(frame: DataFrame, name: str) -> tuple[Column, Column]:
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    data_type = type_of(frame, name, "distance_to_centroid")
+    data_type = find_type(frame, name, "input.distance_to_centroid")
     if not isinstance(data_type, T.FractionalType):
         raise InputError(
             f"input.distance_to_centroid: column {name!r} is {data_type.simpleString().upper()}",

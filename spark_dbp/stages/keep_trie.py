@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
 from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes, to_frame
-from spark_dbp.engine.blocks import BLOCKS, read_parts, shuffle_blocks, split_into_blocks
+from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions, map_in_arrow
-from spark_dbp.engine.spark_errors import read_condition
+from spark_dbp.engine.spark_errors import read_condition, read_first_line
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.lake import files
 from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, MANIFEST, find_shards
@@ -91,8 +91,10 @@ def build_keep_trie(
     n_partitions = count_shuffle_partitions(to_frame(keep_list).sparkSession)
     n_tasks = min(n_shards, max(_fewest_shards(n_keep, key_bytes), n_partitions))
 
+    tasks = number_tasks(to_frame(keep_list), n_tasks)
+
     def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return split_into_blocks(as_bytes(batches), n_shards, shard_numbers, n_tasks)
+        return split_into_blocks(as_bytes(batches), n_shards, shard_numbers, tasks)
 
     def as_bytes(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -111,7 +113,7 @@ def build_keep_trie(
             keys = rows.column("text").to_pylist()
             yield pa.RecordBatch.from_pylist([_write_shard(path, number, keys)], _arrow_schema())
 
-    blocks = shuffle_blocks(_mapped_texts(keep_list, key, to_shards), n_shards, n_tasks)
+    blocks = shuffle_blocks(_map_texts(keep_list, key, to_shards), n_tasks)
     written = map_in_arrow(blocks, write_shards, _SHARD_SCHEMA).collect()
     # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
@@ -137,9 +139,9 @@ def count_shards(n_keys: int, key_bytes: float = 0.0) -> int:
 
     Examples
     --------
-    >>> default_shards(0), default_shards(10_000_000), default_shards(10**9), default_shards(10**10)
+    >>> count_shards(0), count_shards(10_000_000), count_shards(10**9), count_shards(10**10)
     (1, 40, 1000, 10000)
-    >>> default_shards(100_000, key_bytes=10_000)
+    >>> count_shards(100_000, key_bytes=10_000)
     10
     """
     return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), _fewest_shards(n_keys, key_bytes))
@@ -150,9 +152,7 @@ def _fewest_shards(n_keys: int, key_bytes: float) -> int:
     return max(-(-n_keys // _MANY_KEYS), math.ceil(n_keys * key_bytes / _SHARD_BYTES))
 
 
-def _mapped_texts(
-    keep_list: DataFrame | CommittedTable, key: str | None, function: BatchFunction
-) -> DataFrame:
+def _map_texts(keep_list: DataFrame | CommittedTable, key: str | None, function: BatchFunction) -> DataFrame:
     """Blocks that `function` makes of the texts to store."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T

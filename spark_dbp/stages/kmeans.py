@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CENTROID, CLUSTER_ID, DISTANCE, DISTANCE_UNIT, KEY, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, map_batches, plan_scan, to_frame
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, plan_scan, to_frame
 from spark_dbp.engine.compat import collect_arrow
-from spark_dbp.engine.mapped import MappedRows
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
+from spark_dbp.kernels.histogram import DISTANCE_UNIT
 from spark_dbp.kernels.lloyd import INITS, Iteration, fit_spherical_kmeans, has_settled, step_ahead
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
-    return plan_assignment(samples, centroids).frame()
+    return plan_assignment(samples, centroids).to_frame()
 
 
 def plan_assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> MappedRows:
@@ -346,13 +346,3 @@ def compute_mean_centroids(
             mend="give centroids with input.centroids",
         )
     return sums.cluster_ids, centroids
-
-
-def centroids_table(cluster_ids: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]) -> pa.Table:
-    """The centroids table: ``cluster_id`` INT, ``centroid`` ARRAY<FLOAT>."""
-    import pyarrow as pa
-
-    k, dim = centroids.shape
-    offsets = pa.array(np.arange(k + 1, dtype=np.int32) * dim)
-    values = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(centroids).ravel()))
-    return pa.table({CLUSTER_ID: pa.array(cluster_ids, pa.int32()), CENTROID: values})

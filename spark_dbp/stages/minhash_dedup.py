@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY
+from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
 from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.candidates import find_candidate_pairs
 from spark_dbp.engine.compat import column as exact_column
@@ -29,8 +29,7 @@ from spark_dbp.kernels.signatures import (
 )
 from spark_dbp.kernels.vectors import to_binary_rows
 from spark_dbp.lake import files
-from spark_dbp.stages.exact_dedup import check_order
-from spark_dbp.stages.ingest import type_of
+from spark_dbp.stages.exact_dedup import check_no_nulls, check_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,7 +103,7 @@ def minhash_dedup(
         raise ConfigError(
             f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'", mend="give one of the two"
         )
-    type_of(frame, key, "key")
+    find_type(frame, key, "input.key")
     log.info(
         "  %d bands of %d: expected recall %.3f at a similarity of %g",
         plan.bands,
@@ -141,15 +140,13 @@ def minhash_dedup(
 def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: str | None) -> DataFrame:
     """``key``, ``first_by``, ``text`` in normal form, of the rows that have a text."""
     from pyspark.sql import functions as F
-    from pyspark.sql import types as T
 
-    data_type = type_of(frame, column, "column", section="dedup.minhash")
-    if not isinstance(data_type, T.StringType):
-        raise InputError(
-            f"dedup.minhash.column: {column!r} is {data_type.simpleString().upper()}, not text",
-            mend="name a column of strings, or cast it in a view",
-        )
-    first_by = F.lit(0) if order_by is None else check_order(frame, order_by, "dedup.minhash.order_by")
+    check_text(frame, column)
+    first_by = F.lit(0)
+    if order_by is not None:
+        check_order(frame, order_by, "dedup.minhash.order_by")
+        check_no_nulls(frame, order_by, "dedup.minhash.order_by")
+        first_by = exact_column(order_by)
     rows = frame.select(
         exact_column(key).alias(KEY),
         first_by.alias("first_by"),
@@ -168,6 +165,23 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
             yield made.filter(pc.greater(pc.binary_length(normal), 0))  # null where the text is null
 
     return map_in_arrow(rows, in_normal_form, rows.schema)
+
+
+def check_text(frame: DataFrame, name: str) -> None:
+    """Refuse a column of texts that is missing or of another type.
+
+    Raises
+    ------
+    InputError
+    """
+    from pyspark.sql import types as T
+
+    data_type = find_type(frame, name, "dedup.minhash.column")
+    if not isinstance(data_type, T.StringType):
+        raise InputError(
+            f"dedup.minhash.column: {name!r} is {data_type.simpleString().upper()}, not text",
+            mend="name a column of strings, or cast it in a view",
+        )
 
 
 def _different(rows: DataFrame) -> DataFrame:

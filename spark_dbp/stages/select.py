@@ -1,4 +1,4 @@
-"""Stage 5: keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
+"""Keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
 
 Imports `ranking`, `parts`, `scan`, `mapped`, `cluster_stats`; pyspark and pyarrow inside functions.
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_BINS, N_ITEMS, QUOTA, RANK
-from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes, to_frame
-from spark_dbp.engine.blocks import BLOCKS, read_parts, shuffle_blocks, split_into_blocks
+from spark_dbp.columns import BIN, CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_ITEMS, QUOTA, RANK
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, measure_key_bytes, to_frame
+from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
-from spark_dbp.engine.mapped import MappedRows
-from spark_dbp.kernels.ranking import GROUP, HASH_BIN_SHIFT, Groups, cut_into_groups, find_reached, rank_rows
-from spark_dbp.stages.cluster_stats import cluster_stats, distance_bin
+from spark_dbp.kernels.histogram import BIN_SQL, HASH_BIN_SHIFT, N_BINS
+from spark_dbp.kernels.ranking import GROUP, Groups, cut_into_groups, find_reached, rank_rows
+from spark_dbp.stages.cluster_stats import cluster_stats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def select(
     The histogram is reduced and collected when this is called: a few numbers a cluster, and one for every
     50,000 rows kept. Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
     """
-    return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).frame()
+    return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).to_frame()
 
 
 def plan_selection(
@@ -87,18 +87,21 @@ def plan_selection(
     score = F.xxhash64(KEY, F.lit(seed).cast("bigint"))
     if which_to_keep == "random":
         place = F.shiftright(score, HASH_BIN_SHIFT).cast("int") + N_BINS // 2
-        counted = frame.groupBy(CLUSTER_ID, place.alias("bin")).agg(F.count(F.lit(1)).alias(N_ITEMS))
-        bins = F.collect_list(F.struct("bin", N_ITEMS)).alias(HISTOGRAM)
+        counted = frame.groupBy(CLUSTER_ID, place.alias(BIN)).agg(F.count(F.lit(1)).alias(N_ITEMS))
+        bins = F.collect_list(F.struct(BIN, N_ITEMS)).alias(HISTOGRAM)
         histograms = counted.groupBy(CLUSTER_ID).agg(bins)
     else:
-        place = N_BINS - 1 - distance_bin() if which_to_keep == "hard" else distance_bin()
+        place = N_BINS - 1 - F.expr(BIN_SQL) if which_to_keep == "hard" else F.expr(BIN_SQL)
         histograms = stats if stats is not None else cluster_stats(assignments)
     groups = _groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
+    tasks = number_tasks(frame, n_parts)
 
     def to_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows = find_reached(batches, groups, which_to_keep)
-        return split_into_blocks(rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()])
+        return split_into_blocks(
+            rows, n_parts, lambda table: groups.part[table.column(GROUP).to_numpy()], tasks
+        )
 
     def to_ranks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _, rows in read_parts(batches):

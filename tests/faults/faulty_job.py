@@ -107,14 +107,14 @@ def map_in_arrow(frame, function, schema, *rest, **more):
     return original_map(frame, function, schema, *rest, **more)
 
 
-def stage(self, name, title, depends_on, build):
+def reuse_or_build(self, name, title, depends_on, build, n_rows=0):
     def with_faults(writer):
         now["stage"] = name
         at(name, "before")
         build(writer)
         at(name, "written")
 
-    done = original_stage(self, name, title, depends_on, with_faults)
+    done = original_step(self, name, title, depends_on, with_faults, n_rows)
     at(name, "marked")
     return done
 
@@ -134,7 +134,8 @@ def at(name, when):
 
 
 original_map, DataFrame.mapInArrow = DataFrame.mapInArrow, map_in_arrow
-original_stage, store.RunDirectory.stage = store.RunDirectory.stage, stage
+original_step = store.RunDirectory.reuse_or_build
+store.RunDirectory.reuse_or_build = reuse_or_build
 original_write, files.write_bytes = files.write_bytes, write_bytes
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, open_run, pipeline, run
+from spark_dbp import RunConfig, builds, open_run, run
 from spark_dbp.errors import ConflictError, InputError, SparkDbpError
 from spark_dbp.explore.verify import verify
+from spark_dbp.job import Job
 from spark_dbp.stages import kmeans
 
 N = 400
@@ -66,17 +67,17 @@ def truncated(source):
 )  # fmt: skip
 def test_input_that_changes_while_it_is_read(spark, source, tmp_path, monkeypatch, change, when):
     """After the snapshot, before or after the rows were read: nothing is committed, the same command mends it."""
-    original = pipeline.write_frame
+    original = Job.write_table
 
-    def write_frame(writer, spark, table, rows, **more):
+    def write_table(job, table, rows, **more):
         if table == "samples" and when == "before":
             change(source)
-        written = original(writer, spark, table, rows, **more)
+        written = original(job, table, rows, **more)
         if table == "samples" and when == "after":
             change(source)
         return written
 
-    monkeypatch.setattr(pipeline, "write_frame", write_frame)
+    monkeypatch.setattr(Job, "write_table", write_table)
     with pytest.raises(InputError) as caught:
         run(configured(source, tmp_path), spark)
     message = str(caught.value)
@@ -91,14 +92,19 @@ def test_input_that_changes_while_it_is_read(spark, source, tmp_path, monkeypatc
             run(configured(source, tmp_path), spark)
 
 
-def test_input_that_changes_before_deduplication_has_read_it(spark, source, tmp_path, monkeypatch):
-    from spark_dbp import dedup
-
-    original = dedup.exact_dedup
-    monkeypatch.setattr(dedup, "exact_dedup", lambda *a, **k: (replaced(source), original(*a, **k))[1])
-    with pytest.raises(InputError, match="changed while it was read"):
-        run(configured(source, tmp_path, dedup={"exact": {"columns": ["embedding"]}}), spark)
-    assert not (tmp_path / "run/run.json").exists()
+def test_nothing_goes_back_to_the_input_after_ingest(spark, source, tmp_path, monkeypatch):
+    """What deduplication looks at travels in the samples: the input may change, or be gone, by then."""
+    original = builds.exact_dedup
+    monkeypatch.setattr(builds, "exact_dedup", lambda *a, **k: (shutil.rmtree(source), original(*a, **k))[1])
+    dedup = {
+        "exact": {"columns": ["embedding"]},
+        "minhash": {"column": "key"},
+        "semantic": {"eps": 0.001, "n_clusters": 2},
+    }
+    done = run(configured(source, tmp_path, dedup=dedup), spark)
+    assert not source.exists()
+    assert done.document["rows"]["duplicates"] > 0
+    assert len(verify(done, spark)) == 9
 
 
 def test_planted_files_and_leftovers(spark, source, tmp_path):
@@ -135,7 +141,7 @@ def test_files_planted_while_a_stage_writes(spark, source, tmp_path, monkeypatch
         object.__setattr__(made, "write_parquet", write_and_plant)
         return made
 
-    monkeypatch.setattr(kmeans, "assignment", assignment)
+    monkeypatch.setattr(kmeans, "plan_assignment", assignment)
     with pytest.raises(SparkDbpError, match="table assignments was read back with rows"):
         run(configured(source, tmp_path), spark)
     assert not (tmp_path / "run/tables/assignments").exists()
@@ -158,7 +164,7 @@ def test_keys_that_were_swapped_while_a_stage_writes(spark, source, tmp_path, mo
         object.__setattr__(made, "function", doubled)
         return made
 
-    monkeypatch.setattr(kmeans, "assignment", assignment)
+    monkeypatch.setattr(kmeans, "plan_assignment", assignment)
     with pytest.raises(SparkDbpError, match="table assignments was read back with digest of keys"):
         run(configured(source, tmp_path), spark)
 
@@ -241,14 +247,14 @@ def test_a_view_is_known_again_by_its_rows(spark, source, tmp_path):
 
 def test_another_run_takes_the_directory_over(spark, source, tmp_path, monkeypatch):
     """The lock is gone in the middle of a stage: that stage and all further ones are not committed."""
-    original = pipeline.write_frame
+    original = Job.write_table
 
-    def write_frame(writer, spark, table, rows, **more):
+    def write_table(job, table, rows, **more):
         if table == "assignments":
             (tmp_path / "run/lock.json").unlink()
-        return original(writer, spark, table, rows, **more)
+        return original(job, table, rows, **more)
 
-    monkeypatch.setattr(pipeline, "write_frame", write_frame)
+    monkeypatch.setattr(Job, "write_table", write_table)
     with pytest.raises(ConflictError, match="no longer this run's"):
         run(configured(source, tmp_path), spark)
     assert sorted(p.stem for p in (tmp_path / "run/stages").iterdir()) == ["cluster", "ingest"]

@@ -21,8 +21,7 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from spark_dbp import KeepTrie, RunConfig, open_run, run
-from spark_dbp.engine.arrow import CommittedTable, map_batches
-from spark_dbp.engine.mapped import MappedRows
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches
 from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
 from spark_dbp.lake import files, lock
 from spark_dbp.lake.store import open_run_directory
@@ -102,14 +101,14 @@ def test_stages_commit_and_are_reused(base):
     calls: list = []
     for _ in range(2):
         with open_run_directory(base) as store:
-            store.stage("count", "Counting", {"rows": 1}, count(calls))
+            store.reuse_or_build("count", "Counting", {"rows": 1}, count(calls))
             store.commit({"summary": {}, "config": {}, "accounting": {}})
     assert len(calls) == 1
     assert open_run(base).document["reused_stages"] == ["count"]
     assert not files.exists(files.join(base, "lock.json"))
     files.delete(open_run(base).table_path("numbers"))
     with open_run_directory(base) as store:
-        store.stage("count", "Counting", {"rows": 1}, count(calls))
+        store.reuse_or_build("count", "Counting", {"rows": 1}, count(calls))
     assert len(calls) == 2
 
 
@@ -119,12 +118,12 @@ def test_a_failed_stage_leaves_a_directory_that_can_be_used(base):
         raise InputError("no good")
 
     with pytest.raises(InputError), open_run_directory(base) as store:
-        store.stage("count", "Counting", {}, fail)
+        store.reuse_or_build("count", "Counting", {}, fail)
     with pytest.raises(InputError, match=r"no run\.json"):
         open_run(base)
     assert files.measure_tree(base) == 0
     with open_run_directory(base) as store:
-        store.stage("count", "Counting", {}, count([]))
+        store.reuse_or_build("count", "Counting", {}, count([]))
 
 
 def test_a_directory_that_holds_something_else_is_refused(base):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import rows_of
 
 from spark_dbp.engine import candidates
+from spark_dbp.engine import components as components_module
+from spark_dbp.engine.blocks import write_block
 from spark_dbp.engine.components import find_components
 from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.kernels.buckets import enter_bands, pair_in_buckets
 from spark_dbp.kernels.signatures import cut_shingles
-from spark_dbp.stages import find_components as components_module
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 
 
@@ -154,7 +157,7 @@ def test_the_same_when_buckets_do_not_fit_a_worker(spark, texts, found, tmp_path
     """Parts above the limit go through Spark's sort: here all of them, or some."""
     frame = spark.createDataFrame(list(texts.items()), "key string, caption string")
     for name, most in [("all", 0), ("some", 20_000)]:
-        monkeypatch.setattr(candidates, "_MEANT", 20_000)
+        monkeypatch.setattr(candidates, "_USUAL", 20_000)
         monkeypatch.setattr(candidates, "_MOST", most)
         again = minhash_dedup(frame, column="caption", threshold=0.7, scratch=str(tmp_path / name))
         assert rows_of(again) == found
@@ -172,16 +175,17 @@ def test_spark_sorts_large_buckets_to_the_same_pairs(spark, tmp_path, threshold)
         "n_shingles": rng.integers(1, 200, n).astype(np.int32),
         "parity": rng.integers(-(2**63), 2**63 - 1, 20)[rng.integers(0, 20, n)],
     }
-    _, entries = next(candidates.band_blocks(of_text, rng.integers(0, 30, (n, 2)), 1))
+    entries = enter_bands(of_text, rng.integers(0, 30, (n, 2)))
     found = [
         pair
-        for a, b in candidates.pairs_in_buckets(entries, threshold)
+        for a, b in pair_in_buckets(entries, threshold)
         for pair in zip(a.tolist(), b.tolist(), strict=True)
     ]
-    blocks = spark.createDataFrame([(bytearray(entries.tobytes()),)], "entries BINARY")
-    by_spark = candidates._sorted_by_spark(blocks, threshold)
+    block = bytearray(write_block(pa.table(entries)))
+    blocks = spark.createDataFrame([(block,)], "entries BINARY")
+    by_spark = candidates._pair_by_sorting(blocks, threshold)
     assert sorted(map(tuple, by_spark.collect())) == sorted(found)
-    assert 0 < len(found) < sum(len(a) for a, _ in candidates.pairs_in_buckets(entries, -1.0))
+    assert 0 < len(found) < sum(len(a) for a, _ in pair_in_buckets(entries, -1.0))
 
 
 def test_compatible_characters_are_one(spark, tmp_path):

@@ -13,11 +13,11 @@ import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, prune_again, run
+from spark_dbp.engine import vector_sums as summing
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.lloyd import choose_first_centroids
-from spark_dbp.stages import sum_vectors as summing
 from spark_dbp.stages.ingest import good_samples, ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
 

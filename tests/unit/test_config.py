@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from spark_dbp.config import RunConfig
-from spark_dbp.errors import ConfigError
+from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.settings import apply_settings, read_yaml
 
 BASE = {
@@ -88,10 +88,15 @@ def test_one_of_ratio_and_number_replaces_the_other():
 
 @pytest.mark.parametrize(
     ("ratio", "rows", "kept"),
-    [(0.3, 10, 3), (0.29, 100, 29), (0.1, 1_000_003, 100_000), (1.0, 7, 7), (1e-9, 10, 0)],
+    [(0.3, 10, 3), (0.29, 100, 29), (0.1, 1_000_003, 100_000), (1.0, 7, 7), (1e-9, 10**9, 1)],
 )
 def test_keep_ratio_is_the_decimal_number_written(ratio, rows, kept):
-    assert RunConfig.from_dict({**BASE, "prune": {"keep_ratio": ratio}}).prune.n_keep_of(rows) == kept
+    assert RunConfig.from_dict({**BASE, "prune": {"keep_ratio": ratio}}).prune.count_to_keep(rows) == kept
+
+
+def test_none_to_keep_is_refused():
+    with pytest.raises(InfeasibleError, match=r"prune\.keep_ratio 1e-09 of 10 rows cannot be kept"):
+        RunConfig.from_dict({**BASE, "prune": {"keep_ratio": 1e-9}}).prune.count_to_keep(10)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1\n- 2", "just text", "\x00"])
@@ -116,8 +121,8 @@ def test_secrets_are_blanked():
             },
         }
     )
-    assert "hunter2" not in str(config.redacted())
-    assert config.redacted()["spark"]["spark.sql.shuffle.partitions"] == 3
+    assert "hunter2" not in str(config.to_redacted_dict())
+    assert config.to_redacted_dict()["spark"]["spark.sql.shuffle.partitions"] == 3
 
 
 def _keys(model, prefix=""):

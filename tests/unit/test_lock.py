@@ -116,9 +116,9 @@ def test_who_lost_the_lock_commits_nothing_further(tmp_path):
         pytest.raises(ConflictError, match=r"no longer this run's: process 7 on elsewhere"),
         open_run_directory(str(path)) as store,
     ):
-        store.stage("one", "One", {}, lambda writer: writer.report("t", 0))
+        store.reuse_or_build("one", "One", {}, lambda writer: writer.report("t", 0))
         write_lock(path, host="elsewhere", pid=7)
-        store.stage("two", "Two", {}, lambda writer: writer.report("t", 0))
+        store.reuse_or_build("two", "Two", {}, lambda writer: writer.report("t", 0))
     assert [mark.name for mark in (path / "stages").iterdir()] == ["one.json"]
     assert json.loads((path / "lock.json").read_text())["pid"] == 7  # theirs is left alone
     (path / "lock.json").unlink()

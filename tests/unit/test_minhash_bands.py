@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_dbp.engine import candidates
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels import signatures
+from spark_dbp.kernels.buckets import enter_bands, pair_in_buckets
 from spark_dbp.kernels.signatures import (
     bound_similarities,
     cut_shingles,
@@ -158,33 +158,30 @@ def test_normal_form(text):
     assert normalize_texts(pa.array([None], pa.string())).to_pylist() == [None]
 
 
-def test_blocks_hold_every_band_once_and_buckets_give_their_pairs():
+def test_entries_hold_every_band_once_and_buckets_give_their_pairs():
     rng = np.random.default_rng(0)
     ids, bands = rng.permutation(500).astype(np.int64) - 250, rng.integers(-40, 40, (500, 3))
     of_text = {"id": ids, "n_shingles": np.ones_like(ids), "parity": np.zeros_like(ids)}
-    blocks = list(candidates.band_blocks(of_text, bands, 7))
-    assert [part for part, _ in blocks] == sorted({part for part, _ in blocks})
-    entries = np.concatenate([block for _, block in blocks])
-    assert sorted(entries[["band", "id"]].tolist()) == sorted(
+    entries = enter_bands(of_text, bands)
+    assert sorted(zip(entries["band"].tolist(), entries["id"].tolist(), strict=True)) == sorted(
         (int(b), int(i)) for i, row in zip(ids, bands, strict=True) for b in row
     )
     expected = set()
     for band in set(bands.reshape(-1).tolist()):
         members = sorted(int(i) for i, row in zip(ids, bands, strict=True) if band in row)
         expected |= {(a, b) for n, a in enumerate(members) for b in members[n + 1 :]}
-    in_blocks = [set(block["band"].tolist()) for _, block in blocks]
-    assert sum(map(len, in_blocks)) == len(set.union(*in_blocks))  # no band is in two of them
-    pairs = [pair for _, block in blocks for pair in candidates.pairs_in_buckets(block, 0.8)]
-    found = {(int(a), int(b)) for one, two in pairs for a, b in zip(one, two, strict=True)}
+    found = {
+        (int(a), int(b)) for one, two in pair_in_buckets(entries, 0.8) for a, b in zip(one, two, strict=True)
+    }
     assert found == expected
 
 
 def test_a_text_of_a_large_bucket_meets_those_that_follow_it():
-    entries = np.zeros(1000, dtype=candidates._ENTRY)
-    entries["id"], entries["n_shingles"] = np.random.default_rng(0).permutation(1000), 1
+    zeros = np.zeros(1000, dtype=np.int64)
+    of_text = {"id": np.random.default_rng(0).permutation(1000), "n_shingles": zeros + 1, "parity": zeros}
     found = [
         pair
-        for a, b in candidates.pairs_in_buckets(entries, 0.8)
+        for a, b in pair_in_buckets(enter_bands(of_text, zeros[:, None]), 0.8)
         for pair in zip(a.tolist(), b.tolist(), strict=True)
     ]
     assert sorted(found) == [(a, b) for a in range(1000) for b in range(a + 1, min(1000, a + 101))]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, minimize
 
 from spark_dbp.errors import InfeasibleError
-from spark_dbp.stages.quota import plan_quotas, solve_quotas, weigh_by_softmax
+from spark_dbp.kernels.quota_solver import solve_quotas
+from spark_dbp.stages.quota import plan_quotas, weigh_by_softmax
 
 
 @st.composite

@@ -31,7 +31,7 @@ def test_a_stage_is_reused_only_for_the_same_inputs(tmp_path):
     path = str(tmp_path / "run")
     for depends, content in [({"n": 1}, b"one"), ({"n": 1}, b"one"), ({"n": 2}, b"two")]:
         with store.open_run_directory(path) as run:
-            stage = run.stage("count", "Counting", depends, build(content, calls))
+            stage = run.reuse_or_build("count", "Counting", depends, build(content, calls))
             assert files.read_bytes(files.join(run.at(stage.tables["numbers"]), "data")) == content
             run.commit(DOCUMENT)
     assert calls == [b"one", b"two"]
@@ -43,7 +43,7 @@ def test_a_stage_whose_tables_are_gone_is_computed_anew(tmp_path):
     calls: list = []
     for _ in range(2):
         with store.open_run_directory(str(tmp_path / "run")) as run:
-            stage = run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
+            stage = run.reuse_or_build("count", "Counting", {"n": 1}, build(b"x", calls))
             table = run.at(stage.tables["numbers"])
         files.delete(table)
     assert len(calls) == 2
@@ -55,17 +55,17 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
         raise InputError("no good")
 
     with pytest.raises(InputError), store.open_run_directory(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", {"n": 1}, fail)
+        run.reuse_or_build("count", "Counting", {"n": 1}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mark_of_another_version_is_not_trusted(tmp_path):
     calls: list = []
     with store.open_run_directory(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
+        run.reuse_or_build("count", "Counting", {"n": 1}, build(b"x", calls))
     (tmp_path / "run/stages/count.json").write_text('{"unknown": 1}')
     with store.open_run_directory(str(tmp_path / "run")) as run:
-        run.stage("count", "Counting", {"n": 1}, build(b"x", calls))
+        run.reuse_or_build("count", "Counting", {"n": 1}, build(b"x", calls))
     assert len(calls) == 2
 
 
@@ -89,12 +89,12 @@ def test_what_changed_is_named(tmp_path, caplog):
     path = str(tmp_path / "run")
     for settings in ({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}):
         with store.open_run_directory(path) as run:
-            run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
+            run.reuse_or_build("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
     assert "Counting: computed anew, for settings.b.c changed" in caplog.text
     mark = tmp_path / "run/stages/count.json"
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "version": "0.0.1", "fingerprint": "old"}))
     with store.open_run_directory(path) as run:
-        run.stage("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
+        run.reuse_or_build("count", "Counting", {"settings": settings, "the input": "x"}, build(b"x", []))
     assert "computed anew, for it was made by version 0.0.1 of spark-dbp" in caplog.text
 
 
@@ -112,7 +112,7 @@ def test_a_stage_whose_files_are_not_as_written_is_computed_anew(tmp_path, caplo
     tables = []
     for _ in range(2):
         with store.open_run_directory(str(tmp_path / "run")) as run:
-            stage = run.stage("count", "Counting", {}, build(b"x", calls))
+            stage = run.reuse_or_build("count", "Counting", {}, build(b"x", calls))
             tables.append(Path(run.at(stage.tables["numbers"])))
         if len(tables) == 1:
             damage(tables[0])
@@ -126,7 +126,9 @@ def test_files_that_spark_does_not_read_are_no_damage(tmp_path):
     calls: list = []
     for _ in range(2):
         with store.open_run_directory(str(tmp_path / "run")) as run:
-            table = Path(run.at(run.stage("count", "Counting", {}, build(b"x", calls)).tables["numbers"]))
+            table = Path(
+                run.at(run.reuse_or_build("count", "Counting", {}, build(b"x", calls)).tables["numbers"])
+            )
         for name in ("_SUCCESS", ".data.crc"):
             (table / name).touch()
     assert len(calls) == 1
@@ -137,7 +139,7 @@ def test_forget(tmp_path):
     for _ in range(2):
         with store.open_run_directory(str(tmp_path / "run")) as run:
             run.forget()
-            run.stage("count", "Counting", {}, build(b"x", calls))
+            run.reuse_or_build("count", "Counting", {}, build(b"x", calls))
             run.commit(DOCUMENT)
     assert len(calls) == 2
 
@@ -148,7 +150,7 @@ def test_forget(tmp_path):
 def finished(path: Path, content: bytes = b"x") -> Path:
     """A run with one stage; where its table lies."""
     with store.open_run_directory(str(path)) as run:
-        stage = run.stage("count", "Counting", {"content": content.decode()}, build(content, []))
+        stage = run.reuse_or_build("count", "Counting", {"content": content.decode()}, build(content, []))
         run.commit(DOCUMENT)
         return Path(run.at(stage.tables["numbers"]))
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spark_dbp.engine.arrow import MappedRows
 from spark_dbp.engine.compat import map_in_arrow
-from spark_dbp.engine.mapped import MappedRows
 
 
 def doubling(error=None):
@@ -71,8 +71,8 @@ def test_types_that_are_not_read_alike_go_through_spark(spark, tmp_path):
 
     made = mapped(spark, 5, key="TIMESTAMP", function=timed)
     made.write_parquet(str(tmp_path / "out"))
-    assert rows_of(spark.read.parquet(str(tmp_path / "out"))) == rows_of(made.frame())
-    assert made.frame().count() == 5
+    assert rows_of(spark.read.parquet(str(tmp_path / "out"))) == rows_of(made.to_frame())
+    assert made.to_frame().count() == 5
 
 
 def test_what_a_failed_task_left_is_not_in_the_table(spark, tmp_path):

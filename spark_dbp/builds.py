@@ -1,0 +1,358 @@
+"""How each step is built: read what it needs from the job, call a stage, write its tables.
+
+Imports `job`, the stages, `engine`, `kernels`; pyspark inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spark_dbp.columns import (
+    CLUSTER_ID,
+    D_INTER,
+    D_INTRA,
+    DISTANCE,
+    DUPLICATE_OF,
+    KEY,
+    METHOD,
+    N_ITEMS,
+    QUOTA,
+    SIMILARITY,
+    TARGET,
+    VECTOR,
+    WEIGHT,
+)
+from spark_dbp.config import RunConfig
+from spark_dbp.engine.arrow import MappedRows
+from spark_dbp.errors import SparkDbpError
+from spark_dbp.io.centroids import check_centroids
+from spark_dbp.job import Job, carry_columns
+from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL
+from spark_dbp.kernels.signatures import plan_bands
+from spark_dbp.kernels.vectors import make_centroids_table
+from spark_dbp.lake.digest import add_digests, digest_columns
+from spark_dbp.stages import kmeans
+from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
+from spark_dbp.stages.exact_dedup import exact_dedup
+from spark_dbp.stages.ingest import check_samples, good_samples, ingest
+from spark_dbp.stages.keep_trie import build_keep_trie
+from spark_dbp.stages.minhash_dedup import minhash_dedup
+from spark_dbp.stages.quota import plan_quotas
+from spark_dbp.stages.select import plan_selection
+from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
+    """Read and check the input; refuse at once what a later step could not do with so many rows."""
+    given = job.config.input
+    samples = ingest(
+        job.source.read_rows(),
+        key=given.key,
+        embedding=given.embedding if has_vectors else None,
+        cluster_id=given.cluster_id,
+        distance_to_centroid=given.distance_to_centroid,
+        carry=carried,
+    )
+    written = job.write_table("samples", samples)
+    job.source.check_unchanged(written.rows)
+    report = check_samples(written.frame, given.on_bad_rows)
+    _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
+    filtered = job.source.snapshot.rows - written.rows
+    job.note(**asdict(report), keys=keys, filtered=filtered, carried=carry_columns(carried))
+    semantic = job.config.dedup.semantic
+    if semantic is not None and semantic.n_clusters is not None:
+        kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
+    check_feasible(job.config, report.n_rows)
+
+
+def check_feasible(config: RunConfig, n_rows: int) -> None:
+    """Refuse numbers of clusters, or of samples to keep, that so many rows do not have.
+
+    Raises
+    ------
+    InputError
+    """
+    if config.cluster.n_clusters is not None and config.input.cluster_id is None:
+        kmeans.check_n_clusters(config.cluster.n_clusters, n_rows)
+    config.prune.count_to_keep(n_rows)
+
+
+# Deduplication. `rows` is the table of the samples that are left so far.
+
+
+def build_exact_duplicates(job: Job, rows: str) -> None:
+    """Find rows that agree in all of some columns."""
+    settings = job.config.dedup.exact
+    assert settings is not None
+    found = exact_dedup(
+        job.read_as_input(rows),
+        key=job.config.input.key,
+        columns=settings.columns,
+        order_by=settings.order_by,
+    )
+    job.write_table("exact_duplicates", found)
+
+
+def build_minhash_duplicates(job: Job, rows: str) -> None:
+    """Find texts that are nearly the same."""
+    settings = job.config.dedup.minhash
+    assert settings is not None
+    found = minhash_dedup(
+        job.read_as_input(rows),
+        key=job.config.input.key,
+        scratch=job.new_directory("scratch"),
+        **settings.model_dump(),
+    )
+    job.write_table("minhash_duplicates", found)
+    job.delete_directory("scratch")
+    plan = plan_bands(settings.threshold, settings.num_perm)
+    job.note(bands=plan.bands, rows=plan.rows, expected_recall=plan.expected_recall)
+
+
+def build_semantic_clusters(job: Job, rows: str) -> None:
+    """Cluster what is left, for semantic deduplication: into many small clusters, or as they are given."""
+    settings = job.config.dedup.semantic
+    assert settings is not None
+    samples, n_rows = job.open_vectors(rows), job.count_rows(rows)
+    assigned: DataFrame | MappedRows
+    if settings.n_clusters is None:
+        cluster_ids, centroids = kmeans.compute_mean_centroids(samples)
+        assigned = kmeans.assign_given(samples, cluster_ids, centroids)
+    else:
+        model = kmeans.SphericalKMeans(
+            settings.n_clusters,
+            n_iter=settings.n_iter,
+            max_points_per_centroid=settings.max_points_per_centroid,
+            seed=settings.seed,
+            name="dedup.semantic.n_clusters",
+        ).fit(samples, n_rows)
+        cluster_ids, centroids = np.arange(settings.n_clusters, dtype=np.int32), model.centroids_
+        assigned = kmeans.plan_assignment(samples, centroids)
+    job.write_small_table("semantic_centroids", make_centroids_table(cluster_ids, centroids))
+    job.write_table(
+        "semantic_assignments", assigned, expected_rows=n_rows, expected_keys=job.digest_keys(rows)
+    )
+
+
+def build_semantic_pairs(job: Job, rows: str) -> None:
+    """Find samples that are very like an earlier one of their cluster, and count them for every eps."""
+    settings = job.config.dedup.semantic
+    assert settings is not None
+    n_rows = job.count_rows(rows)
+    pairs = semantic_dedup(
+        job.open_vectors(rows),
+        job.read_table("semantic_assignments"),
+        eps=settings.all_eps[0] if settings.groups == "connected" else max(settings.all_eps),
+        dim=job.info("samples")["dimension"],
+        scratch=job.new_directory("scratch"),
+        which_to_keep=settings.which_to_keep,
+        seed=settings.seed,
+        groups=settings.groups,
+    )
+    written = job.write_table("semantic_pairs", pairs)
+    job.delete_directory("scratch")
+    if settings.groups == "earlier":
+        sweep = count_by_eps(written.frame, settings.all_eps, n_rows)
+    else:
+        share = written.rows / n_rows
+        sweep = [{"eps": settings.all_eps[0], "removed": written.rows, "share": share}]
+    job.note(eps=settings.all_eps[0], groups=settings.groups, sweep=sweep)
+
+
+def build_survivors(
+    job: Job, table: str, found: Iterable[str], with_vectors: bool, carried: Iterable[str] = ()
+) -> None:
+    """Commit who is left after the deduplications so far: the one place where duplicates are left out.
+
+    Parameters
+    ----------
+    job : Job
+    table : str
+        Name of the table to write.
+    found : iterable of str
+        Tables of duplicates.
+    with_vectors : bool
+        Whether the vectors are written again, beside the keys.
+    carried : iterable of str
+        Columns of the input that the next method looks at.
+    """
+    duplicates = {name: _read_duplicates(job, name) for name in found}
+    names = [KEY, CLUSTER_ID, DISTANCE, *(job.info("samples")["carried"][name] for name in carried)]
+    samples = job.read_table("samples")
+    rest = samples.select(
+        [name for name in samples.columns if name in names or (name == VECTOR and with_vectors)]
+    )
+    for frame in duplicates.values():
+        rest = rest.join(frame.select(KEY), KEY, "left_anti")
+    counts = {_name_method(name): _count_duplicates(job, name) for name in duplicates}
+    n_rows = job.count_rows("samples") - sum(counts.values())
+    survivors = job.write_table(table, rest, expected_rows=n_rows)
+    if table == "survivors":  # the last ones: one table of all duplicates goes with them
+        union = reduce(lambda a, b: a.unionByName(b), duplicates.values())
+        gone = [job.write_table("duplicates", union).key_digest]
+    else:
+        gone = [job.digest_keys(name) for name in duplicates]
+    if add_digests(survivors.key_digest, *gone) != job.digest_keys("samples"):
+        raise SparkDbpError(
+            "survivors and duplicates together do not have the keys of the samples",
+            mend="please report this as a bug",
+        )
+    job.note(duplicates={f"{method} duplicates": n for method, n in counts.items()})
+    check_feasible(job.config, n_rows)
+
+
+def _name_method(table: str) -> str:
+    return table.split("_")[0]
+
+
+def _count_duplicates(job: Job, table: str) -> int:
+    if table == "semantic_pairs":
+        return int(job.info(table)["sweep"][0]["removed"])
+    return job.count_rows(table)
+
+
+def _read_duplicates(job: Job, table: str) -> DataFrame:
+    """``key``, ``duplicate_of``, ``method``, ``similarity`` FLOAT of what a method leaves out."""
+    from pyspark.sql import functions as F
+
+    rows = job.read_table(table)
+    if table != "semantic_pairs":
+        return rows
+    if job.info(table)["groups"] == "earlier":
+        rows = rows.where(F.col(SIMILARITY) > 1 - job.info(table)["eps"])
+    similarity = F.col(SIMILARITY).cast("float").alias(SIMILARITY)
+    return rows.select(KEY, DUPLICATE_OF, F.lit("semantic").alias(METHOD), similarity)
+
+
+# Clusters.
+
+
+def build_centroids(job: Job, rows: str) -> None:
+    """Cluster the samples."""
+    settings = job.config.cluster
+    assert settings.n_clusters is not None
+    model = kmeans.SphericalKMeans(**settings.model_dump()).fit(job.open_vectors(rows), job.count_rows(rows))
+    cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
+    job.write_small_table("centroids", make_centroids_table(cluster_ids, model.centroids_))
+    job.note(n_train=model.n_train_, history=[asdict(iteration) for iteration in model.history_])
+
+
+def build_mean_centroids(job: Job, rows: str) -> None:
+    """Take the means of the clusters that the data has already."""
+    job.write_small_table(
+        "centroids", make_centroids_table(*kmeans.compute_mean_centroids(job.open_vectors(rows)))
+    )
+
+
+def build_given_centroids(job: Job, rows: str) -> None:
+    """Take the centroids that the user brings with clustered data."""
+    cluster_ids, centroids = job.given_centroids.read()
+    dimension = job.info("samples")["dimension"]
+    check_centroids(job.read_table(rows), cluster_ids, centroids, dimension, job.given_centroids.path)
+    job.write_small_table("centroids", make_centroids_table(cluster_ids, centroids))
+
+
+def build_assignments(job: Job, rows: str) -> None:
+    """Assign every sample to its nearest centroid; or measure, or take, the distances of given clusters."""
+    given = job.config.input
+    assigned: DataFrame | MappedRows
+    if given.cluster_id is None:
+        assigned = kmeans.plan_assignment(job.open_vectors(rows), job.read_centroids()[1])
+    elif given.distance_to_centroid is None:
+        assigned = kmeans.assign_given(job.open_vectors(rows), *job.read_centroids())
+    else:
+        assigned = job.read_table(rows).select(KEY, CLUSTER_ID, DISTANCE)
+    job.write_table(
+        "assignments",
+        assigned,
+        expected_rows=job.count_rows(rows),
+        expected_keys=job.digest_keys(rows),
+    )
+
+
+# Pruning.
+
+
+def build_cluster_stats(job: Job) -> None:
+    """Measure d_intra and d_inter."""
+    stats = cluster_stats(job.open_table("assignments"))
+    table = complete_stats(stats, *job.read_centroids(), job.config.prune.n_neighbors)
+    job.write_small_table("cluster_stats", table)
+
+
+def build_quotas(job: Job) -> None:
+    """Set the quotas, on the driver."""
+    import pyarrow as pa
+
+    prune = job.config.prune
+    stats = job.read_small_table("cluster_stats")
+    columns = {name: stats.column(name).to_numpy() for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER)}
+    n_keep = prune.count_to_keep(int(columns[N_ITEMS].sum()))
+    plan = plan_quotas(
+        columns[N_ITEMS],
+        columns[D_INTRA],
+        columns[D_INTER],
+        n_keep,
+        complexity=prune.complexity,
+        temperature=prune.temperature,
+        min_per_cluster=prune.min_per_cluster,
+        cluster_balance=prune.cluster_balance,
+    )
+    quotas = {CLUSTER_ID: columns[CLUSTER_ID], N_ITEMS: columns[N_ITEMS]}
+    quotas |= {WEIGHT: plan["weight"], TARGET: plan["target"], QUOTA: plan["quota"]}
+    job.write_small_table("quotas", pa.table(quotas))
+    job.note(**_describe_quotas(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
+
+
+def _describe_quotas(n_items: Any, quota: Any, floor: Any) -> dict[str, Any]:
+    used = n_items > 0
+    return {
+        "clusters": int(used.sum()),
+        "empty_clusters": int((~used).sum()),
+        "cluster_sizes": [int(n_items[used].min()), int(n_items[used].max())],
+        "quotas": [int(quota[used].min()), int(quota[used].max())],
+        "saturated": int((used & (quota == n_items)).sum()),
+        "at_floor": int((used & (quota == floor) & (quota < n_items)).sum()),
+    }
+
+
+def build_keep_list(job: Job) -> None:
+    """Rank the samples of every cluster and keep as many as its quota says."""
+    from pyspark.sql import functions as F
+
+    prune = job.config.prune
+    kept = plan_selection(
+        job.open_table("assignments"),
+        job.read_table("quotas"),
+        which_to_keep=prune.which_to_keep,
+        seed=prune.seed,
+        stats=job.read_table("cluster_stats"),
+    )
+    written = job.write_table(
+        "keep_list",
+        kept,
+        expected_rows=job.info("quotas")["n_keep"],
+        totals={"distance": F.expr(WHOLE_DISTANCE_SQL)},
+    )
+    job.note(whole_distance=written.totals["distance"])
+
+
+def build_trie(job: Job) -> None:
+    """Write the kept keys for data loaders."""
+    trie = job.config.trie
+    manifest = build_keep_trie(
+        job.open_table("keep_list"),
+        job.new_directory("keep_trie"),
+        job.count_rows("keep_list"),
+        key=trie.key,
+        shards=trie.shards,
+    )
+    job.report_table("keep_trie", manifest["n_keys"])

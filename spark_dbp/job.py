@@ -1,0 +1,332 @@
+"""What a run has in hand: session, configuration, input, run directory; how it reads and writes tables.
+
+Imports `config`, `steps`, `engine`, `io`, `lake`, kernels and the names of ingest's columns; no other stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp.columns import KEY, VECTOR, name_carried
+from spark_dbp.config import RunConfig
+from spark_dbp.engine.arrow import CommittedTable, MappedRows
+from spark_dbp.engine.compat import column
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.errors import SparkDbpError
+from spark_dbp.io.centroids import GivenCentroids
+from spark_dbp.io.sources import Source
+from spark_dbp.kernels.vectors import split_centroids_table
+from spark_dbp.lake import files
+from spark_dbp.lake.digest import digest_and_sum
+from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
+from spark_dbp.stages.ingest import good_samples
+from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class WrittenTable:
+    """What was read back from a table that a step wrote.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The table.
+    rows : int
+    digest, key_digest : str
+        Of all columns, and of the column ``key`` alone.
+    totals : dict of str to int
+        Sums of whole numbers that the writer asked for.
+    """
+
+    frame: DataFrame
+    rows: int
+    digest: str
+    key_digest: str
+    totals: dict[str, int] = field(default_factory=dict)
+
+
+class Job:
+    """A run under way.
+
+    Parameters
+    ----------
+    config : RunConfig
+    spark : SparkSession
+    directory : RunDirectory
+    source : Source, optional
+        The input; None where nothing is read from it any more.
+    """
+
+    def __init__(
+        self, config: RunConfig, spark: SparkSession, directory: RunDirectory, source: Source | None = None
+    ) -> None:
+        self.config = config
+        self.spark = spark
+        self.directory = directory
+        self._source = source
+        self._writer: StepWriter | None = None
+
+    # Steps.
+
+    def carry_out(self, step: Step) -> FinishedStep:
+        """Carry a step out, or take its result of an earlier run that depends on the same.
+
+        Raises
+        ------
+        SparkDbpError
+            With a message that names what is wrong and what mends it. Nothing of the step is committed then.
+        """
+
+        def build(writer: StepWriter) -> None:
+            self._writer = writer
+            try:
+                step.build(self)
+            finally:
+                self._writer = None
+            if set(writer.step.tables) != set(step.writes):
+                raise SparkDbpError(
+                    f"step {step.name} wrote {sorted(writer.step.tables)}, not {sorted(step.writes)}",
+                    mend="please report this as a bug",
+                )
+
+        reads_input = INPUT in step.needs.sources
+        with translate_errors(self.source.name if reads_input else ""):
+            return self.directory.reuse_or_build(
+                step.name,
+                step.title.format(**self._all_info()),
+                self.resolve(step.needs),
+                build,
+                self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
+            )
+
+    def why_anew(self, step: Step) -> str | None:
+        """Why a step would be computed and not reused; None when it would be reused.
+
+        Asked before the steps that write what it needs have been carried out, it cannot be answered.
+
+        Raises
+        ------
+        KeyError
+            Then.
+        """
+        return self.directory.why_anew(step.name, self.resolve(step.needs))
+
+    def resolve(self, needs: Needs) -> dict[str, Any]:
+        """What a step needs, as it is now, by the name that a message gives it; JSON.
+
+        Raises
+        ------
+        KeyError
+            When an earlier step that writes a table of it has not been carried out.
+        """
+        found: dict[str, Any] = {}
+        if INPUT in needs.sources:
+            found["the input"] = asdict(self.source.snapshot)
+        if CENTROIDS in needs.sources:
+            found["the content of input.centroids"] = self.given_centroids.take_snapshot()
+        if needs.columns:
+            found["columns read"] = list(needs.columns)
+        found |= {path: self.config.value_at(path) for path in needs.settings}
+        found |= {f"table {table}": self._step_of(table).hash_table(table) for table in needs.tables}
+        return found
+
+    def note(self, **info: Any) -> None:
+        """Write down what the step at work found, for later steps and reports; JSON."""
+        self._at_work.step.info.update(info)
+
+    def info(self, table: str) -> Mapping[str, Any]:
+        """What the step that wrote `table` found."""
+        return self._step_of(table).info
+
+    @property
+    def _at_work(self) -> StepWriter:
+        if self._writer is None:
+            raise RuntimeError("no step is at work")
+        return self._writer
+
+    def _step_of(self, table: str) -> FinishedStep:
+        for step in self.directory.steps.values():
+            if table in step.tables:
+                return step
+        raise KeyError(table)
+
+    def _all_info(self) -> dict[str, Any]:
+        return {name: value for step in self.directory.steps.values() for name, value in step.info.items()}
+
+    # What is read from outside.
+
+    @property
+    def source(self) -> Source:
+        """The input."""
+        if self._source is None:
+            raise RuntimeError("nothing is read from the input in this run")
+        return self._source
+
+    @property
+    def given_centroids(self) -> GivenCentroids:
+        """The centroids that the user brings."""
+        assert self.config.input.centroids is not None
+        return GivenCentroids(self.spark, self.config.input.centroids)
+
+    # Tables of the run.
+
+    def count_rows(self, table: str) -> int:
+        """Rows of a table; of ``samples`` the good ones."""
+        step = self._step_of(table)
+        return int(step.info["n_rows"] if table == "samples" else step.rows[table])
+
+    def digest_keys(self, table: str) -> str:
+        """Digest of the keys of a table; of ``samples`` those of the good rows."""
+        step = self._step_of(table)
+        return str(step.info["keys"] if table == "samples" else step.key_digests[table])
+
+    def read_table(self, table: str) -> DataFrame:
+        """A table as a DataFrame; of ``samples`` the good rows."""
+        frame = self.spark.read.parquet(files.to_spark_path(self._path_of(table)))
+        return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
+
+    def open_table(self, table: str) -> CommittedTable:
+        """A table that workers may read themselves; of ``samples`` the good rows."""
+        is_samples = table == "samples"
+        return CommittedTable(
+            self.spark,
+            self._path_of(table),
+            self.read_table(table),
+            dimension=self.info(table)["dimension"] if is_samples else None,
+            has_problems=is_samples and bool(self.info(table)["dropped"]),
+            progress=self.directory.progress,
+        )
+
+    def open_vectors(self, table: str) -> CommittedTable | DataFrame:
+        """The samples whose keys are in `table`, with their vectors.
+
+        Where `table` has the vectors itself, workers may read it; else they are those of ``samples``.
+        """
+        opened = self.open_table(table)
+        if VECTOR in opened.frame.columns:
+            return opened
+        return self.read_table("samples").join(opened.frame.select(KEY), KEY, "left_semi")
+
+    def read_as_input(self, table: str) -> DataFrame:
+        """Keys and carried columns of `table`, under the names that they have in the input."""
+        frame = self.read_table(table)
+        key = self.config.input.key
+        carried = {
+            name: column(carried).alias(name)
+            for name, carried in self.info("samples")["carried"].items()
+            if carried in frame.columns
+        }
+        return frame.select(column(KEY).alias(key), *carried.values())
+
+    def read_small_table(self, table: str) -> pa.Table:
+        """A table of O(k) rows, on the driver."""
+        return files.read_parquet(self._path_of(table))
+
+    def read_centroids(
+        self, table: str = "centroids"
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Cluster ids, shape (k,), and centroids, shape (k, dim)."""
+        return split_centroids_table(self.read_small_table(table))
+
+    def _path_of(self, table: str) -> str:
+        return self.directory.at(self._step_of(table).tables[table])
+
+    def write_table(
+        self,
+        table: str,
+        rows: DataFrame | MappedRows,
+        *,
+        expected_rows: int | None = None,
+        expected_keys: str | None = None,
+        totals: Mapping[str, Column] | None = None,
+    ) -> WrittenTable:
+        """Write `rows` to a new directory of the step at work, and read them back.
+
+        Columns, number of rows and keys are compared to what was to be written: what is committed is what
+        lies there, whatever the tasks that wrote it went through.
+
+        Parameters
+        ----------
+        table : str
+        rows : DataFrame or MappedRows
+        expected_rows : int, optional
+        expected_keys : str, optional
+            Digest of the keys that must be there, each as often.
+        totals : mapping of str to Column, optional
+            Whole numbers of the table's rows to add up on the way.
+
+        Returns
+        -------
+        WrittenTable
+
+        Raises
+        ------
+        SparkDbpError
+            When something else was read back.
+        """
+        path = self._at_work.new_directory(table)
+        if isinstance(rows, MappedRows):
+            rows.write_parquet(path)
+        else:
+            rows.write.parquet(files.to_spark_path(path))
+        back = self.spark.read.parquet(files.to_spark_path(path))
+        _check_equal(table, "columns", _describe_columns(back), _describe_columns(rows))
+        # The first pass over what was written, by which it is also known that it can be read.
+        totals = totals or {}
+        n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
+        _check_equal(table, "rows", n_rows, expected_rows)
+        _check_equal(table, "digest of keys", keys, expected_keys)
+        self._at_work.report(table, n_rows, digest, keys)
+        return WrittenTable(back, n_rows, digest, keys, dict(zip(totals, sums, strict=True)))
+
+    def write_small_table(self, table: str, content: pa.Table) -> None:
+        """Write a table of O(k) rows from the driver, read it back, count and digest it."""
+        path = self._at_work.new_directory(table)
+        files.write_parquet(path, content)
+        back = self.spark.read.parquet(files.to_spark_path(path))
+        n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
+        _check_equal(table, "rows", n_rows, content.num_rows)
+        self._at_work.report(table, n_rows, digest)
+
+    def new_directory(self, name: str) -> str:
+        """A directory of the step at work, for a table or for what is needed on the way."""
+        return self._at_work.new_directory(name)
+
+    def delete_directory(self, name: str) -> None:
+        """Delete a directory that was only needed on the way."""
+        self._at_work.discard(name)
+
+    def report_table(self, table: str, n_rows: int) -> None:
+        """Record the rows of a table that was written by other means."""
+        self._at_work.report(table, n_rows)
+
+
+def carry_columns(names: list[str]) -> dict[str, str]:
+    """Under which name in ``samples`` each column travels.
+
+    Examples
+    --------
+    >>> carry_columns(["caption", "sha256"])
+    {'caption': 'column_0', 'sha256': 'column_1'}
+    """
+    return {name: name_carried(number) for number, name in enumerate(names)}
+
+
+def _describe_columns(rows: DataFrame | MappedRows) -> str:
+    return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in rows.schema)
+
+
+def _check_equal(table: str, what: str, found: Any, expected: Any) -> None:
+    if expected is not None and found != expected:
+        raise SparkDbpError(
+            f"table {table} was read back with {what} {found} where {expected} was written",
+            mend="something else wrote to the run directory, or this is a bug: run again, then report it",
+        )

@@ -1,0 +1,67 @@
+"""What a step of a run is: its name, what it needs, what it writes. Imports nothing of Spark.
+
+A step is declared once, in `pipeline`. What its result depends on follows from what it needs, so a plan of
+steps can be looked at, and compared with an earlier run, without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spark_dbp.job import Job
+
+# Outside of the run directory, steps read these two.
+INPUT = "input"
+CENTROIDS = "input.centroids"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Everything that the result of a step depends on.
+
+    Attributes
+    ----------
+    tables : tuple of str
+        Tables that earlier steps write.
+    settings : tuple of str
+        Keys or whole sections of the configuration: ``prune.seed``, ``cluster``.
+    sources : tuple of str
+        What is read from outside the run directory: `INPUT`, `CENTROIDS`.
+    columns : tuple of str
+        Columns of the input.
+    """
+
+    tables: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run.
+
+    Attributes
+    ----------
+    name : str
+        The name of its mark, and in run.json.
+    title : str
+        What it does, for people. ``{n_keep:,}`` stands for what an earlier step found.
+    needs : Needs
+    writes : tuple of str
+        Tables.
+    build : callable
+        Gets the `Job`; reads what the step needs and writes its tables.
+    vector_passes : int
+        How often it goes over the vectors of all samples.
+    """
+
+    name: str
+    title: str
+    needs: Needs
+    writes: tuple[str, ...]
+    build: Callable[[Job], None]
+    vector_passes: int = 0
