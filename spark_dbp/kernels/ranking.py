@@ -1,10 +1,11 @@
 """Rank samples within clusters, in the workers.
 
-Imports numpy and the bins of `cluster_stats`; pyarrow inside functions.
+Imports numpy and `histogram`; pyarrow inside functions.
 
-A cluster's samples, in the order in which they are kept, are cut into groups of bounded size along the bins
-of its histogram. What is in the groups before is known by count, so a group is sorted on its own; a few
-groups at a time make a part, and parts are what a worker holds.
+A cluster's samples, in the order in which they are kept, are cut into **groups** of bounded size along the
+bins of its histogram. How many samples come before a group is known from the histogram, so a group is sorted
+on its own. A few groups make a part, and a worker holds one part at a time. The **place** of a bin is its
+number, counted in the order in which samples are kept.
 """
 
 from __future__ import annotations
@@ -117,6 +118,43 @@ def cut_into_groups(
         return place, place, before, n_items
     ends = np.append(starts[1:], n) - 1
     return place[starts], place[ends], before[starts], np.add.reduceat(n_items, starts)
+
+
+def order_histogram(
+    which_to_keep: str, bins: npt.NDArray[np.int64], n_items: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places, rising, and their rows, of the bins of a cluster's histogram in any order.
+
+    Examples
+    --------
+    >>> [column.tolist() for column in order_histogram("hard", np.array([0, 2047]), np.array([5, 6]))]
+    [[0, 2047], [6, 5]]
+    """
+    places = N_BINS - 1 - bins if which_to_keep == "hard" else bins
+    order = np.argsort(places)
+    return places[order], n_items[order]
+
+
+def gather_groups(columns: dict[str, npt.NDArray[np.int64]], part_rows: int, most_rows: int) -> Groups:
+    """Number the parts of all clusters' groups.
+
+    Parameters
+    ----------
+    columns : dict of str to ndarray of shape (g,)
+        Those of `Groups` but the part; by cluster, then by place.
+    part_rows : int
+        About how many rows a part has.
+    most_rows : int
+        A group of more rows is in no part.
+
+    Returns
+    -------
+    Groups
+    """
+    too_large = columns["n_rows"] > most_rows
+    held = np.where(too_large, 0, columns["n_rows"])
+    _, part = np.unique((np.cumsum(held) - held) // part_rows, return_inverse=True)
+    return Groups(**columns, part=np.where(too_large, -1, part).astype(np.int32))
 
 
 def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

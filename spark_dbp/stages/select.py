@@ -20,7 +20,15 @@ from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, meas
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
 from spark_dbp.kernels.histogram import BIN_SQL, HASH_BIN_SHIFT, N_BINS
-from spark_dbp.kernels.ranking import GROUP, Groups, cut_into_groups, find_reached, rank_rows
+from spark_dbp.kernels.ranking import (
+    GROUP,
+    Groups,
+    cut_into_groups,
+    find_reached,
+    gather_groups,
+    order_histogram,
+    rank_rows,
+)
 from spark_dbp.stages.cluster_stats import cluster_stats
 
 if TYPE_CHECKING:
@@ -138,9 +146,8 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
         for batch in batches:
             for cluster, quota, histogram in zip(*batch.columns, strict=True):
                 bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
-                order = np.argsort(-bins if which_to_keep == "hard" else bins)
-                place = N_BINS - 1 - bins if which_to_keep == "hard" else bins
-                columns = cut_into_groups(place[order], n_items[order], quota.as_py(), group_rows)
+                place, n_items = order_histogram(which_to_keep, bins, n_items)
+                columns = cut_into_groups(place, n_items, quota.as_py(), group_rows)
                 same = [np.full(len(columns[0]), value.as_py(), np.int64) for value in (cluster, quota)]
                 yield pa.RecordBatch.from_arrays([pa.array(c) for c in (*columns, *same)], names)
 
@@ -149,11 +156,7 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
     schema = ", ".join(f"{name} BIGINT" for name in names)
     found = collect_arrow(map_in_arrow(rows, cut, schema))
     found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
-    columns = {name: found.column(name).to_numpy() for name in names}
-    too_large = columns["n_rows"] > most_rows
-    held = np.where(too_large, 0, columns["n_rows"])
-    _, part = np.unique((np.cumsum(held) - held) // part_rows, return_inverse=True)
-    return Groups(**columns, part=np.where(too_large, -1, part).astype(np.int32))
+    return gather_groups({name: found.column(name).to_numpy() for name in names}, part_rows, most_rows)
 
 
 def _sorted_by_spark(

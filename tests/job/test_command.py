@@ -78,7 +78,7 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
     (home / "bin/java").chmod(0o755)
     code = (
         "from spark_dbp.engine.session import *; import os\n"
-        "print(java_major_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
+        "print(read_java_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
     )
     environment = {**without_java(tmp_path), "JAVA_HOME": str(home)}
     done = subprocess.run(
@@ -92,8 +92,8 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
 def test_a_wheel_with_a_java_that_spark_cannot_use_is_named(tmp_path):
     """As when pyspark 3.5 was put beside a wheel with Java 21."""
     code = (
-        "from spark_dbp import session\n"
-        "session.supported_java = lambda: (98, 99)\n"
+        "from spark_dbp.engine import session\n"
+        "session.list_supported_java = lambda: (98, 99)\n"
         "try: session.find_java_home()\n"
         "except Exception as error: print(error)"
     )

@@ -1,0 +1,537 @@
+"""Bad inputs as one table, and what runs the real command on them: for the tests of folders `unit` and `job`."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyspark
+import yaml
+from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
+
+from spark_dbp.cli import main
+
+IS_SPARK_35 = pyspark.__version__.startswith("3.5.")
+# Spark 3.5 does not know the type at all: to it the file is damaged.
+HALF_FLOATS = ["cannot read"] if IS_SPARK_35 else ["FLOAT16", "float32"]
+PROCESSES = bool(os.environ.get("SPARK_DBP_TEST_PROCESSES"))
+SECRET = "hunter2"
+
+N, DIM = 60, 4
+KEYS = make_keys(N)
+ROWS = [row.tolist() for row in make_embeddings(N, DIM, 3)]
+F32, F64 = pa.list_(pa.float32()), pa.list_(pa.float64())
+KEY = KEYS[7]
+
+
+# The command.
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+def in_this_process(arguments: list, capsys) -> Done:
+    capsys.readouterr()
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as usage:  # argparse
+        code = usage.code
+    captured = capsys.readouterr()
+    return Done(code, captured.out, captured.err)
+
+
+def in_a_process(arguments: list) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", "spark_dbp", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+# Inputs.
+
+
+def with_row(row: object, at: int = 7) -> list:
+    return [*ROWS[:at], row, *ROWS[at + 1 :]]
+
+
+def table(path: Path, keys=KEYS, rows=ROWS, type_=F32, n_files=1, **more) -> Path:
+    return write_table(path, keys, pa.array(rows, type_), n_files, **more)
+
+
+def in_files(path: Path, *tables: pa.Table, **how) -> None:
+    path.mkdir()
+    for number, content in enumerate(tables):
+        pq.write_table(content, path / f"{number:05d}.parquet", **how)
+
+
+def half(number: int, keys=KEYS, rows=ROWS, type_=F32) -> pa.Table:
+    part = slice(0, 30) if number == 0 else slice(30, 60)
+    return pa.table({"key": keys[part], "embedding": pa.array(rows[part], type_)})
+
+
+def file_of(name: str, content: bytes, beside: bool = False) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        if beside:
+            table(path)
+        path.mkdir(exist_ok=True)
+        (path / name).write_bytes(content)
+
+    return write
+
+
+def truncated(path: Path) -> None:
+    table(path, n_files=3)
+    victim = path / "00001.parquet"
+    victim.write_bytes(victim.read_bytes()[:-300])
+
+
+def overwritten_page(path: Path) -> None:
+    table(path, n_files=2)
+    victim = path / "00001.parquet"
+    raw = bytearray(victim.read_bytes())
+    raw[4:200] = b"\xff" * 196
+    victim.write_bytes(bytes(raw))
+
+
+def flipped_bits(compression: str) -> Callable[[Path], None]:
+    """Bits of a page of embeddings flipped, in a file with page checksums, as Spark writes them."""
+
+    def write(path: Path) -> None:
+        rows = make_embeddings(3000, 8, 3).tolist()
+        content = pa.table({"key": make_keys(3000), "embedding": pa.array(rows, F32)})
+        in_files(path, content, compression=compression, use_dictionary=False, write_page_checksum=True)
+        victim = path / "00000.parquet"
+        column = pq.ParquetFile(victim).metadata.row_group(0).column(1)
+        middle = column.data_page_offset + column.total_compressed_size // 2
+        raw = bytearray(victim.read_bytes())
+        raw[middle] ^= 1
+        victim.write_bytes(bytes(raw))
+
+    return write
+
+
+def clustered(ids: list, distances: list | None = None) -> Callable[[Path], object]:
+    more = {"cid": ids} if distances is None else {"cid": ids, "dist": distances}
+    return lambda path: table(path, **more)
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def parquet(content: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(content, file)
+    return file.getvalue()
+
+
+def centroids_table(ids, vectors) -> bytes:
+    return parquet(pa.table({"cluster_id": ids, "centroid": pa.array(vectors, F32)}))
+
+
+class Trap:
+    """What runs code when it is unpickled: it would leave a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+# The table.
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad input.
+
+    `words` are what the message must say: what is wrong and where. `sections` are those of the configuration,
+    `content` replaces its text. `before` prepares the directory further. `late`: found out by a stage that
+    follows good ones, which stay for the next attempt. `needs_spark`: whether it is refused only when there is a
+    session.
+    """
+
+    code: int
+    words: list[str]
+    write: Callable[[Path], object] | None = table
+    sections: dict = field(default_factory=dict)
+    content: bytes | None = None
+    arguments: tuple[str, ...] = ("run", "{tmp}/conf.yaml")
+    before: Callable[[Path], object] | None = None
+    late: bool = False
+    needs_spark: bool = True
+
+
+def rows(words: list[str], given: list, type_: pa.DataType = F32, **sections: dict) -> Case:
+    return Case(3, words, lambda path: table(path, rows=given, type_=type_), sections)
+
+
+def config(words: list[str], **sections: dict) -> Case:
+    return Case(2, words, None, sections, needs_spark=False)
+
+
+def yaml_text(words: list[str], content: str | bytes) -> Case:
+    content = content.encode() if isinstance(content, str) else content
+    return Case(2, words, None, content=content, needs_spark=False)
+
+
+def centroids(words: list[str], content: bytes | None, name: str = "c.npy") -> Case:
+    def before(tmp: Path) -> None:
+        if content is not None:
+            (tmp / name).write_bytes(content)
+
+    given = {"cluster_id": "cid", "centroids": "{tmp}/" + name}
+    return Case(3, [name, *words], clustered(IDS), {"input": given}, before=before)
+
+
+def arguments(
+    code: int, words: list[str], *args: str, before: Callable[[Path], object] | None = None
+) -> Case:
+    return Case(code, words, None, arguments=args, before=before, needs_spark=False)
+
+
+def run_json(text: str) -> Callable[[Path], object]:
+    def write(tmp: Path) -> None:
+        (tmp / "old").mkdir()
+        (tmp / "old/run.json").write_text(text)
+
+    return write
+
+
+def file_at(name: str) -> Callable[[Path], object]:
+    def write(tmp: Path) -> None:
+        (tmp / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp / name).write_text("precious")
+
+    return write
+
+
+IDS = [i % 3 for i in range(N)]
+GIVEN = {"cluster_id": "cid"}
+WITH_DISTANCE = {**GIVEN, "distance_to_centroid": "dist"}
+ONE = [1.0] * DIM
+BIG = 10**30
+VALID = yaml.safe_dump(config_of("in", "run"))
+# The name tells nothing, the value is a mapping where a text belongs: what is shown of it?
+SECRET_IN_A_LIST = VALID + f"spark: {{spark.hadoop.fs.s3a.secret.key: [{SECRET}]}}\n"
+
+CASES = {
+    # Where the input is.
+    "missing path": Case(3, ["no such path", "{tmp}/in", "check input.path"], None),
+    "a glob of nothing": Case(3, ["no such path", "*.nope"], None, {"input": {"path": "{tmp}/*.nope"}}),
+    "a glob without end": Case(3, ["input.path", "brackets"], None, {"input": {"path": "{tmp}/[ab"}}),
+    "a store without connector": Case(3, ["gopher", "connector"], None, {"input": {"path": "gopher://x/y"}}),
+    "NUL in input.path": config(["input.path", "NUL"], input={"path": "a\0b"}),
+    "empty directory": Case(3, ["no Parquet files"], lambda path: path.mkdir()),
+    "hidden files only": Case(3, ["no Parquet files"], file_of("_SUCCESS", b"")),
+    "other files only": Case(3, ["cannot read", "x.txt", "not Parquet"], file_of("x.txt", b"hello, world")),
+    "a text among Parquet": Case(3, ["cannot read", "x.txt"], file_of("x.txt", b"hello, world", beside=True)),
+    "a text named Parquet": Case(3, ["cannot read", "x.parquet"], file_of("x.parquet", b"key,embedding\n")),
+    "a pickle named Parquet": Case(3, ["cannot read", "x.parquet"], file_of("x.parquet", pickle.dumps([KEYS]))),
+    "0 bytes": Case(3, ["cannot read" if IS_SPARK_35 else "no Parquet files", "input.path"], file_of("x.parquet", b"")),
+    "0 bytes among others": Case(3, ["x y%.parquet", "0 bytes"], file_of("x y%.parquet", b"", beside=True)),
+    "truncated file": Case(3, ["cannot read", "00001.parquet", "truncated, damaged"], truncated),
+    "overwritten page": Case(3, ["cannot read", "00001.parquet", "damaged"], overwritten_page),
+    "flipped bit": Case(3, ["cannot read", "00000.parquet", "damaged"], flipped_bits("none")),
+    "flipped bit, snappy": Case(3, ["cannot read", "00000.parquet", "damaged"], flipped_bits("snappy")),
+    "flipped bit, zstd": Case(3, ["cannot read", "00000.parquet", "damaged"], flipped_bits("zstd")),
+    "missing table": Case(
+        3, ["no such table", "input.table nowhere.t"], None, {"input": {"path": None, "table": "nowhere.t"}}
+    ),
+    "a table name that is none": Case(
+        3, ["input.table a b; DROP", "check input"], None, {"input": {"path": None, "table": "a b; DROP"}}
+    ),
+    # Columns.
+    "missing key column": Case(3, ["input.key", "'kee'", "did you mean 'key'"], table, {"input": {"key": "kee"}}),
+    "missing embedding column": Case(
+        3, ["input.embedding", "'clip'", "key, embedding"], table, {"input": {"embedding": "clip"}}
+    ),
+    "embedding of strings": rows(["'embedding' is STRING", "ARRAY<FLOAT>"], ["x"] * N, pa.string()),
+    "embedding of integers": rows(["ARRAY<INT>", "cast"], [[1, 2]] * N, pa.list_(pa.int32())),
+    "half floats": rows(["input.path", *HALF_FLOATS], [np.zeros(4, np.float16)] * N, pa.list_(pa.float16())),
+    "key of arrays": Case(3, ["input.key", "ARRAY<STRING>"], lambda path: table(path, keys=[[k] for k in KEYS])),
+    "columns that differ in case": Case(
+        3, ["column `key` already exists", "spark.sql.caseSensitive"], lambda path: table(path, KEY=KEYS)
+    ),
+    "embedding in one file only": Case(
+        3, ["null embedding: 30 rows"], lambda path: in_files(path, half(0), half(1).select(["key"]))
+    ),
+    "embedding not in the first file": Case(
+        3, ["there is no column 'embedding'"], lambda path: in_files(path, half(0).select(["key"]), half(1))
+    ),
+    "float, then double": Case(
+        3, ["00001.parquet", "'embedding' is DOUBLE there and FLOAT in other files"],
+        lambda path: in_files(path, half(0), half(1, type_=F64)),
+    ),
+    "strings, then integers": Case(
+        3, ["00001.parquet", "'key' is INT64 there and STRING"],
+        lambda path: in_files(path, half(0), half(1, keys=list(range(N)))),
+    ),
+    # Rows.
+    "empty table": Case(3, ["no rows", "input.path"], lambda path: in_files(path, half(0).slice(0, 0))),
+    "two dimensions": rows(["another dimension: 1 row", "2 where most have 4", KEY], with_row([1.0, 2.0])),
+    "null embedding": rows(["null embedding: 1 row", KEY], with_row(None)),
+    "null inside": rows(["null inside the embedding", KEY], with_row([1.0, None, 2.0, 3.0])),
+    "NaN": rows(["NaN or Inf", KEY], with_row([float("nan")] * 4)),
+    "Inf": rows(["NaN or Inf", KEY], with_row([float("-inf"), 1, 1, 1])),
+    "Inf of half floats": rows(["NaN or Inf", KEY], with_row([float(np.uint16(0x7C00).view(np.float16))] * 4)),
+    "zero vector": rows(["zero vector: 1 row", KEY, "on_bad_rows"], with_row([0.0] * 4)),
+    "empty embedding": rows(["empty embedding", KEY], with_row([])),
+    "broken bytes": rows(["not a whole number of float32"], [b"12345"] * N, pa.binary()),
+    "only bad rows, dropped": rows(["no usable row", "60 rows"], [None] * N, input={"on_bad_rows": "drop"}),
+    "null key": Case(3, ["null key: 1 row"], lambda path: table(path, keys=[None, *KEYS[1:]])),
+    "duplicate keys": Case(
+        3, ["1 key is not unique", f"{KEYS[0]!r} (3 times)"],
+        lambda path: table(path, keys=[*KEYS[:-2], KEYS[0], KEYS[0]]),
+    ),
+    "duplicate keys, dropping": Case(
+        3, ["not unique", KEYS[1]], lambda path: table(path, keys=[KEYS[1], *KEYS[1:]]),
+        {"input": {"on_bad_rows": "drop"}},
+    ),
+    "duplicate keys of 10 KB": Case(
+        3, ["not unique", "xxx..."], lambda path: table(path, keys=["x" * 10240] * 2 + KEYS[2:])
+    ),
+    # Numbers that do not go together.
+    "more clusters than rows": Case(3, ["cluster.n_clusters is 61", "60 rows"], table, {"cluster": {"n_clusters": 61}}),
+    "n_keep above the rows": Case(
+        3, ["prune.n_keep 61 of 60", "between 1 and 60"], table, {"prune": {"keep_ratio": None, "n_keep": 61}}
+    ),
+    "keeps nothing": Case(3, ["prune.keep_ratio 0.001 of 60"], table, {"prune": {"keep_ratio": 0.001}}),
+    "keeps nothing of one row": Case(
+        3, ["prune.keep_ratio 0.3 of 1 rows"], lambda path: table(path, KEYS[:1], ROWS[:1]),
+        {"cluster": {"n_clusters": 1}},
+    ),
+    "n_keep below the floors": Case(
+        3, ["cannot keep 6", "at least 12", "min_per_cluster"], table, {"prune": {"keep_ratio": 0.1}}, late=True
+    ),
+    # Expressions.
+    "filter leaves nothing": Case(3, ["no rows", "input.filter"], table, {"input": {"filter": "key = ''"}}),
+    "filter is no SQL": Case(2, ["input.filter", "key = = 1"], table, {"input": {"filter": "key = = 1"}}),
+    "filter of two statements": Case(
+        2, ["input.filter", "Syntax error"], table, {"input": {"filter": "1 = 1; DROP TABLE x"}}
+    ),
+    "filter on no column": Case(2, ["input.filter", "width"], table, {"input": {"filter": "width > 3"}}),
+    "filter is no predicate": Case(2, ["input.filter", "not a boolean"], table, {"input": {"filter": "length(key)"}}),
+    "filter fails on a row": Case(
+        # Which expression, Spark 3.5 does not say.
+        3, ["an expression" if IS_SPARK_35 else "cast(key as int) > 0", "fails on a row", "try_cast"], table,
+        {"input": {"filter": "cast(key as int) > 0"}, "spark": {"spark.sql.ansi.enabled": "true"}},
+    ),
+    "trie key is no SQL": Case(2, ["trie.key"], table, {"trie": {"key": "concat(key"}}),
+    "trie key on no column": Case(2, ["trie.key", "uid", "key, cluster_id"], table, {"trie": {"key": "uid"}}),
+    "trie key maps two to one": Case(
+        3, ["trie.key", "1 different texts of 18 kept keys"], table, {"trie": {"key": "substr(key, 1, 4)"}}, late=True
+    ),
+    "no column for exact": Case(
+        3, ["dedup.exact.columns", "'sha'"], table, {"dedup": {"exact": {"columns": ["sha"]}}}
+    ),
+    "no column for order_by": Case(
+        3, ["dedup.exact.order_by", "'at'"], table, {"dedup": {"exact": {"columns": ["key"], "order_by": "at"}}}
+    ),
+    "no column for minhash": Case(3, ["dedup.minhash.column"], table, {"dedup": {"minhash": {"column": "text"}}}),
+    # Data that is clustered already.
+    "null cluster_id": Case(3, ["null cluster_id", KEYS[0]], clustered([None, *IDS[1:]]), {"input": GIVEN}),
+    "negative cluster_id": Case(3, ["cluster_id below 0", KEYS[0]], clustered([-1, *IDS[1:]]), {"input": GIVEN}),
+    "cluster_id beyond INT": Case(3, ["above 2147483647"], clustered([2**31, *IDS[1:]]), {"input": GIVEN}),
+    "cluster_id of strings": Case(3, ["input.cluster_id", "STRING"], clustered(["a"] * N), {"input": GIVEN}),
+    "distance outside": Case(
+        3, ["outside [0, 2]", KEYS[0]], clustered(IDS, [2.5, *[0.1] * (N - 1)]), {"input": WITH_DISTANCE}
+    ),
+    "distance NaN": Case(
+        3, ["distance_to_centroid null, NaN", KEYS[0]],
+        clustered(IDS, [float("nan"), *[0.1] * (N - 1)]), {"input": WITH_DISTANCE},
+    ),
+    "distance of integers": Case(3, ["BIGINT"], clustered(IDS, [1] * N), {"input": WITH_DISTANCE}),
+    "a cluster that cancels out": Case(
+        3, ["cluster 0", "cancel out", "input.centroids"],
+        lambda path: table(path, rows=[[1, 0, 0, 0], [-1, 0, 0, 0]] * 30, cid=[0] * N), {"input": GIVEN}, late=True,
+    ),
+    # Centroids.
+    "centroids missing": centroids(["input.centroids"], None),
+    "centroids missing, Parquet": centroids(["input.centroids", "no such path"], None, "c.parquet"),
+    "centroids of 0 bytes": centroids(["no plain .npy matrix"], b""),
+    "centroids truncated": centroids(["no plain .npy matrix"], npy(np.ones((3, 4), np.float32))[:-10]),
+    "centroids with a header of petabytes": centroids(
+        ["no plain .npy matrix"], npy(np.ones((3, 4), np.float32)).replace(b"(3, 4)", b"(3000000000, 400000)")[:200]
+    ),
+    "centroids of objects": centroids(["no plain .npy matrix", "never read"], npy(np.array([{"a": 1}], dtype=object))),
+    "centroids are a text": centroids(["no plain .npy matrix"], b"hello"),
+    "centroids of rank 1": centroids(["shape (4,)"], npy(np.ones(4, np.float32))),
+    "centroids of integers": centroids(["type int32"], npy(np.ones((3, 4), np.int32))),
+    "centroids NaN": centroids(["cluster 0 has NaN or Inf"], npy(np.full((3, 4), np.nan, np.float32))),
+    "centroids zero": centroids(["cluster 0 is zero"], npy(np.zeros((3, 4), np.float32))),
+    "centroids null": centroids(["cluster 1: null centroid"], centroids_table([0, 1, 2], [ONE, None, ONE]), "c.parquet"),
+    "centroids of two dimensions": centroids(
+        ["several dimensions: [1, 4]"], centroids_table([0, 1, 2], [ONE, ONE, [1.0]]), "c.parquet"
+    ),
+    "centroid ids twice": centroids(["cluster_id 1 occurs more than once"], centroids_table([0, 1, 1], [ONE] * 3), "c.parquet"),
+    "centroid id null": centroids(["null cluster_id"], centroids_table([0, 1, None], [ONE] * 3), "c.parquet"),
+    "centroid id negative": centroids(["between 0 and 2147483647"], centroids_table([0, 1, -2], [ONE] * 3), "c.parquet"),
+    "centroids without rows": centroids(["has no rows"], centroids_table(pa.array([], pa.int32()), []), "c.parquet"),
+    "centroids of other columns": centroids(["no column 'cluster_id'"], parquet(pa.table({"id": [1]})), "c.parquet"),
+    "centroids at an unknown store": Case(
+        2, ["gopher://x"], clustered(IDS), {"input": {**GIVEN, "centroids": "gopher://x/c.npy"}}
+    ),
+    # The configuration.
+    "no configuration": arguments(2, ["cannot read", "none.yaml"], "run", "{tmp}/none.yaml"),
+    "a directory for a configuration": arguments(2, ["cannot read"], "run", "{tmp}"),
+    "settings without value": arguments(2, ["--set", "section.key=value"], "run", "{tmp}/conf.yaml", "--set", "prune.keep_ratio"),
+    "settings inside a value": arguments(
+        2, ["--set", "'path' is a value"], "run", "{tmp}/conf.yaml", "--set", f"input.path.secret={SECRET}"
+    ),
+    "a list": yaml_text(["conf.yaml", "no mapping"], "- 1\n- 2"),
+    "a text": yaml_text(["conf.yaml", "no mapping"], "hello"),
+    "not UTF-8": yaml_text(["conf.yaml", "utf-8"], "a: \u00e9".encode("latin1")),
+    "UTF-16": yaml_text(["conf.yaml", "utf-8"], VALID.encode("utf-16")),
+    "a NUL": yaml_text(["conf.yaml", "#x0000"], "a: \0"),
+    "YAML with a tab": yaml_text(["conf.yaml", "line 2"], "input:\n\tpath: x"),
+    "YAML with a key twice": yaml_text(["conf.yaml", "'prune' is given twice"], VALID + "prune: {keep_ratio: 0.9}\n"),
+    "YAML without end": yaml_text(["conf.yaml", "too deeply"], "a: " + "[" * 5000),
+    "YAML in itself": yaml_text(["unknown key 'input.b'"], VALID.replace("input:", "input: &a\n  b: *a")),
+    "keys that are numbers": yaml_text(["1: Keys should be strings"], "1: 2"),
+    "a misspelt key": config(
+        ["prune.keep_ratoi", "did you mean 'prune.keep_ratio'"], prune={"keep_ratoi": 0.1}
+    ),
+    "keep_ratio 0": config(["prune.keep_ratio", "greater than 0"], prune={"keep_ratio": 0}),
+    "keep_ratio negative": config(["prune.keep_ratio", "greater than 0"], prune={"keep_ratio": -1}),
+    "keep_ratio above 1": config(["prune.keep_ratio", "less than or equal to 1"], prune={"keep_ratio": 1.5}),
+    "keep_ratio NaN": config(["prune.keep_ratio", "finite"], prune={"keep_ratio": float("nan")}),
+    "temperature 0": config(["prune.temperature"], prune={"temperature": 0}),
+    "temperature too large": config(["prune.temperature"], prune={"temperature": 10**400}),
+    "an enormous n_clusters": config(["cluster.n_clusters", "2147483647"], cluster={"n_clusters": BIG}),
+    "an enormous n_keep": config(["prune.n_keep"], prune={"keep_ratio": None, "n_keep": BIG}),
+    "an enormous floor": config(["prune.min_per_cluster"], prune={"min_per_cluster": BIG}),
+    "an enormous seed": config(["prune.seed"], prune={"seed": BIG}),
+    "an enormous number of shards": config(["trie.shards", "100000"], trie={"shards": BIG}),
+    "no Spark setting": config(["spark.'fs.s3a.x'", "start with 'spark.'"], spark={"fs.s3a.x": 1}),
+    "an unknown codec": Case(
+        2, ["spark.sql.parquet.compression.codec", "nonsense"], table,
+        {"spark": {"spark.sql.parquet.compression.codec": "nonsense"}},
+    ),
+    "a codec that is not there": Case(
+        2, ["spark.sql.parquet.compression.codec", "lzo", "zstd, snappy"], table,
+        {"spark": {"spark.sql.parquet.compression.codec": "lzo"}},
+    ),
+    # Secrets.
+    "a secret of a wrong type": yaml_text(["spark.hadoop.fs.s3a.secret.key", "valid string"], SECRET_IN_A_LIST),
+    "a secret for a section": yaml_text(["spark: Input should be"], VALID + f"spark: {SECRET}\n"),
+    "a secret in input.path": config(
+        ["input.path", "holds credentials", "(redacted)@bucket"], input={"path": f"s3a://AKIA:{SECRET}/x@bucket/y"}
+    ),
+    "a signature in output.path": config(
+        ["output.path", "holds credentials", "sig=(redacted)&se"],
+        output={"path": f"wasbs://c@a.blob.core.windows.net/x?sig={SECRET}&se=1"},
+    ),
+    "a secret in input.centroids": config(
+        ["input.centroids", "holds credentials"], input={**GIVEN, "centroids": f"s3://A:{SECRET}@b/c.npy"}
+    ),
+    "a secret in a setting": arguments(
+        2, ["input.path"], "run", "{tmp}/conf.yaml", "--set", f"input.path=https://u:{SECRET}@host/x"
+    ),
+    "a secret, debugging": arguments(
+        2, ["input.path"], "run", "{tmp}/conf.yaml", "--set", f"input.path=jdbc:x://h/d?password={SECRET}"
+    ),
+    # The output.
+    "output.path in input.path": config(["output.path", "lies in input.path"], output={"path": "{tmp}/in/run"}),
+    "output.path is input.path": config(["output.path", "lies in input.path"], output={"path": "{tmp}/in"}),
+    "output.path in what a glob names": config(
+        ["output.path", "lies in input.path"], input={"path": "{tmp}/*/{{a,b}}"}, output={"path": "{tmp}/x/b/run"}
+    ),
+    "output.path around input.path": config(
+        ["input.path", "lies in output.path"], input={"path": "{tmp}/run/tables/in"}
+    ),
+    "output.path is a file": Case(
+        2, ["output.path", "is a file"], table, {"output": {"path": "{tmp}/conf.yaml"}}
+    ),
+    "output.path below a file": Case(
+        2, ["output.path", "conf.yaml/x"], table, {"output": {"path": "{tmp}/conf.yaml/x"}}
+    ),
+    "output.path that cannot be written": Case(2, ["output.path", "/proc/x"], table, {"output": {"path": "/proc/x"}}),
+    "output.path at an unknown store": Case(2, ["gopher://x"], table, {"output": {"path": "gopher://x/y"}}),
+    "NUL in output.path": config(["output.path", "NUL"], output={"path": "a\0b"}),
+    "output.path with something else": Case(
+        2, ["output.path", "thesis.tex", "is not a run"], table, before=file_at("run/thesis.tex")
+    ),
+    "a file where stages go": Case(1, ["cannot read or write", "stages"], table, before=file_at("run/stages"), late=True),
+    # The other commands.
+    "select of nothing": arguments(3, ["no finished run", "{tmp}/none"], "select", "{tmp}/none", "--out", "{tmp}/o"),
+    "sweep of nothing": arguments(3, ["no finished run"], "sweep", "{tmp}/none"),
+    "verify of nothing": arguments(3, ["no finished run"], "verify", "{tmp}/none"),
+    "select of a list": arguments(
+        3, ["old/run.json is not a run.json"], "select", "{tmp}/old", "--out", "{tmp}/o", before=run_json("[]")
+    ),
+    "sweep of a part": arguments(
+        3, ["old/run.json is not a run.json"], "sweep", "{tmp}/old", before=run_json('{"tables": {}, "summary": {}}')
+    ),
+    "no command": arguments(2, ["COMMAND"]),
+    "no such command": arguments(2, ["invalid choice"], "prune"),
+}  # fmt: skip
+
+
+def filled(value: object, tmp: Path) -> object:
+    if isinstance(value, str):
+        return value.replace("{tmp}", str(tmp)).replace("{{", "{").replace("}}", "}")
+    if isinstance(value, dict):
+        return {name: filled(item, tmp) for name, item in value.items()}
+    return value
+
+
+def prepare(tmp: Path, case: Case) -> None:
+    values = config_of(tmp / "in", tmp / "run", **filled(case.sections, tmp))
+    (tmp / "conf.yaml").write_bytes(yaml.safe_dump(values).encode() if case.content is None else case.content)
+    if case.write is not None:
+        case.write(tmp / "in")
+    if case.before is not None:
+        case.before(tmp)
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()
+    }
+
+
+def check_message(done: Done, code: int, words: list[str]) -> None:
+    assert done.code == code, done.err
+    for word in words:
+        assert word in done.err
+    assert SECRET not in done.out + done.err
+    for trace in ("Traceback", "\tat ", ".java:", ".scala:", "Py4JJava"):
+        assert trace not in done.out + done.err, done.err
+    assert " ERROR " not in done.err  # Spark's own log, in a process of its own
+    assert "to mend it: " in done.err or done.err.startswith("usage: ")
+
+
+def check_refused(command: Callable[[list], Done], case: Case, tmp: Path) -> None:
+    """The case is refused with its code and words, and nothing is written that should not be."""
+    prepare(tmp, case)
+    before = tree(tmp)
+    done = command([filled(argument, tmp) for argument in case.arguments])
+    check_message(done, case.code, [filled(word, tmp) for word in case.words])
+    after = tree(tmp)
+    if case.late:
+        assert "run/run.json" not in after
+        before, after = (
+            {file: content for file, content in files.items() if not file.startswith("run/")}
+            for files in (before, after)
+        )
+    assert after == before
+    if not case.late and case.before is None:
+        assert not (tmp / "run").exists()
