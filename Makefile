@@ -6,9 +6,11 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 VENV35 := .venv-spark35
 STAMP35 := $(VENV35)/.installed
+# Two at a time: each has a Spark of its own.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-s3a test-spark35 lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,8 +27,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## Cluster and prune scikit-learn's handwritten digits into demo-run/
 	$(BIN)/spark-dbp demo demo-run
 
-test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## Run what shows that the program works: unit tests and the core of the others (4 minutes)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+test-all: $(STAMP)  ## Run all tests but the long ones
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a'
 
 test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
 	$(BIN)/python -m pytest -m long
@@ -42,7 +47,7 @@ test-s3a: $(STAMP)  ## Run the job on an S3 server (fetches jars of 200 MB)
 	SPARK_DBP_S3A_JARS=$(S3A_JARS) $(BIN)/python -m pytest -m s3a tests/job/test_object_store.py
 
 test-spark35: $(STAMP35) $(STAMP)  ## Run the tests that need Spark on Spark 3.5, in a venv of their own
-	SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest tests/lanes tests/spark tests/job
+	SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a' tests/lanes tests/spark tests/job
 
 $(STAMP35): requirements-spark35.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "numpy 1 needs Python 3.10 to 3.12: make test-spark35 PYTHON=python3.11")'

@@ -29,6 +29,7 @@ from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
+from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
 from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
 from spark_dbp.runs import Run, open_run
@@ -307,6 +308,7 @@ def _check_early(job: Job) -> None:
         check_comparable(frame, exact.columns)
     if minhash is not None:
         check_text(frame, minhash.column)
+        plan_bands(minhash.threshold, minhash.num_perm)
     for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
         if settings is not None and settings.order_by is not None:
             check_order(frame, settings.order_by, f"{section}.order_by")

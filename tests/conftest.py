@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -19,10 +20,18 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
-    """A classic local session; small shuffles, since the data is small."""
-    from spark_dbp.engine.session import start_local_session
+    """A classic local session; few tasks and a JVM that is quick to start with, since the data is small."""
+    from spark_dbp.engine import session as sessions
 
-    session = start_local_session({"spark.sql.shuffle.partitions": "4", "spark.driver.memory": "1g"})
+    options = sessions._local_defaults()["spark.driver.extraJavaOptions"]
+    conf = {
+        "spark.sql.shuffle.partitions": "4",
+        "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": f"{options} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
+    if "PYTEST_XDIST_WORKER" in os.environ:  # another one runs beside it
+        conf["spark.master"] = "local[1]"
+    session = sessions.start_local_session(conf)
     yield session
     session.stop()
 

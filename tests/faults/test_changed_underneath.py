@@ -96,17 +96,14 @@ def test_nothing_goes_back_to_the_input_after_ingest(spark, source, tmp_path, mo
     """What deduplication looks at travels in the samples: the input may change, or be gone, by then."""
     original = builds.exact_dedup
     monkeypatch.setattr(builds, "exact_dedup", lambda *a, **k: (shutil.rmtree(source), original(*a, **k))[1])
-    dedup = {
-        "exact": {"columns": ["embedding"]},
-        "minhash": {"column": "key"},
-        "semantic": {"eps": 0.001, "n_clusters": 2},
-    }
-    done = run(configured(source, tmp_path, dedup=dedup), spark)
+    settings = {"exact": {"columns": ["embedding"]}, "semantic": {"eps": 0.1, "n_clusters": 2}}
+    done = run(configured(source, tmp_path, dedup=settings), spark)
     assert not source.exists()
     assert done.document["rows"]["duplicates"] > 0
-    assert len(verify(done, spark)) == 9
+    assert done.document["accounting"]["rows_in"] == len(KEYS)
 
 
+@pytest.mark.slow
 def test_planted_files_and_leftovers(spark, source, tmp_path):
     first = run(configured(source, tmp_path), spark)
     table = Path(first.table_path("assignments"))
@@ -169,6 +166,7 @@ def test_keys_that_were_swapped_while_a_stage_writes(spark, source, tmp_path, mo
         run(configured(source, tmp_path), spark)
 
 
+@pytest.mark.slow
 def test_a_computation_that_gives_other_scores_each_time(spark, tmp_path):
     """Embeddings from a UDF that never says the same twice, as those of a model on a GPU may: they are computed
     once, written, and read from then on, so that every table follows from what was written."""
@@ -231,6 +229,7 @@ def test_a_view_that_gives_other_numbers_of_rows(spark, source, tmp_path, predic
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_view_is_known_again_by_its_rows(spark, source, tmp_path):
     """A view does not tell its files: what it gives is compared, not how many rows."""
     spark.read.parquet(str(source)).createOrReplaceTempView("known_view")
@@ -262,6 +261,7 @@ def test_another_run_takes_the_directory_over(spark, source, tmp_path, monkeypat
     assert run(configured(source, tmp_path), spark).document["reused_stages"] == ["ingest", "cluster"]
 
 
+@pytest.mark.slow
 def test_fresh(spark, source, tmp_path):
     first = run(configured(source, tmp_path), spark)
     second = run(configured(source, tmp_path), spark, fresh=True)

@@ -10,8 +10,11 @@ from spark_dbp.explore.verify import verify
 from spark_dbp.lake.cleaning import clean
 
 PLAIN = ["ingest", "cluster", "assign", "cluster_stats", "quota", "select", "keep_trie"]
-DEDUP = ["exact_dedup", "minhash_dedup", "semantic_clusters", "semantic_dedup", "survivors"]
-WITHOUT_WORKERS = {"cluster", "quota", "exact_dedup", "survivors"}
+DEDUP = [
+    "exact_dedup", "exact_survivors", "minhash_dedup", "minhash_survivors", "semantic_clusters", "semantic_dedup",
+    "survivors",
+]  # fmt: skip
+WITHOUT_WORKERS = {"cluster", "quota", "exact_dedup", "exact_survivors", "minhash_survivors", "survivors"}
 
 
 def every_point(stages):
@@ -29,7 +32,7 @@ QUICK = [("select", "written")]
 @pytest.mark.parametrize(
     ("points", "dedup"),
     [
-        pytest.param(QUICK, False, id="some"),
+        pytest.param(QUICK, False, id="some", marks=pytest.mark.slow),
         pytest.param(list(every_point(PLAIN)), False, id="every", marks=pytest.mark.long),
         pytest.param(list(every_point(["ingest", *DEDUP])), True, id="dedup", marks=pytest.mark.long),
     ],

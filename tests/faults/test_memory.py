@@ -30,6 +30,7 @@ def limited(job: Job, skewed, limit: str) -> Job:
     return job
 
 
+@pytest.mark.slow
 def test_half_of_all_rows_in_one_cluster_fit_the_budget(job, skewed):
     done = limited(job, skewed, "2g").start()
     assert done.returncode == 0, done.stderr[-3000:]

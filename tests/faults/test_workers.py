@@ -135,6 +135,7 @@ def test_speculation(spark, source, digest_of, tmp_path, two_hosts, stage):
     assert len(verify(open_run(job.out), spark)) == 9
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(spark, source, digest_of, tmp_path, capsys):
     """The second is refused and names the first, which goes on undisturbed."""
     job = Job(tmp_path, source)

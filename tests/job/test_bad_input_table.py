@@ -32,9 +32,22 @@ from bad_inputs import (
 from spark_dbp.lake.lock import acquire_lock
 
 NAMES = [name for name, case in CASES.items() if case.needs_spark]
+# One of each kind for `make test`; all of them in `make test-all`.
+QUICK = {
+    "missing path", "hidden files only", "a text among Parquet", "0 bytes among others", "truncated file",
+    "flipped bit, snappy", "missing table", "missing key column", "embedding of integers", "key of arrays",
+    "float, then double", "empty table", "two dimensions", "null embedding", "NaN", "zero vector", "broken bytes",
+    "null key", "duplicate keys", "more clusters than rows", "n_keep above the rows", "filter on no column",
+    "filter fails on a row", "trie key is no SQL", "no column for exact", "null cluster_id", "distance outside",
+    "centroids of objects", "centroid ids twice", "an unknown codec", "output.path is a file",
+    "output.path with something else",
+}  # fmt: skip
+assert set(NAMES) >= QUICK
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def test_refused(command, tmp_path, name):
     check_refused(command, CASES[name], tmp_path)
 
@@ -74,6 +87,7 @@ def test_the_run_that_was_there_stays(command, tmp_path):
     assert committed(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["c.npy", "c.parquet", "in/x.parquet", "conf.yaml"])
 def test_no_pickle_is_read(command, tmp_path, place):
     sections = {"input": {"cluster_id": "cid", "centroids": f"{{tmp}}/{place}"}} if place[0] == "c" else {}
@@ -96,6 +110,7 @@ def test_a_corrupt_file_fails_by_name_whatever_the_session_says(command, tmp_pat
     check_message(command(["run", tmp_path / "conf.yaml"]), 3, ["cannot read", "00001.parquet"])
 
 
+@pytest.mark.slow
 def test_spark_is_quiet_about_failed_tasks(tmp_path):
     """Spark's own log goes to the process's stderr, which only a process of its own shows."""
     case = CASES["overwritten page"]
@@ -125,6 +140,7 @@ def test_debugging_shows_the_trace_but_no_secret(command, tmp_path):
 # Secrets.
 
 
+@pytest.mark.slow
 def test_secrets_are_written_and_shown_nowhere(command, tmp_path):
     secrets = {
         "spark.hadoop.fs.s3a.secret.key": SECRET,
@@ -158,6 +174,7 @@ def test_secrets_are_written_and_shown_nowhere(command, tmp_path):
     assert spark["spark.hadoop.fs.s3a.secret.key"] == "(redacted)"
 
 
+@pytest.mark.slow
 def test_a_secret_of_a_session_that_does_not_start(tmp_path):
     """Spark says which value it refuses."""
     spark = {"spark.io.encryption.enabled": True, "spark.io.encryption.keySizeBits": SECRET}

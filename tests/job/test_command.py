@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_an_installed_java_that_spark_can_use_is_used(tmp_path, version):
     assert done.stdout.strip() == str(tmp_path / "home")
 
 
+@pytest.mark.slow
 def test_run_then_select(tmp_path):
     keys = make_keys(400)
     source = write_table(tmp_path / "in", keys, make_embeddings(400, 8, 4), n_files=2)
@@ -161,7 +163,9 @@ def test_run_then_select(tmp_path):
         (["run", "nothing.yaml"], 2, ["cannot read nothing.yaml", "to mend it"]),
         (["run"], 2, ["CONF"]),
         (["prune"], 2, ["invalid choice"]),
-        (["run", "missing-input.yaml"], 3, ["no such path", "/no/such/place"]),
+        pytest.param(
+            ["run", "missing-input.yaml"], 3, ["no such path", "/no/such/place"], marks=pytest.mark.slow
+        ),
         (["select", "nowhere", "--out", "x"], 3, ["no finished run"]),
     ],
 )
@@ -181,32 +185,38 @@ def test_help_and_version():
     assert "spark-dbp 0.1.0" in start([*COMMAND, "--version"]).stdout
 
 
-def test_spark_submit_with_the_wheel_on_a_local_cluster(spark, tmp_path):
+@pytest.fixture(scope="module")
+def submit(tmp_path_factory) -> Callable[[list, Path], subprocess.CompletedProcess]:
     """The documented line: the wheel through --py-files, executors in processes of their own."""
-    sources, wheel_folder = tmp_path / "sources", tmp_path / "dist"
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
     sources.mkdir()  # building in the checkout would leave its debris there
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     shutil.copytree(ROOT / "spark_dbp", sources / "spark_dbp", ignore=shutil.ignore_patterns("__pycache__"))
     pip_wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    built = start([*pip_wheel, "-w", wheel_folder, sources])
+    built = start([*pip_wheel, "-w", folder, sources])
     assert built.returncode == 0, built.stderr
-    (wheel,) = wheel_folder.glob("spark_dbp-*.whl")
-    keys = make_keys(500)
-    source = write_table(tmp_path / "in", keys, make_embeddings(500, 8, 4), n_files=4)
-    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of(source, tmp_path / "run")))
+    (wheel,) = folder.glob("spark_dbp-*.whl")
     environment = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
-    submit = [
+    command = [
         BIN / "spark-submit", "--master", "local-cluster[2,1,1024]", "--conf", "spark.ui.enabled=false",
         "--conf", "spark.sql.shuffle.partitions=4", "--py-files", wheel,
     ]  # fmt: skip
     # The shipped entry, and a line that tells where the package came from.
-    job = tmp_path / "spark_dbp_job.py"
+    job = folder / "spark_dbp_job.py"
     shipped = (ROOT / "jobs" / "spark_dbp_job.py").read_text()
     job.write_text(
         shipped.replace("import sys\n", "import sys\nimport spark_dbp\nprint('FROM', spark_dbp.__file__)\n")
     )
-    done = start([*submit, job, "run", tmp_path / "conf.yaml"], environment, cwd=tmp_path)
+    return lambda arguments, cwd: start([*command, job, *arguments], environment, cwd=cwd)
+
+
+def test_spark_submit_with_the_wheel_on_a_local_cluster(spark, submit, tmp_path):
+    keys = make_keys(500)
+    source = write_table(tmp_path / "in", keys, make_embeddings(500, 8, 4), n_files=4)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of(source, tmp_path / "run")))
+    done = submit(["run", tmp_path / "conf.yaml"], tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "kept        150 of 500 (30.0%)" in done.stdout
     assert re.search(r"FROM .*spark_dbp-.*\.whl/", done.stdout)
@@ -215,7 +225,11 @@ def test_spark_submit_with_the_wheel_on_a_local_cluster(spark, tmp_path):
     local = run(RunConfig.from_dict(config_of(source, tmp_path / "local")), spark)
     assert submitted.document["digests"] == local.document["digests"]
 
-    failed = start([*submit, job, "run", tmp_path / "conf.yaml", "--set", "input.path=/no/such", f"output.path={tmp_path / 'x'}"], environment, cwd=tmp_path)  # fmt: skip
+
+@pytest.mark.slow
+def test_spark_submit_of_a_bad_input(submit, tmp_path):
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config_of("/no/such", tmp_path / "x")))
+    failed = submit(["run", tmp_path / "conf.yaml"], tmp_path)
     assert failed.returncode == 3
     assert "no such path" in failed.stdout  # spark-submit joins a job's stderr to its stdout
     assert not (tmp_path / "x").exists()

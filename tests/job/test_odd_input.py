@@ -40,6 +40,7 @@ def test_odd_keys_come_through_unchanged(command, spark, tmp_path):
     assert not any(key in trie for key in ("..", "x", "x" * 32, "\udcff"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "embedding", "text"),
     [
@@ -76,6 +77,7 @@ def test_odd_column_names(command, spark, tmp_path, key, embedding, text):
     assert rows_of(run.duplicates(spark).select("key", "method")) == [(max("copy", KEYS[0]), "exact")]
 
 
+@pytest.mark.slow
 def test_odd_column_names_of_clustered_data(command, spark, tmp_path):
     names = {"key": '"; DROP TABLE x', "cluster_id": "my cluster.id", "distance_to_centroid": "d`\U0001f642"}
     distances = np.float32([0.01 * number for number in range(N)])
@@ -107,6 +109,7 @@ ODD_NUMBERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_NUMBERS)
 def test_odd_numbers(command, spark, tmp_path, name):
     scale, type_, write, sections = ODD_NUMBERS[name]
@@ -129,6 +132,7 @@ def test_odd_numbers(command, spark, tmp_path, name):
     assert [(row[0], row[1], row[3]) for row in kept] == [(r[0], r[1], r[3]) for r in answer.keep_list]
 
 
+@pytest.mark.slow
 def test_embeddings_all_the_same_and_one_row(command, spark, tmp_path):
     prepare(tmp_path, Case(0, [], lambda path: table(path, rows=[ROWS[0]] * N)))
     assert command(["run", tmp_path / "conf.yaml"]).code == 0
@@ -141,6 +145,7 @@ def test_embeddings_all_the_same_and_one_row(command, spark, tmp_path):
     assert [row[0] for row in rows_of(open_run(tmp_path / "run").keep_list(spark))] == [KEY]
 
 
+@pytest.mark.slow
 def test_embeddings_of_16384_dimensions(command, spark, tmp_path):
     embeddings = make_embeddings(40, 16_384, 3)
     prepare(
@@ -152,6 +157,7 @@ def test_embeddings_of_16384_dimensions(command, spark, tmp_path):
     assert rows_of(open_run(tmp_path / "run").keep_list(spark)) == answer.keep_list
 
 
+@pytest.mark.slow
 def test_many_shards_of_few_keys_take_no_task_each(command, tmp_path):
     prepare(tmp_path, Case(0, [], table, {"trie": {"shards": 20_000}}))
     assert command(["run", tmp_path / "conf.yaml"]).code == 0
@@ -159,6 +165,7 @@ def test_many_shards_of_few_keys_take_no_task_each(command, tmp_path):
     assert len(trie) == sum(key in trie for key in KEYS) == 18
 
 
+@pytest.mark.slow
 def test_thousands_of_tiny_files(command, spark, tmp_path):
     n = 10_000 if PROCESSES else 1_000
     embeddings, keys = make_embeddings(n, DIM, 6), [f"key-{number:06d}" for number in range(n)]

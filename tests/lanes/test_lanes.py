@@ -200,6 +200,7 @@ def test_classic_lanes(source, classic, answer, tmp_path, settings, environment,
         assert lane["daemons"] == 2  # both executors worked
 
 
+@pytest.mark.slow
 def test_connect(spark, source, classic, answer, tmp_path):
     if IS_SPARK_35:
         with connect_server(tmp_path / "server.log") as (remote, version):

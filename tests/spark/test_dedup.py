@@ -63,8 +63,14 @@ def clustered(spark, tmp_path_factory):
     return source, samples, spark.read.parquet(str(path)), labels, distances
 
 
-@pytest.mark.parametrize("which_to_keep", ["hard", "easy", "random"])
-@pytest.mark.parametrize("tile", [8192, 37])
+@pytest.mark.parametrize(
+    ("which_to_keep", "tile"),
+    [
+        pytest.param(which_to_keep, tile, marks=pytest.mark.slow)
+        for which_to_keep in ("hard", "easy", "random")
+        for tile in (8192, 37)
+    ],
+)
 def test_semantic_equals_the_plain_rule_for_any_tile_size(
     spark, clustered, tmp_path, monkeypatch, which_to_keep, tile
 ):
@@ -83,6 +89,7 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [8192, 37])
 def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
     monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim: tile)
@@ -107,6 +114,7 @@ def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypat
     assert rows_of(pairs) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["identical", pytest.param("alone", marks=pytest.mark.long)])
 def test_identical_vectors_and_clusters_of_one(spark, tmp_path, kind):
     raw = np.ones((40, 4), np.float32) if kind == "identical" else np.eye(40, dtype=np.float32)
@@ -228,6 +236,7 @@ def test_pruning_again_keeps_the_deduplication(spark, full_run, tmp_path):
     assert again.document["accounting"]["dropped"]["exact duplicates"] == 1
 
 
+@pytest.mark.slow
 def test_the_same_duplicates_whatever_the_partitioning(spark, full_run, tmp_path):
     done, config = full_run
     spark.read.parquet(config["input"]["path"]).repartition(11, "caption").write.parquet(str(tmp_path / "in"))

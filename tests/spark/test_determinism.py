@@ -35,9 +35,14 @@ def test_there_are_ties(expected):
 @pytest.mark.parametrize(
     ("partitions", "batch", "more"),
     [
-        (1, 1, {}),
+        pytest.param(1, 1, {}, marks=pytest.mark.slow),
         (7, 10_000, {"spark.sql.ansi.enabled": "false", "spark.sql.shuffle.partitions": "1"}),
-        (200, 10_000, {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "13"}),
+        pytest.param(
+            200,
+            10_000,
+            {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "13"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_partitions_row_order_batches_and_settings(
@@ -73,6 +78,7 @@ def half_in_one() -> np.ndarray:
     return embeddings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "embeddings",
     [half_in_one(), np.tile(EMBEDDINGS[:1], (N, 1))],

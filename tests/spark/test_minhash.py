@@ -40,7 +40,10 @@ def random_edges(seed: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("one_task", [0, pytest.param(500_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("kind", ["random", "strings", "none"])
+@pytest.mark.parametrize(
+    "kind",
+    ["random", pytest.param("strings", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)],
+)
 def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_task):
     monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
     edges = [] if kind == "none" else random_edges(1)
@@ -52,7 +55,7 @@ def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_tas
     assert rows_of(find_components(frame, str(tmp_path))) == sorted(expected.items())
 
 
-@pytest.mark.parametrize("one_task", [0, 500_000])
+@pytest.mark.parametrize("one_task", [pytest.param(0, marks=pytest.mark.slow), 500_000])
 def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path, monkeypatch, one_task):
     monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)
     from pyspark.sql import functions as F
@@ -71,6 +74,7 @@ def test_a_long_chain_and_a_large_star_finish_in_few_rounds(spark, tmp_path, mon
     assert len(rounds) == 1 and rounds[0] <= 16 if one_task == 0 else not rounds  # log2(10,000) is 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_task", [0, 500_000])
 @pytest.mark.parametrize(
     ("a", "b"),
@@ -144,6 +148,7 @@ def test_against_brute_force(texts, found):
         assert of < key
 
 
+@pytest.mark.slow
 def test_the_same_for_any_partitioning(spark, texts, found, tmp_path):
     frame = spark.createDataFrame(sorted(texts.items(), reverse=True), "key string, caption string")
     again = minhash_dedup(
@@ -165,7 +170,7 @@ def test_the_same_when_buckets_do_not_fit_a_worker(spark, texts, found, tmp_path
         assert left.count() > 0
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.8])
+@pytest.mark.parametrize("threshold", [pytest.param(0.5, marks=pytest.mark.slow), 0.8])
 def test_spark_sorts_large_buckets_to_the_same_pairs(spark, tmp_path, threshold):
     """With the same bound on the similarity, also where texts are longer than bits are many."""
     rng = np.random.default_rng(0)
@@ -188,6 +193,7 @@ def test_spark_sorts_large_buckets_to_the_same_pairs(spark, tmp_path, threshold)
     assert 0 < len(found) < sum(len(a) for a, _ in pair_in_buckets(entries, -1.0))
 
 
+@pytest.mark.slow
 def test_compatible_characters_are_one(spark, tmp_path):
     rows = [("a", "The ﬁrst ＣＡＴ: №①"), ("b", "the first cat: no1"), ("c", "the first cat: no2!")]
     frame = spark.createDataFrame(rows, "key string, caption string")
@@ -221,6 +227,7 @@ def test_equal_nulls_empty_and_survivors(spark, tmp_path):
     assert not {"n1", "n2", "e1", "e2", "e3", "x1", "z"} & set(of)
 
 
+@pytest.mark.slow
 def test_spaces_of_other_scripts_and_empty_tables(spark, tmp_path):
     rows = [
         ("a", "no break\u00a0and\u3000wide space"),

@@ -100,13 +100,15 @@ def test_the_trie_holds_the_keep_list_and_nothing_else(spark, base):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"which_to_keep": "easy"},
+        pytest.param({"which_to_keep": "easy"}, marks=pytest.mark.slow),
         {"which_to_keep": "random", "seed": 5},
-        {"keep_ratio": 0.9, "complexity": "cluster_size"},
-        {"keep_ratio": 0.05, "complexity": "uniform"},
+        pytest.param({"keep_ratio": 0.9, "complexity": "cluster_size"}, marks=pytest.mark.slow),
+        pytest.param({"keep_ratio": 0.05, "complexity": "uniform"}, marks=pytest.mark.slow),
         {"complexity": "d_intra", "temperature": 0.02, "cluster_balance": 0.8},
-        {"complexity": "d_inter", "n_neighbors": 3, "min_per_cluster": 0},
-        {"keep_ratio": 1.0, "n_neighbors": 50},
+        pytest.param(
+            {"complexity": "d_inter", "n_neighbors": 3, "min_per_cluster": 0}, marks=pytest.mark.slow
+        ),
+        pytest.param({"keep_ratio": 1.0, "n_neighbors": 50}, marks=pytest.mark.slow),
     ],
     ids=lambda s: "-".join(map(str, s.values())),
 )
@@ -159,7 +161,7 @@ def float32_rows(count):
     "column",
     [
         pa.array(float32_rows(400), pa.list_(pa.float64())),
-        pa.array(float32_rows(400), pa.list_(pa.float32(), DIM)),
+        pytest.param(pa.array(float32_rows(400), pa.list_(pa.float32(), DIM)), marks=pytest.mark.slow),
         pa.array([row.tobytes() for row in EMBEDDINGS[:400]], pa.binary()),
     ],
     ids=["double", "fixed-size", "binary"],
@@ -186,7 +188,7 @@ def test_ml_vectors_in_a_catalog_table_with_awkward_names(spark, small, tmp_path
 @pytest.mark.parametrize(
     "keys",
     [
-        pa.array(range(300), pa.int64()),
+        pytest.param(pa.array(range(300), pa.int64()), marks=pytest.mark.slow),
         pytest.param(pa.array(range(-150, 150), pa.int16()), marks=pytest.mark.long),
         pa.array([bytes([i // 256, i % 256, 0]) for i in range(300)], pa.binary()),
         pytest.param(
@@ -276,7 +278,7 @@ def clustered(spark, base, tmp_path_factory):
     ("with_distance", "centroids"),
     [
         (True, "centroids.parquet"),
-        (False, "centroids.npy"),
+        pytest.param(False, "centroids.npy", marks=pytest.mark.slow),
         pytest.param(True, "centroids.npy", marks=pytest.mark.long),
         pytest.param(False, "centroids.parquet", marks=pytest.mark.long),
     ],

@@ -100,6 +100,7 @@ def check(spark, job) -> None:
 UNHURRIED = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
+@pytest.mark.slow
 @settings(max_examples=3, derandomize=True, **UNHURRIED)
 @given(job=jobs())
 def test_some_jobs_equal_the_oracle(spark, job):

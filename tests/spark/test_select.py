@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from fractions import Fraction
+from itertools import product
 
 import pytest
 import xxhash
@@ -56,7 +57,7 @@ def expected(rows, quotas, which_to_keep):
     )
 
 
-@pytest.fixture(scope="module", params=["near", "far apart"])
+@pytest.fixture(scope="module", params=["near", pytest.param("far apart", marks=pytest.mark.slow)])
 def case(request, spark, tmp_path_factory):
     """Rows, quotas, the table as a DataFrame and as a committed one."""
     ids = list(range(9)) if request.param == "near" else [-(2**31), -7, 0, 3, 10**6, 2**31 - 1]
@@ -71,9 +72,24 @@ def case(request, spark, tmp_path_factory):
     return rows, quotas, {"frame": read, "committed": CommittedTable(spark, path, read)}
 
 
-@pytest.mark.parametrize("limits", [None, (40, 100, 10**6), (40, 100, 60), (1, 1, 0)])
-@pytest.mark.parametrize("kind", ["frame", "committed"])
-@pytest.mark.parametrize("which_to_keep", ["hard", "easy", "random"])
+CASES = list(
+    product(
+        ["hard", "easy", "random"], ["frame", "committed"], [None, (40, 100, 10**6), (40, 100, 60), (1, 1, 0)]
+    )
+)
+# tests/unit/test_ranking.py has the same through the kernels, for thousands of tables.
+QUICK = [
+    ("hard", "committed", None),
+    ("hard", "committed", (40, 100, 60)),
+    ("easy", "frame", (40, 100, 60)),
+    ("random", "frame", (1, 1, 0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("which_to_keep", "kind", "limits"),
+    [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES if c not in QUICK)],
+)
 def test_equals_a_plain_sort(spark, case, monkeypatch, which_to_keep, kind, limits):
     """Also in groups and parts of a few rows, and with bins, some or all, that no worker may hold."""
     rows, quotas, tables = case

@@ -53,8 +53,12 @@ def copy(good, tmp_path):
     return open_run(tmp_path / "run")
 
 
-def test_a_run_as_it_was_committed(spark, good, tmp_path):
+def test_a_run_as_it_was_committed(spark, good):
     assert len(verify(good, spark)) == 9
+
+
+@pytest.mark.slow
+def test_runs_pruned_again(spark, good, tmp_path):
     for settings in (["which_to_keep=random", "seed=4"], ["complexity=uniform", "which_to_keep=easy"]):
         out = str(tmp_path / settings[0].replace("=", "-"))
         again = prune_again(good, out, [f"prune.{item}" for item in settings], spark)
@@ -199,6 +203,7 @@ def test_values_changed_and_covered_up(spark, copy, table, column, change, words
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "table",
     [
@@ -263,6 +268,7 @@ def rewrite_shard(run_, change):
     run_.document["stages"]["keep_trie"]["files"]["keep_trie"] = files.list_sizes(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -277,6 +283,7 @@ def test_a_trie_with_other_keys(spark, copy, change, words):
         verify(copy, spark)
 
 
+@pytest.mark.slow
 def test_a_shard_with_flipped_bytes(spark, copy):
     folder = Path(copy.table_path("keep_trie"))
     file = sorted(folder.glob("*.marisa"))[0]
@@ -287,6 +294,7 @@ def test_a_shard_with_flipped_bytes(spark, copy):
         verify(copy, spark)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_is_none(spark, copy):
     file = Path(copy.table_path("keep_trie")) / "manifest.json"
     file.write_text("{" + " " * (file.stat().st_size - 1))
