@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(
-            "spark-dbp: interrupted; the same command goes on after the last finished stage", file=sys.stderr
+            "spark-dbp: interrupted; the same command goes on after the last finished step", file=sys.stderr
         )
         return 1
     except OSError as error:  # a full disk, a directory that may not be written

@@ -109,13 +109,13 @@ class Run:
         InputError
             When the run had no semantic deduplication.
         """
-        stage = self.document["stages"].get("semantic_dedup")
-        if stage is None:
+        step = self.document["stages"].get("semantic_dedup")
+        if step is None:
             raise InputError(
                 f"{self.path} had no semantic deduplication",
                 mend="run the job with dedup.semantic, for example eps: [0.02, 0.05, 0.1]",
             )
-        info = stage["info"]
+        info = step["info"]
         return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
 
     def summary(self) -> RunSummary:

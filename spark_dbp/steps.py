@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from spark_dbp.job import Job
+from typing import Any
 
 # Outside of the run directory, steps read these two.
 INPUT = "input"
@@ -54,7 +51,7 @@ class Step:
     writes : tuple of str
         Tables.
     build : callable
-        Gets the `Job`; reads what the step needs and writes its tables.
+        Gets the `job.Job`; reads what the step needs and writes its tables.
     vector_passes : int
         How often it goes over the vectors of all samples.
     """
@@ -63,5 +60,5 @@ class Step:
     title: str
     needs: Needs
     writes: tuple[str, ...]
-    build: Callable[[Job], None]
+    build: Callable[[Any], None]
     vector_passes: int = 0

@@ -128,7 +128,7 @@ def _no_resources(error: Exception, text: str, at: str) -> SparkDbpError | None:
         return SparkDbpError(
             f"no space left on a disk{at}: {_cause(text) or read_first_line(error)}",
             mend="make room where output.path lies and where Spark spills (spark.local.dir); the same "
-            "command then goes on after the last finished stage",
+            "command then goes on after the last finished step",
         )
     if re.search(
         r"MemoryError|Cannot allocate memory|malloc of size|Unable to allocate|failed to map segment", text

@@ -125,29 +125,29 @@ class _Tables:
 
     def __init__(self, run: Run, spark: SparkSession) -> None:
         self.run, self.spark = run, spark
-        self.stages = {name: FinishedStep(**stage) for name, stage in run.document["stages"].items()}
+        self.steps = {name: FinishedStep(**step) for name, step in run.document["stages"].items()}
         self.config = run.config()
 
     def committed(self, table: str) -> CommittedTable:
         return CommittedTable(self.spark, self.run.table_path(table), self.run.table(table, self.spark))
 
     def good_samples(self) -> DataFrame:
-        return good_samples(self.run.table("samples", self.spark), self.stages["ingest"].info["dimension"])
+        return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
 
 
 def _files(run: Run) -> Problems:
-    for name, stage in run.document["stages"].items():
-        for table in stage["tables"]:
+    for name, step in run.document["stages"].items():
+        for table in step["tables"]:
             path = run.table_path(table)
-            difference = compare_files(files.list_sizes(path), stage.get("files", {}).get(table, {}))
+            difference = compare_files(files.list_sizes(path), step.get("files", {}).get(table, {}))
             if difference:
-                yield f"table {table} (stage {name}) at {path}: {difference}"
+                yield f"table {table} (step {name}) at {path}: {difference}"
 
 
 def _contents(tables: _Tables) -> Problems:
     key_type = dict(tables.run.assignments(tables.spark).dtypes).get(KEY)
-    for stage in tables.stages.values():
-        for table, rows in stage.rows.items():
+    for step in tables.steps.values():
+        for table, rows in step.rows.items():
             if table == "keep_trie":
                 continue
             frame = tables.run.table(table, tables.spark)
@@ -156,7 +156,7 @@ def _contents(tables: _Tables) -> Problems:
             if dict(frame.dtypes) != wanted:
                 yield f"table {table} has the columns {dict(frame.dtypes)}, not {wanted}"
                 continue
-            stored = {"digest": stage.digests.get(table), "digest of keys": stage.key_digests.get(table)}
+            stored = {"digest": step.digests.get(table), "digest of keys": step.key_digests.get(table)}
             expected = {name: value for name, value in stored.items() if value is not None}
             lists = {"digest": frame.columns, "digest of keys": [KEY]}
             n_rows, digests = digest_columns(frame, *[lists[name] for name in expected])
@@ -173,7 +173,7 @@ def _account(tables: _Tables) -> Problems:
     total = kept + sum(dropped.values())
     if account["rows_in"] != total:
         yield f"run.json accounts for {total:,} of {account['rows_in']:,} input rows"
-    ingest, rows = tables.stages["ingest"], tables.run.document["rows"]
+    ingest, rows = tables.steps["ingest"], tables.run.document["rows"]
     by_table = {
         "samples": account["rows_in"] - dropped["input.filter"],
         "assignments": kept + dropped["pruned"],
@@ -202,7 +202,7 @@ def _keys(tables: _Tables) -> Problems:
     from pyspark.sql import functions as F
 
     _, (samples,) = digest_columns(tables.good_samples(), [KEY])
-    digests = {name: d for stage in tables.stages.values() for name, d in stage.key_digests.items()}
+    digests = {name: d for step in tables.steps.values() for name, d in step.key_digests.items()}
     parts = [digests["assignments"], *([digests["duplicates"]] if "duplicates" in digests else [])]
     if add_digests(*parts) == samples:
         if "duplicates" not in digests:

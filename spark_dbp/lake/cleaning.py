@@ -1,4 +1,4 @@
-"""Delete what failed or replaced attempts left in a run directory. Imports `files` and the store."""
+"""Delete what failed or replaced attempts left in a run directory. Imports `files` and the directory."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
     base = files.normalize(path)
     if not {RUN_JSON, "stages", "tables"} & set(list_directory(base)):
         raise InputError(f"no run directory at {base}", mend="give the directory that output.path named")
-    with open_run_directory(base) as store:
-        found = [(store.at(name), files.measure_tree(store.at(name))) for name in find_debris(store)]
+    with open_run_directory(base) as directory:
+        paths = map(directory.at, find_debris(directory))
+        found = [(path, files.measure_tree(path)) for path in paths]
         for name, _ in found if not dry_run else ():
             files.delete(name)
-        for table in () if dry_run else files.list_names(store.at("tables")):
-            delete_if_empty(store.at(f"tables/{table}"))
+        for table in () if dry_run else files.list_names(directory.at("tables")):
+            delete_if_empty(directory.at(f"tables/{table}"))
     return found
 
 
-def find_debris(store: RunDirectory) -> list[str]:
+def find_debris(directory: RunDirectory) -> list[str]:
     """Paths, relative to the run directory, of what neither a mark nor run.json names.
 
     Returns
@@ -68,41 +69,41 @@ def find_debris(store: RunDirectory) -> list[str]:
         When run.json or a note cannot be read: then nothing is known to be debris.
     """
     used: set[str] = set()
-    for file in (RUN_JSON, *(f"stages/{name}" for name in _visible(store.at("stages")))):
-        if files.exists(store.at(file)):
-            used |= set(_document(store, file).get("tables", {}).values())
+    for file in (RUN_JSON, *(f"stages/{name}" for name in _list_visible(directory.at("stages")))):
+        if files.exists(directory.at(file)):
+            used |= set(_read_document(directory, file).get("tables", {}).values())
     found = []
-    for name in _visible(store.at(DERIVED)):
-        note = _document(store, f"{DERIVED}/{name}")
-        if files.exists(store.at(note["run"])):
+    for name in _list_visible(directory.at(DERIVED)):
+        note = _read_document(directory, f"{DERIVED}/{name}")
+        if files.exists(directory.at(note["run"])):
             used |= set(note["tables"])
         else:
             found.append(f"{DERIVED}/{name}")
-    used = {store.at(path) for path in used}
-    for table in files.list_names(store.at("tables")):
-        for attempt in files.list_names(store.at(f"tables/{table}")):
+    used = {directory.at(path) for path in used}
+    for table in files.list_names(directory.at("tables")):
+        for attempt in files.list_names(directory.at(f"tables/{table}")):
             path = f"tables/{table}/{attempt}"
-            if store.at(path) not in used:
+            if directory.at(path) not in used:
                 found.append(path)
             else:  # what a task that was given up may have left in a table
-                inside = files.list_names(store.at(path))
+                inside = files.list_names(directory.at(path))
                 found += [f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))]
     # Of hidden files only our own: the progress of runs, a takeover of the lock, drafts of small files.
     for folder in ("", "stages/", f"{DERIVED}/"):
-        names = files.list_names(store.at(folder or "."))
+        names = files.list_names(directory.at(folder or "."))
         found += [folder + name for name in names if _OUR_HIDDEN.fullmatch(name)]
     return found
 
 
-def _document(store: RunDirectory, file: str) -> dict[str, Any]:
+def _read_document(directory: RunDirectory, file: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(files.read_bytes(store.at(file))))
+        return dict(json.loads(files.read_bytes(directory.at(file))))
     except (ValueError, TypeError, OSError) as error:
         raise InputError(
-            f"{store.at(file)} cannot be read: {error}",
+            f"{directory.at(file)} cannot be read: {error}",
             mend="nothing is deleted; run the job again, or delete the whole directory",
         ) from None
 
 
-def _visible(path: str) -> list[str]:
+def _list_visible(path: str) -> list[str]:
     return [name for name in files.list_names(path) if not name.startswith(".")]

@@ -73,7 +73,7 @@ class Lock:
             raise ConflictError(
                 f"{self.path} is no longer this run's: {_named(holder) if holder else 'it was deleted'}",
                 mend="let one run at a time work in a directory; the same command goes on after the last "
-                "finished stage",
+                "finished step",
             )
 
     def start(self) -> None:

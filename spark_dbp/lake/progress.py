@@ -1,4 +1,4 @@
-"""Say how far a long stage is. Imports `files` and `errors`.
+"""Say how far a long step is. Imports `files` and `errors`.
 
 Workers note the rows they have gone through as names of empty files below the run directory: the one channel
 that a worker has to the driver on every platform. On a terminal a line renews itself below the log; elsewhere
@@ -136,7 +136,7 @@ def describe(title: str, n_done: int | None, n_rows: int, seconds: float) -> str
         Rows gone through; None where that is not known. A task that ran twice counts twice.
     n_rows : int
     seconds : float
-        Since the stage began.
+        Since the step began.
 
     Examples
     --------

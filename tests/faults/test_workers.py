@@ -155,7 +155,7 @@ def test_two_runs_at_once(spark, source, digest_of, tmp_path, capsys):
 
 @pytest.mark.long
 def test_sigterm_gives_the_lock_back(source, tmp_path):
-    """A scheduler that takes the machine back: exit at once, no lock left, finished stages kept."""
+    """A scheduler that takes the machine back: exit at once, no lock left, finished steps kept."""
     job = Job(tmp_path, source)
     run = job.popen("assign", "written", "hang")
     deadline = time.monotonic() + 120
@@ -164,7 +164,7 @@ def test_sigterm_gives_the_lock_back(source, tmp_path):
     run.terminate()
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert "interrupted; the same command goes on after the last finished stage" in errors
+    assert "interrupted; the same command goes on after the last finished step" in errors
     assert not (job.out / "lock.json").exists()
     assert job.marks() == ["cluster", "ingest"]
     assert not (job.out / "tables/assignments").exists()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, open_run, prune_again, run
+from spark_dbp import RunConfig, open_run, prune_again, run, verify
 from spark_dbp.cli import main
 from spark_dbp.errors import InputError
 from spark_dbp.stages import semantic_dedup
@@ -287,3 +287,107 @@ def test_sweep_of_a_run_without_semantic_deduplication(spark, tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "run")]) == 3
     assert "had no semantic deduplication" in capsys.readouterr().err
     assert open_run(tmp_path / "run").document["accounting"]["kept"] == 18
+
+
+# What travels from the input, and what is written again.
+
+
+def test_survivors_carry_what_is_read_more_than_once(spark, full_run):
+    done, _ = full_run
+    columns = {
+        name: done.table(name, spark).columns for name in done.document["tables"] if name != "keep_trie"
+    }
+    assert done.document["stages"]["ingest"]["info"]["carried"] == {
+        "checksum": "column_0",
+        "caption": "column_1",
+    }
+    assert {"key", "vector", "column_0", "column_1", "problem"} < set(columns["samples"])
+    assert columns["exact_survivors"] == ["key", "column_1"]  # texts for MinHash, no vectors
+    assert columns["minhash_survivors"] == [
+        "key",
+        "vector",
+    ]  # semantic deduplication goes over them three times
+    assert columns["survivors"] == ["key", "vector"]
+    keys = [
+        done.document["stages"][f"{name}_survivors"]["rows"][f"{name}_survivors"]
+        for name in ("exact", "minhash")
+    ]
+    assert keys == [N - 2, N - 3]  # without the bad row and one exact, then one MinHash duplicate
+
+
+GIVEN = {"cluster_id": "cid", "centroids": "{tmp}/c.npy"}
+
+
+@pytest.mark.parametrize(
+    "given", [GIVEN, {**GIVEN, "distance_to_centroid": "dist"}], ids=["no distance", "all three given"]
+)
+def test_given_clusters_are_deduplicated_without_vectors_in_the_survivors(spark, tmp_path, given):
+    """Vectors that are read once more, or never, are not written again; the answer is that of the survivors alone."""
+    centroids = np.eye(3, DIM, dtype=np.float32)
+    vectors = oracle.unit(EMBEDDINGS[:120])
+    labels, distances = oracle.assign(vectors, centroids)
+    text = [f"text {i - 20 if 20 <= i < 30 else i}" for i in range(120)]
+    more = {"cid": labels.astype(np.int32), "dist": distances.astype(np.float32), "text": text}
+    np.save(tmp_path / "c.npy", centroids)
+    write_table(tmp_path / "in", KEYS[:120], EMBEDDINGS[:120], n_files=2, **more)
+    left = sorted(set(range(120)) - {max(i, i + 20, key=lambda row: KEYS[row]) for i in range(10)})
+    write_table(
+        tmp_path / "left",
+        [KEYS[i] for i in left],
+        EMBEDDINGS[left],
+        2,
+        **{k: np.array(v)[left] for k, v in more.items()},
+    )
+    given = {name: value.replace("{tmp}", str(tmp_path)) for name, value in given.items()}
+    sections = {"input": given, "dedup": {"exact": {"columns": ["text"]}}}
+    done = run(RunConfig.from_dict(config_of(tmp_path / "in", tmp_path / "run", **sections)), spark)
+    alone = run(RunConfig.from_dict(config_of(tmp_path / "left", tmp_path / "alone", input=given)), spark)
+    assert done.document["rows"]["survivors"] == 110
+    assert "vector" not in done.table("survivors", spark).columns
+    assert ("vector" in done.table("samples", spark).columns) == ("distance_to_centroid" not in given)
+    assert done.document["digests"]["assignments"] == alone.document["digests"]["assignments"]
+    assert done.document["digests"]["keep_list"] == alone.document["digests"]["keep_list"]
+    assert len(verify(done, spark)) == 9
+
+
+def test_semantic_deduplication_of_data_with_everything_given(spark, tmp_path):
+    """The embeddings are read, for a step goes over them, though clustering does not."""
+    centroids = np.eye(3, DIM, dtype=np.float32)
+    labels, distances = oracle.assign(oracle.unit(EMBEDDINGS), centroids)
+    more = {"cid": labels.astype(np.int32), "dist": distances.astype(np.float32)}
+    np.save(tmp_path / "c.npy", centroids)
+    source = write_table(tmp_path / "in", KEYS, EMBEDDINGS, n_files=2, **more)
+    given = {"cluster_id": "cid", "distance_to_centroid": "dist", "centroids": str(tmp_path / "c.npy")}
+    config = config_of(source, tmp_path / "run", input=given, dedup={"semantic": {"eps": 0.01}})
+    done = run(RunConfig.from_dict(config), spark)
+    assert done.document["rows"]["duplicates"] >= 50  # the exact copies at least
+    assert len(verify(done, spark)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "order"),
+    [
+        ("make_ym_interval(0, cast(id % 50 as int))", "make_ym_interval(0, cast(-id as int))"),
+        ("make_dt_interval(cast(id % 50 as int))", "date_add(DATE'2020-01-01', cast(-id as int))"),
+        ("named_struct('a', id % 50, 'b', array(id % 50))", "-id"),
+        ("cast(id % 50 as decimal(20, 3))", "timestamp_seconds(-id)"),
+        ("double(id % 50)", "string(1000 - id)"),
+        ("null", "-id"),
+    ],
+)
+def test_columns_of_any_type_travel(spark, tmp_path, value, order):
+    """Of rows with equal values the one with the last id survives; with the columns as they are or carried."""
+    view = "carried_view"
+    spark.sql(
+        f"SELECT concat('k', id) AS key, array(float(id), 1F, 2F) AS embedding, {value} AS value, {order} AS first "
+        "FROM range(1, 101)"
+    ).createOrReplaceTempView(view)
+    config = config_of("", tmp_path / "run", cluster={"n_clusters": 3})
+    config["input"] = {"table": view}
+    config["dedup"] = {"exact": {"columns": ["value"], "order_by": "first"}}
+    done = run(RunConfig.from_dict(config), spark)
+    expected = [] if value == "null" else sorted((f"k{i}", f"k{i + 50}") for i in range(1, 51))
+    assert rows_of(done.duplicates(spark).select("key", "duplicate_of")) == expected
+    alone = exact_dedup(spark.table(view), columns=["value"], order_by="first")
+    assert rows_of(alone) == rows_of(done.duplicates(spark))

@@ -86,6 +86,20 @@ def test_run_json_accounts_for_everything(base):
     assert objective == sorted(objective, reverse=True)
     assert len(objective) > 2
     assert "750 of 2,500 (30.0%)" in str(base.summary())
+    assert document["format_version"] == 2
+
+
+def test_mean_distances_are_those_of_all_rows_and_of_the_kept(base, answer):
+    summary = base.document["summary"]
+    assert summary["mean_distance"] == pytest.approx(
+        np.mean([row[2] for row in answer.assignments]), rel=1e-7
+    )
+    assert summary["mean_distance_kept"] == pytest.approx(
+        np.mean([row[2] for row in answer.keep_list]), rel=1e-7
+    )
+
+
+def test_the_summary_is_a_table_in_a_notebook(base):
     assert "<table>" in base.summary()._repr_html_()
 
 

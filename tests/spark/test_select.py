@@ -13,6 +13,7 @@ from conftest import rows_of
 
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.kernels import ranking
+from spark_dbp.kernels.histogram import BIN_SQL, WHOLE_DISTANCE_SQL, find_bins, to_whole_distances
 from spark_dbp.stages import cluster_stats as stats_module
 from spark_dbp.stages import select as select_module
 from spark_dbp.stages.cluster_stats import cluster_stats
@@ -151,3 +152,20 @@ def test_nothing_to_keep(spark):
     quotas = spark.createDataFrame([(0, 0)], "cluster_id int, quota bigint")
     assert rows_of(select(frame, quotas)) == []
     assert rows_of(select(frame.where("false"), quotas)) == []
+
+
+def test_bins_and_whole_distances_are_the_same_in_sql_and_in_numpy(spark):
+    """Also at the edges of bins, and of the range."""
+    import numpy as np
+    from pyspark.sql import functions as F
+
+    edges = np.arange(0, 2049, 64) / np.float32(1024)
+    near = [np.nextafter(edges, np.float32(d)).clip(0, 2) for d in (-1, 3)]
+    rng = np.random.default_rng(3)
+    values = np.concatenate([edges, *near, rng.random(2000) * 2]).astype(np.float32)
+    frame = spark.createDataFrame([(float(v),) for v in values], "distance_to_centroid float")
+    found = frame.select("distance_to_centroid", F.expr(BIN_SQL), F.expr(WHOLE_DISTANCE_SQL)).collect()
+    given = np.array([row[0] for row in found], dtype=np.float32)
+    assert [row[1] for row in found] == find_bins(given).tolist()
+    assert [row[2] for row in found] == to_whole_distances(given).tolist()
+    assert [field.dataType.simpleString() for field in frame.select(F.expr(BIN_SQL), F.expr(WHOLE_DISTANCE_SQL)).schema] == ["int", "bigint"]  # fmt: skip

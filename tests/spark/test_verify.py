@@ -71,7 +71,7 @@ def test_the_command(spark, copy, capsys):
     (next(Path(copy.table_path("quotas")).glob("*.parquet"))).unlink()
     assert main(["verify", copy.path]) == 3
     message = capsys.readouterr().err
-    assert "table quotas (stage quota)" in message
+    assert "table quotas (step quota)" in message
     assert "is missing" in message
     assert "to mend it" in message
 

@@ -1,0 +1,120 @@
+"""The plan of a run, looked at without running anything: what steps need, write, and in which order."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from conftest import config_of
+
+from spark_dbp import RunConfig, plan_steps
+from spark_dbp.config import RunConfig as Model
+from spark_dbp.steps import CENTROIDS, INPUT
+
+DEDUP = {
+    "exact": {"columns": ["sha"], "order_by": "at"},
+    "minhash": {"column": "caption"},
+    "semantic": {"eps": 0.1, "n_clusters": 3},
+}
+GIVEN = [
+    {},
+    {"cluster_id": "cid"},
+    {"cluster_id": "cid", "centroids": "c.npy"},
+    {"cluster_id": "cid", "distance_to_centroid": "d"},
+    {"cluster_id": "cid", "distance_to_centroid": "d", "centroids": "c.npy"},
+]
+CASES = [
+    (dedup, given)
+    for flags in product([False, True], repeat=3)
+    for dedup in [{name: DEDUP[name] for name, flag in zip(DEDUP, flags, strict=True) if flag}]
+    for given in GIVEN
+]
+
+
+def plan(dedup: dict, given: dict, **sections):
+    return plan_steps(RunConfig.from_dict(config_of("in", "out", dedup=dedup, input=given, **sections)))
+
+
+def names(steps) -> list[str]:
+    return [step.name for step in steps]
+
+
+@pytest.mark.parametrize(("dedup", "given"), CASES, ids=str)
+def test_a_step_needs_what_earlier_ones_write(dedup, given):
+    written: set[str] = set()
+    for step in plan(dedup, given):
+        assert set(step.needs.tables) <= written, step.name
+        assert not set(step.writes) & written, "a table is written once"
+        assert step.writes
+        written |= set(step.writes)
+        # Nothing goes back to the input after ingest.
+        assert (INPUT in step.needs.sources) == bool(step.needs.columns) == (step.name == "ingest")
+    assert ("survivors" in written) == bool(dedup)
+
+
+@pytest.mark.parametrize(("dedup", "given"), CASES, ids=str)
+def test_vectors_are_written_again_only_for_those_who_read_them_twice(dedup, given):
+    steps = plan(dedup, given)
+    for number, step in enumerate(steps):
+        if step.name.endswith("survivors"):
+            readers = [later for later in steps[number + 1 :] if step.name in later.needs.tables]
+            passes = sum(reader.vector_passes for reader in readers)
+            assert step.build.keywords["with_vectors"] == (passes > 1)
+    columns = steps[0].needs.columns
+    needs_vectors = any(step.vector_passes for step in steps[1:])
+    assert ("embedding" in columns) == needs_vectors == steps[0].build.keywords["has_vectors"]
+
+
+def test_the_order_of_a_whole_run():
+    assert names(plan(DEDUP, {})) == [
+        "ingest", "exact_dedup", "exact_survivors", "minhash_dedup", "minhash_survivors", "semantic_clusters",
+        "semantic_dedup", "survivors", "cluster", "assign", "cluster_stats", "quota", "select", "keep_trie",
+    ]  # fmt: skip
+    assert names(plan({"semantic": DEDUP["semantic"]}, {}))[:4] == [
+        "ingest", "semantic_clusters", "semantic_dedup", "survivors",
+    ]  # fmt: skip
+
+
+def test_columns_that_deduplication_looks_at_are_read_once_and_the_key_travels_as_such():
+    (ingest, *_) = plan(
+        {"exact": {"columns": ["sha", "key"], "order_by": "sha"}, "minhash": {"column": "key"}}, {}
+    )
+    assert ingest.needs.columns == ("key", "embedding", "sha")
+    assert ingest.build.keywords["carried"] == ["sha"]
+
+
+def leaves(values: dict, prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+# Where a run is written, and what Spark is told, change no answer.
+WITHOUT_EFFECT = {"output.path", "output.format", "spark"}
+
+
+def test_every_setting_is_needed_by_a_step():
+    """A setting that no step names would be no reason to compute anything anew."""
+    everything = Model.from_dict(config_of("in", "out", dedup=DEDUP)).model_dump()
+    given = {"cluster_id": "cid", "centroids": "c.npy"}
+    needed = {
+        path for steps in (plan(DEDUP, {}), plan(DEDUP, given)) for s in steps for path in s.needs.settings
+    }
+    for leaf in leaves(everything):
+        covered = any(leaf == path or leaf.startswith(f"{path}.") for path in needed)
+        assert covered != (leaf in WITHOUT_EFFECT), leaf
+
+
+def test_settings_that_are_needed_exist():
+    config = RunConfig.from_dict(config_of("in", "out", dedup=DEDUP))
+    for step in plan(DEDUP, {}):
+        for path in step.needs.settings:
+            config.value_at(path)  # raises KeyError for a name that is none
+
+
+def test_statistics_need_the_centroids_and_given_ones_the_file():
+    steps = {step.name: step for step in plan({}, {"cluster_id": "cid", "centroids": "c.npy"})}
+    assert "centroids" in steps["cluster_stats"].needs.tables
+    assert steps["cluster"].needs.sources == (CENTROIDS,)
