@@ -40,8 +40,10 @@ class WrittenTable:
     frame : DataFrame
         The table.
     rows : int
-    digest, key_digest : str
-        Of all columns, and of the column ``key`` alone.
+    digest : str
+        Of all columns.
+    key_digest : str
+        Of the column ``key`` alone; empty for a table without it.
     totals : dict of str to int
         Sums of whole numbers that the writer asked for.
     """
@@ -49,7 +51,7 @@ class WrittenTable:
     frame: DataFrame
     rows: int
     digest: str
-    key_digest: str
+    key_digest: str = ""
     totals: dict[str, int] = field(default_factory=dict)
 
 
@@ -287,14 +289,15 @@ class Job:
         self._at_work.report(table, n_rows, digest, keys)
         return WrittenTable(back, n_rows, digest, keys, dict(zip(totals, sums, strict=True)))
 
-    def write_small_table(self, table: str, content: pa.Table) -> None:
-        """Write a table of O(k) rows from the driver, read it back, count and digest it."""
+    def write_small_table(self, table: str, content: pa.Table) -> WrittenTable:
+        """Write a table of O(k) rows from the driver, and read it back, as `write_table` does."""
         path = self._at_work.new_directory(table)
         files.write_parquet(path, content)
         back = self.spark.read.parquet(files.to_spark_path(path))
         n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
         self._at_work.report(table, n_rows, digest)
+        return WrittenTable(back, n_rows, digest)
 
     def new_directory(self, name: str) -> str:
         """A directory of the step at work, for a table or for what is needed on the way."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -12,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, open_run, prune_again, run
+from spark_dbp import RunConfig, open_run, plan_steps, prune_again, run
 from spark_dbp.engine import vector_sums as summing
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError
+from spark_dbp.io.sources import open_source
+from spark_dbp.job import Job
 from spark_dbp.kernels.lloyd import choose_first_centroids
+from spark_dbp.lake.store import open_run_directory
 from spark_dbp.stages.ingest import good_samples, ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
 
@@ -155,6 +160,40 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(spark, tmp_path, c
     third = run(RunConfig.from_dict(config_of(source, tmp_path / "run", prune={"keep_ratio": 0.5})), spark)
     assert third.document["reused_stages"] == []
     assert third.document["rows"]["keep_list"] == 100
+
+
+def test_why_a_step_would_be_computed_is_known_without_running_it(spark, tmp_path):
+    source = write_table(tmp_path / "in", KEYS[:300], EMBEDDINGS[:300])
+    config = RunConfig.from_dict(config_of(source, tmp_path / "run"))
+    done = run(config, spark)
+    before = sorted((tmp_path / "run").rglob("*"))
+
+    def reasons(config: RunConfig, out: Path) -> dict[str, str | None]:
+        """Of the steps up to the first that would be computed; what follows that depends on what comes out."""
+        found = {}
+        steps = plan_steps(config)
+        with open_run_directory(str(out)) as directory:
+            columns = list(steps[0].needs.columns)
+            job = Job(config, spark, directory, open_source(spark, paths=[str(source)], columns=columns))
+            for step in steps:
+                found[step.name] = job.why_anew(step)
+                if found[step.name]:
+                    break
+                job.carry_out(step)
+        return found
+
+    assert set(reasons(config, tmp_path / "run").values()) == {None}
+    changed = reasons(config.with_settings(["prune.keep_ratio=0.5"]), tmp_path / "run")
+    assert changed == {
+        **dict.fromkeys(["ingest", "cluster", "assign", "cluster_stats"]),
+        "quota": "prune.keep_ratio changed",
+    }
+    assert reasons(config, tmp_path / "new") == {"ingest": "it was not finished before"}
+    shutil.rmtree(done.table_path("centroids"))
+    assert "is missing" in reasons(config, tmp_path / "run")["cluster"]
+    # Nothing was written.
+    assert set((tmp_path / "run").rglob("*")) < set(before)
+    assert not (tmp_path / "new").exists()
 
 
 # Every accepted form of embedding and key gives the same answer.
