@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spark_dbp.loaders.keep_trie import KeepTrie
     from spark_dbp.pipeline import plan_steps, prune_again, run
     from spark_dbp.runs import Run, open_run
-    from spark_dbp.stages.cluster_stats import cluster_stats
+    from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
     from spark_dbp.stages.exact_dedup import exact_dedup
     from spark_dbp.stages.ingest import check_samples, good_samples, ingest
     from spark_dbp.stages.kmeans import SphericalKMeans
@@ -36,6 +36,7 @@ _HOME = {
     "SphericalKMeans": "stages.kmeans",
     "check_samples": "stages.ingest",
     "cluster_stats": "stages.cluster_stats",
+    "complete_stats": "stages.cluster_stats",
     "exact_dedup": "stages.exact_dedup",
     "get_session": "engine.session",
     "good_samples": "stages.ingest",
@@ -61,6 +62,7 @@ __all__ = [
     "__version__",
     "check_samples",
     "cluster_stats",
+    "complete_stats",
     "exact_dedup",
     "get_session",
     "good_samples",

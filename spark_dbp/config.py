@@ -1,4 +1,4 @@
-"""The typed configuration of a run. Imports pydantic, yaml, `files` and `secrets`; never pyspark.
+"""The typed configuration of a run. Imports pydantic, `files`, `secrets` and `settings`; never pyspark.
 
 Every key is documented in ``conf/example.yaml``.
 """
@@ -43,7 +43,7 @@ class _Section(BaseModel):
 
 
 class InputConfig(_Section):
-    """Where the samples are and what their columns are called."""
+    """Where the samples are, and the names of their columns."""
 
     path: str | list[str] | None = None
     table: str | None = None
@@ -135,7 +135,7 @@ class SemanticConfig(_Section):
 
     @property
     def all_eps(self) -> list[float]:
-        """Every eps to count for; the first one is applied."""
+        """Every eps for which duplicates are counted. The first one is applied."""
         return [self.eps] if isinstance(self.eps, float) else list(self.eps)
 
 
@@ -148,7 +148,7 @@ class DedupConfig(_Section):
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the input that exact and MinHash deduplication look at, each once."""
+        """Columns of the input that exact and MinHash deduplication read, each once."""
         names: list[str | None] = []
         if self.exact is not None:
             names += [*self.exact.columns, self.exact.order_by]
@@ -189,15 +189,15 @@ class PruneConfig(_Section):
         return self
 
     def count_to_keep(self, n_rows: int) -> int:
-        """N: `n_keep`, or floor(keep_ratio * rows) of the rows that reach pruning.
+        """N: `n_keep`, or floor(keep_ratio * n_rows). `n_rows` is the number of rows that reach pruning.
 
-        The ratio counts as the decimal number that was written: 0.29 of 100 rows are 29, although
-        the float nearest to 0.29 times 100 lies below that.
+        The ratio counts as the decimal number that the user wrote. 0.29 of 100 rows is 29, although the float
+        0.29 times 100 is less than that.
 
         Raises
         ------
         InfeasibleError
-            When that is none, or more than there are.
+            When N is 0, or more than `n_rows`.
 
         Examples
         --------
@@ -278,7 +278,7 @@ class RunConfig(_Section):
         Raises
         ------
         ConfigError
-            Naming every key that is wrong, with the nearest known name for an unknown one.
+            It names every key that is wrong, and suggests the nearest known name for an unknown one.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source} is no mapping of sections", mend="see conf/example.yaml")
@@ -338,19 +338,19 @@ class RunConfig(_Section):
         return value
 
     def to_redacted_dict(self) -> dict[str, Any]:
-        """All values, with secrets blanked out; for run.json and logs."""
+        """All values with secrets blanked out, for run.json and logs."""
         return redact(self.model_dump())
 
 
 def _place(path: str) -> str:
-    """Where `path` leads, links followed and the names of one store made equal, to compare it with others."""
+    """`path` in a form to compare: links are followed, and all schemes of one store become the same."""
     if files.is_local(path):
         return os.path.realpath(files.normalize(path))
     return re.sub(r"^s3[an]://", "s3://", files.normalize(path))
 
 
 def _lies_in(path: str, pattern: str) -> bool:
-    """Whether `path` is, or lies below, what `pattern` (a path or a glob) names."""
+    """Whether `path` is named by `pattern`, a path or a glob, or lies below what it names."""
     names, wanted = path.split("/"), re.sub(r"\{[^/]*\}", "*", pattern).split("/")
     return len(names) >= len(wanted) and all(map(fnmatchcase, names, wanted))
 
@@ -373,7 +373,7 @@ def _explain(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"{path}: is missing")
         elif path and item["type"] != "value_error":
-            # A Spark setting may be a secret under any name.
+            # Any Spark setting may be a secret, whatever its name.
             got = "" if parts[0] == "spark" else f" (got {reprlib.repr(item['input'])})"
             lines.append(f"{path}: {message}{got}")
         elif path and not message.startswith((path.split(".")[0] + ".", "give ")):

@@ -1,7 +1,7 @@
-"""Errors the user can act on. Imports `secrets`.
+"""Errors that the user can act on. Imports `secrets`.
 
-Every message says what is wrong, where (file, column, key, config path) and what mends it.
-``exit_code`` is what the command line returns.
+Every message says what is wrong, where (file, column, key, setting), and what mends it. The command line
+returns ``exit_code``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SparkDbpError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, mend: str = "") -> None:
-        # The one place that every message passes: no path, setting or text of Spark brings a secret along.
+        # Every message passes here, so no path, setting or text of Spark can bring a secret into one.
         self.what = redact(what)
         self.mend = redact(mend)
         super().__init__(self.what + (f"\n  to mend it: {self.mend}" if mend else ""))
@@ -47,14 +47,14 @@ class InputError(SparkDbpError):
 
 
 class InfeasibleError(InputError):
-    """The quotas asked for cannot be met by the rows there are (exit code 3)."""
+    """There are too few or too many rows for the quotas that were asked for (exit code 3)."""
 
 
 class DamagedRunError(InputError):
-    """A finished run is not what its run.json says, or its tables contradict each other (exit code 3)."""
+    """A finished run is not as its run.json says, or its tables contradict each other (exit code 3)."""
 
 
 class ConflictError(SparkDbpError):
-    """The run directory is locked by, or in conflict with, another run (exit code 4)."""
+    """Another run holds the run directory, or conflicts with it (exit code 4)."""
 
     exit_code = 4

@@ -1,5 +1,7 @@
-"""Read a finished run. Imports `config`, `lake`, kernels; pandas and pyspark only in the
-methods that return them.
+"""Read a finished run.
+
+Imports `config`, `lake`, `kernels.vectors` and `secrets`; `loaders.keep_trie` inside a function. Only methods
+that return DataFrames need pandas or pyspark.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from spark_dbp.loaders.keep_trie import KeepTrie
 
 
-# What is read of every run.json.
+# Sections that every run.json must have.
 _PARTS = ("tables", "summary", "stages", "config", "accounting")
 
 
@@ -45,9 +47,9 @@ class Run:
         self.document = document
 
     def config(self) -> RunConfig:
-        """The configuration that the run was made with.
+        """The configuration of the run.
 
-        Secrets are missing: they were never written down, and the session has to bring its own.
+        It lacks secrets, because these are never written to run.json. The session must have its own.
         """
         values = dict(self.document["config"])
         values["spark"] = {name: value for name, value in values["spark"].items() if value != HIDDEN}
@@ -55,7 +57,7 @@ class Run:
         return RunConfig.from_dict(values, source=f"{self.path}/{RUN_JSON}")
 
     def table_path(self, table: str) -> str:
-        """Where a table lies.
+        """Path of a table.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class Run:
         return KeepTrie.open(self.table_path("keep_trie"))
 
     def duplicates(self, spark: SparkSession) -> DataFrame:
-        """Left-out duplicates: ``key``, ``duplicate_of``, ``method``, ``similarity``."""
+        """Duplicates that were left out: ``key``, ``duplicate_of``, ``method``, ``similarity``."""
         return self.table("duplicates", spark)
 
     def semantic_sweep(self) -> list[dict[str, Any]]:
@@ -119,7 +121,7 @@ class Run:
         return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
 
     def summary(self) -> RunSummary:
-        """What the run did; prints as a short text, and as a table in a notebook."""
+        """What the run did. It prints as a short text, and shows as a table in a notebook."""
         return RunSummary(self)
 
     def __repr__(self) -> str:
@@ -127,7 +129,7 @@ class Run:
 
 
 class RunSummary:
-    """What a run did, for people; ``items`` has the same as label and text."""
+    """What a run did, for people. ``items`` has it as pairs of a label and a text."""
 
     def __init__(self, run: Run) -> None:
         document, summary = run.document, run.document["summary"]

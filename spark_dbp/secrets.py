@@ -1,6 +1,6 @@
 """Blank out secrets in whatever is shown or written down: messages, logs, run.json. Imports re and logging.
 
-Secrets are told by their names (``...secret.key``, ``password=``, ``sig=``) and by their place in a URI
+Secrets are recognised by name (``...secret.key``, ``password=``, ``sig=``), and by where they stand in a URI
 (``s3://KEY:SECRET@bucket``).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 HIDDEN = "(redacted)"
 
-# `tokens` is a setting of MinHash.
+# `tokens` is a setting of MinHash, not a secret.
 _WORDS = (
     r"(?:secret|passw(?:or)?d|passphrase|pwd|token(?!s\b)|credential|signature|(?<![a-z])sas(?![a-z])"
     r"|(?:access|account|private|api|encryption).?key)"
@@ -21,8 +21,8 @@ _NAME = re.compile(_WORDS, re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"((?:[\w.-]*{_WORDS}[\w.-]*|(?<![\w.])sig)=)(?:\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)", re.IGNORECASE
 )
-# What stands before the @ of a URI: user and password (no host and port), or the token of a web address. A
-# container of abfss:// has no colon.
+# What stands before the @ of a URI: a user and a password, or the token of an https address. A colon and a
+# number are a host and a port, not a password. The container in abfss://container@account has no colon.
 _IN_URI = re.compile(r"(?<=://)[^/@\s:'\"]+:(?!\d+(?:/|$))[^\s'\",]+(?=@)|(?<=https://)[^/@\s:'\"]+(?=@)")
 
 
@@ -38,7 +38,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def redact(value: Any) -> Any:
-    """`value`, a text or nested mappings and lists of texts, with its secrets blanked out.
+    """Blank out the secrets in `value`, a text or nested mappings and lists of texts.
 
     Examples
     --------
@@ -65,5 +65,5 @@ class _Redacting(logging.Filter):
         return True
 
 
-# Every module of the package logs to this logger: whatever handlers a user gives it, no secret passes.
+# Every module of the package logs to this logger. A filter here works for any handler that a user adds.
 logging.getLogger("spark_dbp").addFilter(_Redacting())

@@ -1,4 +1,4 @@
-"""Read configuration files and settings of the command line. Imports yaml; never pyspark."""
+"""Read configuration files and settings of the command line. Imports yaml and `errors`; never pyspark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spark_dbp.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error: one of the two would be lost."""
+    """Loads YAML, and refuses a key that is given twice, because one of the values would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -32,12 +32,12 @@ def _load_yaml(text: str) -> Any:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Content of a YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises
     ------
     ConfigError
-        When there is no such file or it holds something else.
+        When there is no such file, or it holds something else.
     """
     name = os.fspath(path)
     try:
@@ -64,9 +64,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Apply ``a.b=value`` items (values in YAML) over nested `values`.
+    """Apply ``a.b=value`` items, with values in YAML, to the nested `values`. Returns a new dict.
 
-    What follows ``spark.`` is one name: ``spark.spark.driver.memory=4g``, or short
+    What follows ``spark.`` is one name: ``spark.spark.driver.memory=4g``, or in short
     ``spark.driver.memory=4g``.
 
     Raises
@@ -103,7 +103,7 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
                     f"--set {item!r}: {part!r} is a value, not a section",
                     mend="every key is described in conf/example.yaml",
                 )
-            node[part] = dict(section or {})  # `values` stay as they are
+            node[part] = dict(section or {})  # a copy, so that `values` stays as it is
             node = node[part]
         node[parts[-1]] = value
     return result

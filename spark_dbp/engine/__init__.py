@@ -1,1 +1,1 @@
-"""How work reaches Spark's workers: sessions, reading and writing by workers, shuffles, what stages share."""
+"""How work reaches Spark's workers: sessions, reading and writing in workers, shuffles, what stages share."""

@@ -1,12 +1,12 @@
-"""Workers that read and write Parquet themselves: committed tables in, new tables out.
+"""Let workers read committed tables and write new ones themselves, as Parquet.
 
 Imports `files`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
 
-Vectors are most of what a run moves. Through Spark they would be decoded into rows, encoded as Arrow
-and sent through a socket before a worker sees them; from a table that this program committed, workers
-read the Parquet files themselves, at the speed of pyarrow. The same holds for what workers make: through
-Spark it would be decoded row by row and encoded again. As Spark does it, the files of a worker are drafts
-until the driver has heard of them: what a failed or repeated task left is never part of the table.
+Most of what a run moves is vectors. Spark would decode them into rows, encode them as Arrow and send them
+through a socket before a worker sees them. So workers read the files of committed tables themselves, at the
+speed of pyarrow. Workers also write their results themselves, because Spark would decode and encode these row
+by row. The files that a worker writes are drafts until it has named them to the driver, so files of failed or
+repeated tasks never get into the table.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType, StructType
 
-# Vectors are wide: few at a time. Rows of a key and numbers are not.
+# Rows in a batch read from a file: with vectors, which are wide; and without.
 _BATCH_ROWS, _NARROW_BATCH_ROWS = 4096, 65_536
-# Bytes of vectors and of keys in a batch read from a file, and files whose footers tell how long keys are.
+# Bytes in a batch read from a file. About how many footers are read to find the length of the keys.
 _BATCH_BYTES, _FOOTERS = 32 << 20, 16
-# Rows and bytes of a row group that a worker writes.
+# Most rows and bytes of a Parquet row group that a worker writes.
 _GROUP_ROWS, _GROUP_BYTES = 2**19, 64 << 20
 
 
 @dataclass(frozen=True)
 class CommittedTable:
-    """A committed table: of samples, or of assignments.
+    """A committed table of samples or of assignments, which workers can read themselves.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class CommittedTable:
     path : str
         Directory of the table, reachable from the workers.
     frame : DataFrame
-        The same rows as a DataFrame: those without a problem.
+        The good rows of the table as a DataFrame.
     dimension : int, optional
-        Of the good rows' vectors.
+        Dimension of the vectors of good rows.
     has_problems : bool
-        Whether the files hold rows that `frame` leaves out.
+        Whether the files hold bad rows, which `frame` leaves out.
     progress : str, optional
-        Directory in which workers note how far they are.
+        Directory in which workers note how many rows they have read.
     """
 
     spark: SparkSession
@@ -68,9 +68,9 @@ class CommittedTable:
 
 
 def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
-    """How long a key is, about: what a worker may hold is bounded by bytes, keys may have 10 KB.
+    """About how many bytes a key has. Callers need it to bound a worker's memory: a key may have 10 KB.
 
-    From the footers of some files of a committed table; for other rows in a pass over their keys.
+    For a committed table, the footers of some files tell. For other rows it takes a pass over the keys.
     """
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
@@ -92,7 +92,7 @@ def _parquet_names(path: str) -> list[str]:
 
 
 def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
-    """`frame` written to a new directory and read back: for what is used more than once."""
+    """Write `frame` to a new directory and read it back, so that what is used twice is computed once."""
     frame.write.parquet(files.to_spark_path(path))
     return frame.sparkSession.read.schema(frame.schema).parquet(files.to_spark_path(path))
 
@@ -108,16 +108,16 @@ def map_batches(
     function: BatchFunction,
     schema: StructType | str,
 ) -> DataFrame:
-    """Like ``samples.select(columns).mapInArrow(function, schema)``, from the files where that is possible.
+    """Like ``samples.select(columns).mapInArrow(function, schema)``; workers read the files where they can.
 
     Parameters
     ----------
     samples : DataFrame or CommittedTable
     columns : list of str
     function : callable
-        From an iterator of record batches with `columns` to an iterator of record batches.
+        Takes an iterator of record batches with `columns`, returns an iterator of record batches.
     schema : StructType or str
-        Of the result.
+        Schema of the result.
 
     Returns
     -------
@@ -130,7 +130,10 @@ def map_batches(
 def plan_scan(
     samples: DataFrame | CommittedTable, columns: list[str], function: BatchFunction
 ) -> tuple[DataFrame, BatchFunction]:
-    """What `map_batches` maps, and what with: the rows themselves, or numbers of files to read."""
+    """The DataFrame and the function that `map_batches` gives to ``mapInArrow``.
+
+    The DataFrame has the rows themselves, or only the numbers of the files that workers are to read.
+    """
     if not isinstance(samples, CommittedTable) or (
         KEY in columns and not reads_alike(samples.frame.schema[KEY].dataType)
     ):
@@ -148,7 +151,7 @@ def plan_scan(
         yield from function(found if notes is None else report_progress(found, notes))
 
     n_tasks = max(1, len(paths))
-    if VECTOR not in columns:  # a file is soon read: no more tasks than a shuffle has partitions
+    if VECTOR not in columns:  # a file is read quickly, so a task of its own would cost more than it saves
         n_tasks = min(n_tasks, count_shuffle_partitions(samples.spark))
     return samples.spark.range(0, len(paths), 1, n_tasks), over_files
 
@@ -156,7 +159,7 @@ def plan_scan(
 def gather_batches(
     batches: Iterator[pa.RecordBatch], n_rows: int, n_bytes: float = float("inf")
 ) -> Iterator[pa.Table]:
-    """Batches together, up to so many rows or bytes, or somewhat more."""
+    """Join batches into tables. A table ends with the batch that brings it to `n_rows` or to `n_bytes`."""
     import pyarrow as pa
 
     held: list[pa.RecordBatch] = []
@@ -175,7 +178,7 @@ def gather_batches(
 
 
 def reads_alike(data_type: DataType) -> bool:
-    """Whether Spark and pyarrow read each other's Parquet of this type as Spark hands it to a worker."""
+    """Whether values of this type stay the same when pyarrow reads or writes the Parquet file, not Spark."""
     from pyspark.sql import types as T
 
     return isinstance(
@@ -208,16 +211,16 @@ def _read_file(path: str, columns: list[str], check: bool, dimension: int | None
 
 @dataclass(frozen=True)
 class MappedRows:
-    """A function of the workers, applied to a DataFrame.
+    """The rows that a function makes of a DataFrame in the workers, which can write them themselves.
 
     Attributes
     ----------
     source : DataFrame
     function : callable
-        From an iterator of record batches with the columns of `source` to one with those of `schema`.
+        Takes an iterator of record batches with the columns of `source`, returns one with those of `schema`.
     schema : StructType
     rest : DataFrame, optional
-        Further rows, which Spark makes.
+        Further rows, which Spark computes.
     """
 
     source: DataFrame
@@ -240,11 +243,11 @@ class MappedRows:
         if self.rest is not None:
             written += self._write_files(self.rest, lambda batches: batches, draft)
         files.publish(draft, written, path)
-        if not written:  # Spark leaves a file that has the columns
+        if not written:  # no rows at all: Spark writes an empty file that has the columns
             self.to_frame().limit(0).write.parquet(files.to_spark_path(path))
 
     def _write_files(self, source: DataFrame, function: BatchFunction, draft: str) -> list[str]:
-        """Let the workers write files to `draft`; returns their names."""
+        """Let the workers write files to the directory `draft`. Returns the names of the files."""
         schema, codec = to_arrow_schema(self.schema), read_parquet_codec(source.sparkSession)
 
         def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -256,7 +259,7 @@ class MappedRows:
             sink = None
             for table in gather_batches(function(batches), _GROUP_ROWS, _GROUP_BYTES):
                 if sink is None:
-                    # Keys are all different: a dictionary would only grow until it is given up.
+                    # Keys are all different, so a dictionary of them would save nothing.
                     sink = files.ParquetSink(
                         files.join(draft, name),
                         schema,

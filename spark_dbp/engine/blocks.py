@@ -1,9 +1,11 @@
-"""Shuffle rows as blocks: what a task has for a part travels as one value, not row by row.
+"""Shuffle rows as blocks, not row by row.
 
-A **part** is a set of rows that one worker takes up as a whole, so its maker sees to it that it fits. A
-**block** is the rows that one task has for one part, as bytes. A shuffle of rows costs Spark a microsecond
-each, which for rows of a few bytes is more than all else. Imports `arrow`, `compat`; numpy and pyarrow inside
-functions.
+Imports `arrow` and `compat`; numpy and pyarrow inside functions.
+
+A **part** is the rows that one worker takes up as a whole. Whoever plans the parts makes them small enough
+for a worker's memory. A **block** is the rows that one task has for one part, as bytes. A shuffle costs Spark
+about a microsecond for each row. For rows of a few bytes that would be more than all other work. A block
+counts as one row.
 """
 
 from __future__ import annotations
@@ -21,24 +23,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# Rows, and bytes, that a worker gathers before it splits them.
+# Rows and bytes that a worker gathers before it splits them by part.
 _GATHERED, _GATHERED_BYTES = 1_000_000, 64 << 20
 BLOCKS = "task INT, part INT, rows BINARY"
 
 
 def number_tasks(frame: DataFrame, n_tasks: int) -> npt.NDArray[np.int32]:
-    """The number by which each of `n_tasks` is reached in a shuffle of the session of `frame`.
+    """The number that sends a row to each of `n_tasks` tasks in a shuffle.
 
     Parameters
     ----------
     frame : DataFrame
-        Any of the session.
+        Any DataFrame of the session.
     n_tasks : int
 
     Returns
     -------
     ndarray of shape (n_tasks,), int32
-        For `split_into_blocks`. From 0 on; before Spark 4.1 see `invert_hash`.
+        For `split_into_blocks`. 0, 1, 2, ...; before Spark 4.1 those of `invert_hash`.
     """
     import numpy as np
 
@@ -51,28 +53,28 @@ def split_into_blocks(
     part_of: Callable[[pa.Table], npt.NDArray[Any]],
     tasks: npt.NDArray[np.int32],
 ) -> Iterator[pa.RecordBatch]:
-    """Rows by part: what `shuffle_blocks` moves.
+    """Split rows by part, into the blocks that `shuffle_blocks` moves.
 
     Parameters
     ----------
     batches : iterator of RecordBatch
     n_parts : int
     part_of : callable
-        From a table to the numbers of its rows' parts.
+        Takes a table, returns the number of the part of each row.
     tasks : ndarray of int32
-        From `number_tasks`: each task gets as many parts as the others, one more or less.
+        From `number_tasks`. All tasks get the same number of parts, or one more.
 
     Yields
     ------
     RecordBatch
-        `BLOCKS`.
+        One block, with the columns of `BLOCKS`.
     """
     import numpy as np
     import pyarrow as pa
 
     schema = pa.schema([("task", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
     for table in gather_batches(batches, _GATHERED, _GATHERED_BYTES):
-        # Short numbers are sorted by radix, ten times as fast.
+        # numpy sorts 16-bit numbers by radix, ten times as fast.
         part = part_of(table).astype(np.uint16 if n_parts <= 2**16 else np.int32)
         order = np.argsort(part, kind="stable")
         part = part[order]
@@ -86,7 +88,7 @@ def split_into_blocks(
 
 
 def write_block(rows: pa.Table) -> bytes:
-    """Rows as one block; `read_block` undoes it."""
+    """Turn rows into one block. `read_block` undoes it."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -103,14 +105,14 @@ def read_block(rows: pa.BinaryScalar) -> pa.Table:
 
 
 def shuffle_blocks(blocks: DataFrame, n_tasks: int) -> DataFrame:
-    """Bring the blocks of a part to one task, one behind the other.
+    """Bring all blocks of a part to one task, one after the other.
 
     Parameters
     ----------
     blocks : DataFrame
-        `BLOCKS`.
+        With the columns of `BLOCKS`.
     n_tasks : int
-        As many as `number_tasks` was asked for.
+        The same number that `number_tasks` was given.
 
     Returns
     -------
@@ -122,10 +124,10 @@ def shuffle_blocks(blocks: DataFrame, n_tasks: int) -> DataFrame:
 
 
 def invert_hash(n_partitions: int) -> npt.NDArray[np.int32]:
-    """Numbers that the hash partitioning of Spark before 4.1 sends one to each partition.
+    """One number for each partition, which Spark before 4.1 sends to that partition by its hash.
 
-    The numbers from 0 on would leave a third of the partitions empty and others with several parts, and a
-    stage is as slow as its fullest partition. Were Spark to hash otherwise, only that balance would suffer.
+    Hashes of 0, 1, 2, ... would leave a third of the partitions empty and give others several numbers, and a
+    shuffle is as slow as its fullest partition. If Spark changed its hash, only this balance would suffer.
 
     Parameters
     ----------
@@ -151,7 +153,7 @@ def invert_hash(n_partitions: int) -> npt.NDArray[np.int32]:
 
 
 def _murmur3(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """MurmurHash3 (x86, 32 bits) of INT values with Spark's seed, 42."""
+    """MurmurHash3 (x86, 32 bits) of INT values with the seed that Spark uses, 42."""
     import numpy as np
 
     def rotate(values: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:
@@ -166,13 +168,14 @@ def _murmur3(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 
 def read_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
-    """The parts, one at a time, of blocks that `shuffle_blocks` brought.
+    """Read the parts that `shuffle_blocks` brought to a task, one at a time.
 
     Yields
     ------
     part : int
+        Its number.
     rows : Table
-        In one chunk.
+        Its rows, in one chunk.
     """
     import pyarrow as pa
 

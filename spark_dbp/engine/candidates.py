@@ -1,9 +1,11 @@
-"""Pairs of texts that share a band, on Spark.
+"""Find pairs of texts that share a band, on Spark.
 
-Imports `arrow`, `blocks`, `compat` and kernels; pyspark and pyarrow inside functions.
+Imports `arrow`, `blocks`, `compat`, `kernels.buckets` and `kernels.vectors`; pyspark and pyarrow inside
+functions.
 
-Every text has a dozen bands or more, so their entries travel as blocks: a shuffle of rows takes several times
-as long as all else. Parts too large for a worker's memory go through Spark's sort instead.
+Every text has a dozen bands or more, and an entry for each. The entries travel as blocks (see `blocks`),
+because a shuffle row by row would take several times as long as all other work. Parts that are too large for
+a worker's memory go through Spark's sort instead.
 """
 
 from __future__ import annotations
@@ -30,27 +32,27 @@ _USUAL, _MOST = 2**24, 2**27
 
 
 def find_candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scratch: str) -> DataFrame:
-    """Pairs of the ids of texts that share a band and may reach the threshold.
+    """Pairs of texts, by their ids, that share a band and may reach the threshold.
 
     Parameters
     ----------
     texts : DataFrame
-        A table with ``id`` BIGINT, ``n_shingles`` INT, ``parity`` BIGINT, ``bands`` BINARY: `n_bands` longs.
+        A table with ``id`` BIGINT, ``n_shingles`` INT, ``parity`` BIGINT, ``bands`` BINARY (`n_bands` longs).
     n_bands : int
     threshold : float
-        Pairs whose `bound_similarities` are below it are left out.
+        Pairs whose upper bound (`bound_similarities`) is below it are left out.
     scratch : str
         New directory, reachable from the workers.
 
     Returns
     -------
     DataFrame
-        ``a``, ``b`` BIGINT, a below b; each pair once. It reads `scratch`.
+        ``a``, ``b`` BIGINT, a below b. Each pair comes once. The rows are read from `scratch`.
 
     Notes
     -----
-    The time is O(n log n) for n bands in buckets of bounded size. In buckets of more than `NEIGHBOURS` texts,
-    each text is paired with the `NEIGHBOURS` that follow it by id only.
+    O(n log n) time for n entries. In a bucket of more than `NEIGHBOURS` texts, each text is paired only with
+    the `NEIGHBOURS` texts that follow it by id.
     """
     n_parts = max(1, math.ceil(texts.count() * n_bands * ENTRY_BYTES / _USUAL))
     tasks = number_tasks(texts, n_parts)
@@ -70,10 +72,10 @@ def find_candidate_pairs(texts: DataFrame, n_bands: int, threshold: float, scrat
     def part_of(rows: pa.Table) -> npt.NDArray[np.uint64]:
         return rows.column("band").to_numpy().view(np.uint64) % np.uint64(n_parts)
 
-    most = _MOST  # the workers' module has its own
+    most = _MOST  # a local copy travels to the workers with the function; a module's value does not
 
     def meet(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pairs of the one part of this task; its blocks as they are where they are too many."""
+        """Pairs of this task's one part. Where the part is too large, its blocks as they are."""
         import pyarrow as pa
 
         held: list[pa.BinaryScalar] = []
@@ -110,7 +112,7 @@ def _leave(blocks: list[pa.BinaryScalar]) -> pa.RecordBatch:
 
 
 def _pair_by_sorting(blocks: DataFrame, threshold: float) -> DataFrame:
-    """What `pair_in_buckets` finds, in memory that does not grow with the buckets."""
+    """The pairs that `pair_in_buckets` would find, in memory that does not grow with the buckets."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -123,7 +125,7 @@ def _pair_by_sorting(blocks: DataFrame, threshold: float) -> DataFrame:
     following = Window.partitionBy("band").orderBy("id").rowsBetween(1, NEIGHBOURS)
     near = bands.withColumn("following", F.collect_list(F.struct(*OF_TEXT)).over(following))
     pairs = near.select(*OF_TEXT, F.explode("following").alias("other"))
-    # `bound_similarities`
+    # The same as `bound_similarities`.
     differing = F.bit_count(F.col("parity").bitwiseXOR(F.col("other.parity")))
     total = F.col("n_shingles") + F.col("other.n_shingles")
     bound = (total - differing) / (total + differing)

@@ -1,6 +1,6 @@
-"""Everything that depends on the Spark version or on classic against Connect.
+"""Everything that depends on the version of Spark, or on whether the session is classic or Connect.
 
-Imports pyspark inside functions only.
+Imports `columns`; pyspark and pyarrow inside functions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def list_supported_java() -> tuple[int, ...]:
     """Versions of Java that the installed pyspark runs on."""
     import pyspark
 
-    # Arrow as Spark 3.5 has it needs a constructor that Java 21 no longer has.
+    # The version of Arrow in Spark 3.5 needs a constructor that Java 21 no longer has.
     return (11, 17) if pyspark.__version__.startswith("3.") else (17, 21)
 
 
@@ -48,9 +48,10 @@ def is_ml_vector(data_type: Any) -> bool:
 
 
 def to_plain_column(frame: DataFrame, name: str) -> Column:
-    """The column of exactly this name in a type that Parquet and Arrow hold, with the same order of values.
+    """The column of exactly this name, in a type that Parquet and Arrow can hold. Values sort as before.
 
-    Vectors of ``pyspark.ml`` become arrays, intervals of years and months become months.
+    Vectors of ``pyspark.ml`` become arrays, intervals of years and months become numbers of months, and a
+    column without a type (all nulls) becomes a string.
     """
     from pyspark.sql import functions as F
 
@@ -71,14 +72,14 @@ def can_choose_partitions(frame: DataFrame) -> bool:
 
 
 def send_to_partitions(frame: DataFrame, n_partitions: int, number: str) -> DataFrame:
-    """Rows shuffled by the column `number`: to the partition of that number, or by its hash before Spark 4.1.
+    """Shuffle rows by the column `number`: to the partition of that number, or by its hash before Spark 4.1.
 
     Parameters
     ----------
     frame : DataFrame
     n_partitions : int
     number : str
-        Column of INT.
+        Name of a column of INT.
 
     Returns
     -------
@@ -90,13 +91,13 @@ def send_to_partitions(frame: DataFrame, n_partitions: int, number: str) -> Data
 
 
 def map_in_arrow(frame: DataFrame, function: BatchFunction, schema: StructType | str) -> DataFrame:
-    """``frame.mapInArrow(function, schema)``, with tasks that cost a worker less.
+    """``frame.mapInArrow(function, schema)``, with less cost for each task.
 
     Parameters
     ----------
     frame : DataFrame
     function : callable
-        From an iterator of record batches with the columns of `frame` to one with those of `schema`.
+        Takes an iterator of record batches with the columns of `frame`, returns one with those of `schema`.
     schema : StructType or str
 
     Returns
@@ -113,9 +114,9 @@ def map_in_arrow(frame: DataFrame, function: BatchFunction, schema: StructType |
 
 @cache
 def _freeze_imports() -> None:
-    """Leave what a worker has imported out of the collection of garbage, once in its life.
+    """Exclude what a worker has imported from garbage collection. Done once in its life.
 
-    Spark collects after each task, which takes 20 ms with these modules and none without.
+    Spark collects garbage after each task. With the imported modules that takes 20 ms, without them nothing.
     """
     gc.freeze()
 
@@ -124,8 +125,8 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
     """A small DataFrame as a pyarrow Table on the driver."""
     if hasattr(frame, "toArrow"):  # Spark 4.0 and later, classic and Connect
         return frame.toArrow()
-    # Spark 3.5: `toPandas` loses types (structs become lists, integers with nulls floats), so the
-    # workers send their batches as bytes.
+    # Spark 3.5 has only `toPandas`, which loses types: structs become lists, integers with nulls become
+    # floats. So the workers send their batches as bytes.
     import pyarrow as pa
 
     def to_bytes(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -143,7 +144,7 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
 
 
 def count_shuffle_partitions(spark: SparkSession) -> int:
-    """Partitions of a shuffle, as the session is set; Spark's default where that is no number."""
+    """Partitions of a shuffle, as set in the session; Spark's default where the setting is not a number."""
     setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
 
@@ -156,13 +157,13 @@ def to_arrow_schema(schema: StructType) -> pa.Schema:
 
 
 def is_fixed(error: Exception) -> bool:
-    """Whether a setting was refused for the moment it came, not for its value."""
+    """Whether a setting was refused because it can no longer change, not because of its value."""
     from pyspark.errors import IllegalArgumentException
 
     return not isinstance(error, IllegalArgumentException)
 
 
 def read_parquet_codec(spark: SparkSession) -> str:
-    """The name in pyarrow of the compression in which the session writes Parquet."""
+    """Name, as pyarrow has it, of the compression with which the session writes Parquet."""
     codec = (spark.conf.get("spark.sql.parquet.compression.codec") or "snappy").lower()
     return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)

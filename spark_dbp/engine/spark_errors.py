@@ -1,6 +1,6 @@
-"""Turn Spark's errors into ours: what is wrong, where, and what mends it; of any version of Spark.
+"""Turn errors of any version of Spark into ours: what is wrong, where, and what mends it.
 
-Imports pyspark inside functions only.
+Imports `errors`; pyspark inside functions only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
 
 
 def read_condition(error: BaseException) -> str:
-    """Spark's error condition (``PATH_NOT_FOUND`` ...), or an empty text."""
+    """Spark's name for the kind of error (``PATH_NOT_FOUND`` ...); empty when it has none."""
     for method in ("getCondition", "getErrorClass"):
         get = getattr(error, method, None)
         if get is not None:
@@ -33,7 +33,7 @@ def read_condition(error: BaseException) -> str:
 
 
 def read_first_line(error: BaseException) -> str:
-    """The sentence of a Spark error without condition codes, plans or stack traces."""
+    """First line of a Spark error, without codes, plans or stack traces."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return re.sub(r"\s*SQLSTATE: \w+", "", re.sub(r"^\[[\w.]+\]\s*", "", text))[:500]
@@ -41,14 +41,15 @@ def read_first_line(error: BaseException) -> str:
 
 @contextmanager
 def translate_errors(reading: str = "", *, opening: bool = False) -> Iterator[None]:
-    """Turn Spark's errors into ours: a file by its name, never a stack trace.
+    """Turn Spark's errors into ours, which name the file and show no stack trace.
 
     Parameters
     ----------
     reading : str
         What is being read, for messages ("input.path /data/x").
     opening : bool
-        Whether nothing happens but that a source is opened, so that what Spark finds wrong is its fault.
+        Whether the code inside only opens a source. Then any error that Spark finds in a plan is an
+        `InputError`.
     """
     from pyspark.errors import AnalysisException, PySparkException
 
@@ -100,7 +101,7 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
             mend="check the path: Spark needs the connector of its store, brackets of a glob must be closed, "
             "and Hadoop takes no colon in a name",
         )
-    # Data exceptions: a cast, a division, an overflow. Spark 3.5 tells their state in the text alone.
+    # A cast, a division or an overflow failed on a value. Spark 3.5 gives the SQL state in the text only.
     if _sql_state(error).startswith("22") or re.search(_DATA_EXCEPTION, text):
         found = re.search(r"^== SQL .*==\n(.*)$", text, flags=re.MULTILINE)
         expression = repr(found[1]) if found else "an expression"
@@ -123,7 +124,7 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
 
 
 def _no_resources(error: Exception, text: str, at: str) -> SparkDbpError | None:
-    """Disk or memory that is not there: which, and the setting that gives more of it."""
+    """An error that says which disk or memory ran out, and the setting that gives more; None for others."""
     if re.search(r"No space left on device|Disk quota exceeded|ENOSPC|EDQUOT", text):
         return SparkDbpError(
             f"no space left on a disk{at}: {_cause(text) or read_first_line(error)}",
@@ -171,7 +172,7 @@ def _mend_of(error: Exception) -> str:
 
 
 def _other_types(text: str, at: str, start: int) -> InputError:
-    """Files that do not agree about a column."""
+    """An error for files that have different types for a column."""
     found = re.search(
         r"olumn:? \[(.+?)\][.,] Expected(?: Spark type|:) (\S+), (?:actual Parquet type|Found:) (\w+)", text
     )
@@ -185,7 +186,7 @@ def _other_types(text: str, at: str, start: int) -> InputError:
 
 
 def _file_in(text: str, start: int = 0) -> str:
-    # Spark 3.5 names what it was writing first, and then what it could not read.
+    # Spark 3.5 names the file that it was writing before the one that it could not read.
     found = _FILE.search(text, start) or _FILE.search(text)
     return found[0].rstrip(".)]") if found else "a file of the input"
 
@@ -194,11 +195,11 @@ def _sql_state(error: Exception) -> str:
     try:
         return error.getSqlState() or ""  # type: ignore[attr-defined]
     except Exception:
-        return ""  # not an error of Spark's
+        return ""  # not an error of Spark
 
 
 def _cause(text: str) -> str:
-    """The innermost cause that a trace names: of Java's ("Caused by"), Py4J's or Python's own lines."""
+    """The innermost cause in a stack trace of Java ("Caused by"), Py4J or Python; empty where it has none."""
     causes = re.findall(
         r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>[\w.]*(?:Error|Exception)(?:: .*)?))$",
         text,

@@ -1,10 +1,10 @@
-"""Vectors of each cluster in tiles of bounded size, on disk.
+"""Write the vectors of each cluster to files, in tiles of bounded size, and read them back.
 
-Imports `compat`, `files`, numpy; pyspark, pyarrow and `vectors` inside functions.
+Imports `columns`, `compat`, `files` and numpy; pyspark, pyarrow and `vectors` inside functions.
 
-A tile holds consecutive ranks of one cluster: its keys and its matrix are one row of a Parquet file. Tasks
-that compare tiles read them from the files, so a cluster of any size is worked on by many tasks, and none
-holds more than two tiles.
+A **tile** is consecutive ranks of one cluster with their vectors. Its keys and its matrix are one row of a
+Parquet file. Tasks that compare tiles read them from the files. So many tasks can work on one cluster,
+whatever its size, and none holds more than two tiles.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# A tile's matrix takes about this much.
+# About how many bytes the matrix of a full tile takes.
 TILE_BYTES = 12 << 20
-# Small tiles share a row group of at most this much: reading one reads its neighbours, too.
+# Most bytes of a Parquet row group that small tiles share. Reading one tile reads its whole row group.
 _GROUP_BYTES = 16 << 20
 
 _INDEX_SCHEMA = f"{CLUSTER_ID} INT, tile INT, n_items INT, file STRING, row_group INT, position INT"
@@ -36,7 +36,11 @@ _INDEX_SCHEMA = f"{CLUSTER_ID} INT, tile INT, n_items INT, file STRING, row_grou
 
 @dataclass(frozen=True)
 class TileRef:
-    """Where a tile is: ``cluster_id`` and ``tile`` (0 has the first ranks), its rows, and the place."""
+    """Which tile it is, how many rows it has, and where it lies.
+
+    ``tile`` 0 of a cluster has the first ranks. The tile is row ``position`` in the row group ``row_group``
+    of ``file``.
+    """
 
     cluster_id: int
     tile: int
@@ -67,12 +71,12 @@ def write_tiles(ranked: DataFrame, path: str, rows: int) -> list[TileRef]:
     path : str
         New directory, reachable from the workers.
     rows : int
-        Of a full tile.
+        Rows of a full tile.
 
     Returns
     -------
     list of TileRef
-        By cluster and tile; as many as there are rows / `rows` plus clusters.
+        By cluster and tile. The driver holds one for every `rows` rows, and one more a cluster at most.
     """
     from pyspark.sql import functions as F
 
@@ -94,7 +98,7 @@ def write_tiles(ranked: DataFrame, path: str, rows: int) -> list[TileRef]:
         .sortWithinPartitions(CLUSTER_ID, "tile", RANK)
     )
     written = map_in_arrow(ordered, write, _INDEX_SCHEMA).collect()
-    # A task that ran twice wrote a second file; only one of them is named here.
+    # A task that ran twice wrote two files. Only one of them is named here, the other is never read.
     return sorted((TileRef(*row) for row in written), key=lambda ref: (ref.cluster_id, ref.tile))
 
 
@@ -125,7 +129,7 @@ def _write_file(batches: Iterator[pa.RecordBatch], path: str) -> list[tuple[Any,
 def _tiles_of(
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[tuple[tuple[int, int], pa.Array, npt.NDArray[np.float32]]]:
-    """Group sorted rows by (cluster, tile), holding one tile."""
+    """Gather sorted rows into tiles, holding one tile at a time."""
     import pyarrow as pa
 
     from spark_dbp.kernels.vectors import to_matrix
@@ -146,12 +150,14 @@ def _tiles_of(
 
 
 class TileReader:
-    """Read tiles in a worker; keeps the row group read last.
+    """Read tiles in a worker. It keeps the row group that was read last.
 
     Parameters
     ----------
     path : str
+        Directory that `write_tiles` wrote.
     dim : int
+        Dimension of the vectors.
     """
 
     def __init__(self, path: str, dim: int) -> None:

@@ -1,8 +1,8 @@
-"""Exact sums of the vectors of each cluster: what centroids are made of.
+"""Sum the vectors of each cluster exactly; centroids are computed from these sums.
 
-Imports numpy, `geometry`, `scan` and `vectors`; pyspark and pyarrow inside functions.
+Imports numpy, `arrow`, `compat`, `geometry` and `histogram`; pyarrow and `vectors` inside functions.
 
-Workers add up whole multiples of the grid (see `geometry`), which give the same sums in any order.
+Workers add up integer multiples of the grid (see `geometry`), so the sums are the same in any order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SUM = "vector_sum"
 _OBJECTIVE = "distance_sum"
 _PARTIAL_SCHEMA = f"{CLUSTER_ID} INT, {N_ITEMS} BIGINT, {_OBJECTIVE} BIGINT, {_SUM} BINARY"
-# A worker hands its sums on when they take this much, so that it never holds all of k * dim.
+# A worker passes its sums on when they take this many bytes, so that it never holds k * dim of them.
 _PARTIAL_BYTES = 128 << 20
 
 
@@ -40,7 +40,8 @@ class VectorSums:
     n_items : ndarray of int64, shape (m,)
     sums : ndarray of float64, shape (m, dim)
     distance_sum : int
-        Of all samples, in units of ``DISTANCE_UNIT``; 0 when clusters were given.
+        Sum of the distances of all samples to their nearest centroids, in units of ``DISTANCE_UNIT``. 0 when
+        the samples brought their clusters.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -62,9 +63,9 @@ def sum_vectors(
     Parameters
     ----------
     samples : DataFrame or CommittedTable
-        ``vector`` and, without `centroids`, ``cluster_id``.
+        ``vector``; without `centroids` also ``cluster_id``.
     centroids : ndarray of float32, shape (k, dim), optional
-        Then a sample counts for its nearest centroid.
+        If given, the cluster of a sample is that of its nearest centroid.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def sum_vectors(
 
     Notes
     -----
-    Workers hold at most `_PARTIAL_BYTES` of sums; the driver O(k * dim).
+    A worker holds about `_PARTIAL_BYTES` of sums, the driver O(k * dim).
     """
 
     def partial(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -112,7 +113,7 @@ def sum_vectors(
 
 
 class _Partial:
-    """Sums by cluster, as whole multiples of the grid: longs hold 2**37 unit vectors without overflow."""
+    """Sums by cluster, as integer multiples of the grid. Longs hold 2**37 unit vectors without overflow."""
 
     def __init__(self) -> None:
         self._of: dict[int, tuple[int, int, npt.NDArray[np.int64]]] = {}

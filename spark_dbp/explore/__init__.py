@@ -1,1 +1,1 @@
-"""Questions to a finished run."""
+"""Questions about a finished run."""

@@ -1,9 +1,10 @@
 """Check a finished run: its files, its numbers, and every table against the others.
 
-Imports the stages it computes again, `runs`, `digest` and numpy; pyspark inside functions.
+Imports numpy, `engine`, `lake`, `loaders.keep_trie` and the stages that are computed again; pyspark inside
+functions.
 
-Nothing is taken on trust but the samples and centroids themselves: statistics, quotas and the keep list are
-computed again from the tables they were made of, and the trie is asked for every kept key.
+Statistics, quotas and the keep list are computed again from the tables that they were made from. Every kept
+key is looked up in the trie. The samples and the centroids are not computed again.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ if TYPE_CHECKING:
 
     from spark_dbp.runs import Run
 
-# Rounding of float64 sums and powers, which another machine's libraries may do otherwise.
+# Allowed difference of float64 sums and powers, which libraries of another machine may round differently.
 _ROUNDING = 1e-9
-# A unit vector's components are rounded to multiples of 2**-26.
+# Allowed difference of a norm from 1, because components are rounded to multiples of 2**-26.
 _NORM_SLACK = 1e-5
 _EXAMPLES = 5
 
@@ -70,26 +71,26 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     ----------
     run : Run
     spark : SparkSession, optional
-        By default as for `run`.
+        By default the session of `get_session`.
 
     Returns
     -------
     list of str
-        What was checked, in the order of the checks.
+        What was checked, in order.
 
     Raises
     ------
     DamagedRunError
-        With everything that deviates: table, file or key, what was found and what was expected.
+        Lists everything that is wrong: the table, file or key, what was found, and what was expected.
     """
     passed: list[str] = []
-    # Without the files the rest would fail on reading them, and say less.
+    # Files first: without them, the other checks would fail with a less clear message.
     _hold(run, passed, [("files of every table as they were written", lambda: _files(run))])
     spark = spark or get_session()
     with guard_session(spark), translate_errors(f"run {run.path}"):
         tables = _Tables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
-        # What is computed again needs tables that fit each other.
+        # Tables must fit each other before anything is computed again from them.
         checks: list[tuple[str, Callable[[], Problems]]] = [
             ("every input row accounted for", lambda: _account(tables)),
             ("keys: samples = assignments + duplicates", lambda: _keys(tables)),
@@ -121,7 +122,7 @@ def _hold(run: Run, passed: list[str], checks: list[tuple[str, Callable[[], Prob
 
 
 class _Tables:
-    """The tables of a run as the checks read them."""
+    """The tables of a run, as the checks read them."""
 
     def __init__(self, run: Run, spark: SparkSession) -> None:
         self.run, self.spark = run, spark
@@ -305,7 +306,8 @@ def _quotas(tables: _Tables) -> Problems:
     quota, low, high = quotas[QUOTA].tolist(), plan["floor"].tolist(), stats[N_ITEMS].tolist()
     if sum(quota) != n_keep:
         yield f"table quotas: the quotas add up to {sum(quota):,}, not {n_keep:,}"
-    # Optimal when no unit can move at a gain: the dearest one taken costs no more than the cheapest one left.
+    # The quotas are optimal when moving one unit to another cluster is never a gain. That holds when the most
+    # expensive unit taken costs no more than the cheapest unit left.
     left = [Fraction(x) - Fraction(t) for x, t in zip(quota, quotas[TARGET].tolist(), strict=True)]
     taken, free = None, None
     for j, (x, gap) in enumerate(zip(quota, left, strict=True)):
@@ -375,7 +377,7 @@ def _trie(tables: _Tables) -> Problems:
             for name in batch.column(0).to_pylist():
                 content = files.read_bytes(files.join(path, name))
                 n_keys = -1
-                if crc32(content) == named[name]["crc32"]:  # the library trusts what it is given
+                if crc32(content) == named[name]["crc32"]:  # marisa_trie does not check what it opens
                     n_keys = len(marisa_trie.BinaryTrie().frombytes(content))
                 yield pa.RecordBatch.from_pydict({"file": [name], "n_keys": pa.array([n_keys], pa.int64())})
 

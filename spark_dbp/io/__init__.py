@@ -1,1 +1,1 @@
-"""What comes from outside the run: the input table, and centroids that the user brings."""
+"""Read what comes from outside the run: the input table, and centroids that the user gives."""

@@ -1,7 +1,10 @@
-"""Centroids that the user brings with clustered data. Imports pyspark inside functions; numpy, pyarrow.
+"""Read the centroids that the user gives with clustered data.
 
-They come as Parquet (``cluster_id``, ``centroid``) or as a ``.npy`` matrix whose row number is the
-cluster id.
+Imports numpy, `compat`, `embeddings`, `spark_errors`, `sources`, `geometry`, `vectors` and `files`; pyspark
+inside functions.
+
+They come as Parquet (``cluster_id``, ``centroid``), or as a ``.npy`` matrix whose row number is the cluster
+id.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class GivenCentroids:
     path: str
 
     def take_snapshot(self) -> Any:
-        """What tells another content from this one; JSON."""
+        """A value that changes when the content does. It can be written as JSON."""
         if self.path.endswith(".npy"):
             return hashlib.sha256(_read_npy_bytes(self.path)).hexdigest()
         return asdict(take_snapshot(_read_parquet(self.spark, self.path)))
@@ -62,7 +65,7 @@ class GivenCentroids:
         Raises
         ------
         InputError
-            When they are missing, malformed, not finite, without direction or named twice.
+            When the file is missing or malformed, or a centroid is not finite, is zero, or comes twice.
         """
         path = self.path
         ids, matrix = _read_npy(path) if path.endswith(".npy") else _read_rows(self.spark, path)
@@ -103,7 +106,7 @@ def _read_npy_bytes(path: str) -> bytes:
 def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     try:
         matrix = np.load(io.BytesIO(_read_npy_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:  # the last where a damaged header asks for too much
+    except (ValueError, EOFError, MemoryError) as error:  # a damaged header may ask for too much memory
         raise InputError(
             f"input.centroids {path} is no plain .npy matrix: {error}",
             mend="save it with np.save as a float matrix of shape (k, dim); pickled objects are never read",
@@ -150,12 +153,12 @@ def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], n
 def check_centroids(
     samples: DataFrame, cluster_ids: IntVector, centroids: Matrix, dimension: int | None, path: str
 ) -> None:
-    """See that the given centroids fit the samples.
+    """Check that the given centroids fit the samples.
 
     Raises
     ------
     InputError
-        When their dimension is not the samples', or a sample's cluster has none.
+        When their dimension differs from that of the samples, or the cluster of a sample has no centroid.
     """
     if dimension is not None and dimension != centroids.shape[1]:
         raise InputError(

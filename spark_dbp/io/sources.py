@@ -1,6 +1,6 @@
-"""The input of a run: the table, what it was when it was first looked at, and whether it still is.
+"""Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `config`, `compat` and `digest`; pyspark inside functions.
+Imports `compat`, `spark_errors`, `errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a table was when it was read.
+    """What a table was like when it was read.
 
     Attributes
     ----------
     rows : int
     files, bytes : int or None
-        None for a view, which does not list its files.
+        Number of files, and their bytes. None for a view, which does not list its files.
     digest : str
-        Of every file's path, size, modification time and number of rows; for a view, of the rows themselves.
+        Of the path, size, modification time and number of rows of every file. For a view, of its rows.
     """
 
     rows: int
@@ -40,7 +40,7 @@ class Snapshot:
 
     @property
     def bytes_per_row(self) -> float:
-        """Of the files, which hold numbers about as long as they are in memory; 0 where that is unknown."""
+        """Bytes of the files for each row, about as many as a row takes in memory; 0 where not known."""
         return (self.bytes or 0) / max(1, self.rows)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Source:
-    """The input table and what it was when the run began; `open_source` makes it.
+    """The input table, and its snapshot from the start of the run. `open_source` makes it.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Which table, for messages."""
+        """The setting and its value, for messages: ``input.path /data/x``."""
         return _name(self.paths, self.table)
 
     def read_rows(self) -> DataFrame:
@@ -90,19 +90,20 @@ class Source:
         return apply_filter(self.frame, self.predicate)
 
     def check_unchanged(self, rows_read: int | None = None) -> None:
-        """Refuse what was read of a table that is not the one of the snapshot any more.
+        """Refuse a table that has changed since the snapshot.
 
-        A view does not list its files, so only its row count is compared: its rows may come from a
-        computation that differs each time, and what counts is what was written down.
+        A view does not list its files, so only its row count is compared. Its rows may come from a
+        computation that differs each time. The run uses the rows that it has written.
 
         Parameters
         ----------
         rows_read : int, optional
-            Rows that passed the filter.
+            Number of rows that were read, after the filter.
 
         Raises
         ------
         InputError
+            When the files, or the number of rows, have changed.
         """
         if self.snapshot.files is not None:
             now = take_snapshot(_read(self.spark, self.paths, self.table))  # lists the files anew
@@ -129,18 +130,18 @@ def open_source(
     predicate: str | None = None,
     columns: list[str],
 ) -> Source:
-    """Look at the input table.
+    """Open the input table and take its snapshot.
 
     Parameters
     ----------
     spark : SparkSession
     paths : list of str, optional
     table : str, optional
-        One of the two is given.
+        Give either `paths` or `table`.
     predicate : str, optional
-        SQL; other rows are left out.
+        SQL condition. Rows for which it is not true are left out.
     columns : list of str
-        What the run reads: the rows of a view are known again by these.
+        Columns that the run reads. The snapshot of a view is a digest of these.
 
     Returns
     -------
@@ -161,16 +162,16 @@ def open_source(
 
 
 def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame, n_files: int) -> None:
-    """See that no Parquet file has lost all its bytes: Spark passes over such files.
+    """Refuse Parquet files of 0 bytes. Spark skips them without a word, so their rows would be missing.
 
     Parameters
     ----------
     spark : SparkSession
     paths : list of str
     table : DataFrame
-        What Spark reads there.
+        The DataFrame that Spark reads from `paths`.
     n_files : int
-        Files with rows, from the snapshot: others are looked at where there are any.
+        Number of files with rows, from the snapshot. Sizes are looked up only if there are other files.
 
     Raises
     ------
@@ -181,7 +182,7 @@ def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame,
         return
     filled = spark.read.format("binaryFile").load(paths).select("path")
     with_bytes = {_plain(row.path) for row in filled.collect()}
-    # Stores keep markers of directories as files without bytes, under other names.
+    # Object stores mark directories with empty files, so only names of Parquet files count.
     empty = sorted(
         path
         for path in map(_plain, listed)
@@ -196,7 +197,7 @@ def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame,
 
 
 def _plain(uri: str) -> str:
-    """One spelling of a file's URI: Spark has two."""
+    """The URI of a file in one spelling, because Spark uses two."""
     return re.sub(r"^file:/+", "/", unquote(uri))
 
 
@@ -207,12 +208,12 @@ def _name(paths: list[str], table: str | None) -> str:
 def _read(spark: SparkSession, paths: list[str], table: str | None) -> DataFrame:
     with translate_errors(_name(paths, table), opening=True):
         frame = spark.read.table(table) if table else spark.read.parquet(*paths)
-        _ = frame.schema  # Connect looks when asked
+        _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
 
 
 def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
-    """Rows for which the SQL `predicate` is true; all of them without one.
+    """Rows for which the SQL `predicate` is true; all rows without a predicate.
 
     Raises
     ------
@@ -223,7 +224,7 @@ def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
         return frame
     try:
         filtered = frame.where(predicate)
-        _ = filtered.schema  # Connect analyses when asked
+        _ = filtered.schema  # Connect checks the SQL only when asked for the schema
         return filtered
     except Exception as error:
         if not read_condition(error):
@@ -235,14 +236,14 @@ def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
 
 
 def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapshot:
-    """Count the rows of `frame` and fingerprint the files they come from.
+    """Count the rows of `frame`, and digest the list of its files.
 
     Parameters
     ----------
     frame : DataFrame
-        As Spark reads a path or a table. Only file footers are read.
+        As Spark reads a path or a table. Only the footers of the files are read.
     columns : list of str, optional
-        What is read of a view, which does not list its files: these are hashed instead; by default all.
+        Columns to digest for a view, which does not list its files. By default all.
 
     Returns
     -------
@@ -273,14 +274,14 @@ def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
         for number, name in enumerate(columns)
         if frame.columns.count(name) == 1
     ]  # fmt: skip
-    # `count` is an integer of numpy with the Connect client of Spark 3.5.
-    if not values:  # a column that is missing is ingest's to tell
+    # `int`, because the Connect client of Spark 3.5 returns an integer of numpy from `count`.
+    if not values:  # the columns are missing; `ingest` will say so
         return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
     try:
         rows, digest = digest_table(frame.select(*values))
     except Exception as error:
         if not read_condition(error).startswith("DATATYPE_MISMATCH"):
             raise
-        # Columns that cannot be hashed: nothing can tell that such a source is unchanged.
+        # Some columns cannot be hashed. A new digest each time means: never taken for unchanged.
         return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
     return Snapshot(rows=rows, digest=digest)

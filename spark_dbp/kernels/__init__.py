@@ -1,1 +1,1 @@
-"""The mathematics, on numpy arrays and pyarrow columns. Imports nothing of Spark."""
+"""The mathematics, on numpy arrays and pyarrow columns. It imports nothing of Spark."""

@@ -1,6 +1,7 @@
-"""Pairs of texts that share a band: the entries of bands, and their buckets. Imports numpy and `signatures`.
+"""Find pairs of texts that share a band. Imports numpy and `signatures`.
 
-A **band** is the hash of some values of a text's signature; the texts that have one in common are a bucket.
+A **band** is the hash of some values of a text's signature. All texts with the same band form a **bucket**.
+An **entry** says that one text has one band.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import numpy.typing as npt
 
 from spark_dbp.kernels.signatures import bound_similarities
 
-# In a bucket each text is compared with this many that follow it by id; in smaller ones with all.
+# Each text is compared with at most this many texts of its bucket: those that follow it by id. Without a
+# limit, the pairs of a bucket would grow with the square of its size.
 NEIGHBOURS = 100
-# What `bound_similarities` asks for stands beside band and id.
+# Columns of an entry beside the band: the id, and what `bound_similarities` needs.
 OF_TEXT = ["id", "n_shingles", "parity"]
 # Bytes of an entry: three longs and an integer.
 ENTRY_BYTES = 28
-# A bound may fall below the similarity by so much where both are rounded.
+# Rounding can put an upper bound below the similarity, by at most this much.
 ROUNDING = 1e-9
 
 Entries = dict[str, "npt.NDArray[Any]"]
@@ -37,7 +39,7 @@ def enter_bands(of_text: Mapping[str, npt.NDArray[Any]], bands: npt.NDArray[np.i
     Returns
     -------
     dict of str to ndarray of shape (n * n_bands,)
-        ``band`` and the three of the text.
+        ``band``, and the three columns of the text.
 
     Examples
     --------
@@ -53,19 +55,19 @@ def enter_bands(of_text: Mapping[str, npt.NDArray[Any]], bands: npt.NDArray[np.i
 def pair_in_buckets(
     entries: Entries, threshold: float
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Pairs of ids that share a band, as arrays; a pair that shares several is there several times.
+    """Pairs of ids that share a band, as arrays. A pair that shares several bands comes several times.
 
     Parameters
     ----------
     entries : dict of str to ndarray
-        From `enter_bands`; all entries of some bands.
+        From `enter_bands`. Each band that occurs has all its entries here.
     threshold : float
-        Pairs whose `bound_similarities` are below it are left out.
+        Pairs whose upper bound (`bound_similarities`) is below it are left out.
 
     Yields
     ------
     a, b : ndarray of int64
-        a is below b, and b one of the `NEIGHBOURS` that follow a in the bucket.
+        a is below b, and b is one of the `NEIGHBOURS` texts that follow a in the bucket.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def pair_in_buckets(
     """
     order = np.argsort(entries["band"])
     band = entries["band"][order]
-    # Most bands are there once: only the others need their ids in order.
+    # Most bands occur once. Only the others need their ids sorted.
     same = band[1:] == band[:-1]
     order = order[np.concatenate(([False], same)) | np.concatenate((same, [False]))]
     order = order[np.lexsort((entries["id"][order], entries["band"][order]))]

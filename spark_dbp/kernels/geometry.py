@@ -2,12 +2,12 @@
 
 Why results do not depend on the machine
 ----------------------------------------
-Every vector and every centroid has components that are multiples of ``GRID = 2**-26``. A product of
-two such components is a multiple of ``2**-52``, and by Cauchy-Schwarz any partial sum of the products
-of two unit vectors stays below 2 in magnitude, so float64 holds every intermediate value of a dot
-product *exactly*. Cosines are therefore the same bits for any block size, BLAS library, thread count
-or instruction set, and sums of up to ``2**27`` vectors are exact in float64 as well. Snapping to the
-grid moves a cosine by about 4e-9, less than float32 rounding does.
+All components of vectors and centroids are multiples of ``GRID = 2**-26``: they lie on the grid. A
+product of two components is then a multiple of ``2**-52``. By Cauchy-Schwarz, any partial sum of the
+products of two unit vectors stays below 2 in magnitude. So float64 holds every intermediate value of a
+dot product *exactly*, and a cosine has the same bits for any batch size, BLAS library, number of threads
+or instruction set. Sums of up to ``2**27`` vectors are exact in float64 as well. Rounding to the grid
+moves a cosine by about 4e-9, less than float32 rounding does.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ FloatMatrix = npt.NDArray[np.floating]
 
 GRID = 2.0**-26
 FLOAT32_ROUNDING = 2.0**-24
-# Scores of one block: small enough to stay in a core's cache, large enough to feed the matrix product.
+# Bytes of scores computed at once: few enough to stay in a core's cache, enough for a fast matrix product.
 SCORE_BLOCK_BYTES = 2 << 20
 _NORMALIZE_BLOCK_BYTES = 256 << 10
 
 
 def sum_rows(matrix: FloatMatrix) -> npt.NDArray[np.float64]:
-    """Sum each row by folding it in half, in an order that no machine changes. Overwrites `matrix`.
+    """Sum each row by folding it in half, in the same order on every machine. Overwrites `matrix`.
 
-    Elementwise additions round the same everywhere; library sums add in an order of their own.
+    Elementwise additions round the same everywhere. The order in which library sums add is not fixed.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ def sum_rows(matrix: FloatMatrix) -> npt.NDArray[np.float64]:
 
 
 def sum_runs(vectors: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Sums of runs of rows.
+    """Sum each run of consecutive rows.
 
     Parameters
     ----------
     vectors : ndarray of float32, shape (n, dim)
-        Unit norm, on the grid: sums of up to ``2**27`` of them are exact.
+        Unit norm, on the grid. Sums of up to ``2**27`` of them are exact.
     firsts : ndarray of int64, shape (r,)
-        First row of each run, rising from 0.
+        First row of each run, in rising order; the first is 0.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def sum_runs(vectors: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64]) ->
     wide = vectors.astype(np.float64)
     if len(wide) < 8 * len(firsts):
         return np.add.reduceat(wide, firsts, axis=0)
-    # Longer runs one by one: numpy's sum of one takes half of the time of its sums of all.
+    # Long runs are summed one by one: that takes numpy half as long as `reduceat`.
     ends = np.append(firsts[1:], len(wide))
     return np.stack([wide[first:end].sum(axis=0) for first, end in zip(firsts, ends, strict=True)])
 
@@ -92,8 +92,8 @@ def normalize_rows(
     Returns
     -------
     vectors : ndarray of float32, shape (n, dim)
-        Unit norm up to the grid; multiples of ``GRID``. A row without direction is all zero; one that
-        is such a vector already does not change.
+        Unit norm up to rounding to the grid; multiples of ``GRID``. A row without direction is all zero.
+        A row that is a unit vector on the grid already stays as it is.
     is_zero : ndarray of bool, shape (n,)
         True where the row has no direction (norm 0).
 
@@ -119,34 +119,34 @@ def _unit_block(
     with np.errstate(over="ignore"):
         norms = np.sqrt(sum_rows(np.square(wide)))
     extreme = ~((norms > 1e-100) & (norms < 1e100))
-    if extreme.any():  # squares left float64's range: bring these rows near 1 first
+    if extreme.any():  # these squares overflow or underflow float64: scale the rows to about 1 first
         largest = np.abs(wide[extreme]).max(axis=1, initial=0.0)
         wide[extreme] /= np.where(largest > 0, largest, 1.0)[:, None]
         norms[extreme] = np.sqrt(sum_rows(np.square(wide[extreme])))
     norms[_is_done(wide, norms)] = 1.0
     is_zero = norms == 0
     wide /= np.where(is_zero, 1.0, norms)[:, None]
-    # Onto the grid; float32 then rounds what is above 2**-2 to coarser steps, multiples of the grid too.
+    # Round to the grid. float32 rounds values above 2**-2 to coarser steps, which lie on the grid too.
     wide *= 1 / GRID
     np.rint(wide, out=wide)
     wide *= GRID
-    wide += 0.0  # no negative zeros: equal vectors are equal bytes
+    wide += 0.0  # turns -0.0 into 0.0, so that equal vectors have equal bytes
     return wide, is_zero
 
 
 def _is_done(wide: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """Rows that are unit vectors on the grid already: they stay the bytes they are."""
+    """Numbers of the rows that are unit vectors on the grid already. Their bytes must not change."""
     rows = np.flatnonzero(np.abs(norms - 1.0) < 2.0**-18)
-    for columns in (slice(0, 8), slice(8, None)):  # a few components tell most other rows apart
+    for columns in (slice(0, 8), slice(8, None)):  # the first components rule out most other rows
         steps = wide[rows, columns] * (1 / GRID)
         rows = rows[(steps == np.rint(steps)).all(axis=1)]
     return rows
 
 
 def bound_undecided_gap(dim: int) -> float:
-    """How far apart two float32 dot products of unit vectors may be while their order is open.
+    """Largest gap between two float32 dot products of unit vectors at which rounding may swap their order.
 
-    Twice the error bound of such a product, in whatever order it is added up.
+    It is twice the error bound of one product, for any order of addition.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def bound_undecided_gap(dim: int) -> float:
 
 
 class NearestCentroid:
-    """Exact nearest centroid by cosine, in float32 where that decides and float64 where it does not.
+    """Exact nearest centroid by cosine. Computes in float32, and in float64 where float32 is too coarse.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class NearestCentroid:
 
     Notes
     -----
-    O(n * k * dim) time and ``SCORE_BLOCK_BYTES`` of scratch space beside the vectors given.
+    O(n * k * dim) time, and ``SCORE_BLOCK_BYTES`` of scratch space beside the vectors.
 
     Examples
     --------
@@ -186,7 +186,7 @@ class NearestCentroid:
         self._scores = np.empty((self._block_rows, k), dtype=np.float32)
 
     def labels(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-        """Find each vector's nearest centroid; ties go to the lowest index.
+        """Find the nearest centroid of each vector. Ties go to the lowest index.
 
         Parameters
         ----------
@@ -239,7 +239,7 @@ class NearestCentroid:
     def assign(
         self, vectors: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Nearest centroid and distance to it, both the same on every machine.
+        """Nearest centroid of each vector, and the distance to it. Both are the same on every machine.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ def measure_distance_to_nearest(
 ) -> npt.NDArray[np.float64]:
     """d_inter: mean ``1 - cos`` to the `n_neighbors` nearest other centroids (arXiv 2401.04578, sec. 3).
 
-    With ``n_neighbors >= k`` all k - 1 others count; a single centroid has no others and gets 0.
+    With ``n_neighbors >= k`` all k - 1 others count. A single centroid has no others and gets 0.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def measure_distance_to_nearest(
 
     Notes
     -----
-    O(k^2 * dim) time, in blocks of bounded memory.
+    O(k^2 * dim) time. Works on a few rows at a time, so that memory is bounded.
 
     Examples
     --------

@@ -1,8 +1,9 @@
-"""Bins and whole numbers of distances, as SQL and in numpy side by side. Imports numpy and column names.
+"""Bins of distances, and distances as whole numbers, in SQL and in numpy. Imports numpy and column names.
 
-Distances lie in [0, 2]. A bin is 1/1024 wide, so that a product with a power of two finds it exactly.
-Distances are summed as longs in units of ``DISTANCE_UNIT``: exact in any order of addition, up to 1.7e10 rows
-of the largest distance in one cluster, and far finer than a float32 distance resolves.
+Distances lie in [0, 2]. A **bin** is 1/1024 of distance. Its number is found by multiplying with a power of
+two, which is exact. Distances are summed as longs in units of ``DISTANCE_UNIT``, so the sums are exact in any
+order of addition. A sum overflows only beyond 1.7e10 rows of the largest distance in one cluster. The unit is
+far finer than a float32 distance resolves.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ BINS_PER_UNIT = 1024
 N_BINS = 2 * BINS_PER_UNIT
 DISTANCE_UNIT = 2.0**-28
 
-# The same as `find_bins` and `to_whole_distances`, on the column ``distance_to_centroid``.
+# `find_bins` and `to_whole_distances` in SQL, for the column ``distance_to_centroid``.
 BIN_SQL = f"cast(least(floor(cast({DISTANCE} as double) * {BINS_PER_UNIT}), {N_BINS - 1}) as int)"
 WHOLE_DISTANCE_SQL = f"cast(rint(cast({DISTANCE} as double) * {int(1 / DISTANCE_UNIT)}) as bigint)"
 
-# The upper bits of a 64-bit hash: as many bins, of equal expectation, in the order of the hash.
+# The upper 11 bits of a 64-bit hash give 2048 bins in the order of the hash, about equally full.
 HASH_BIN_SHIFT = 53
 
-# Number of a (cluster, bin), its rows, and the sum of their whole distances.
+# For each bin of each cluster: its number (see `count_bins`), its rows, the sum of their whole distances.
 BinCounts = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]
 
 
 def find_bins(distances: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
-    """Histogram bin of every distance: floor(1024 d), the last bin closed.
+    """Bin of every distance: floor(1024 d). Distance 2 belongs to the last bin.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def to_whole_distances(distances: npt.NDArray[np.floating[Any]]) -> npt.NDArray[
 
 
 def count_bins(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> BinCounts:
-    """Rows, and sum of distances, of every bin that occurs.
+    """Number of rows, and sum of distances, of every bin that occurs.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def count_bins(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Bin
     Returns
     -------
     bins, n_items, total : ndarray of int64
-        The bins rising.
+        By rising bin.
 
     Examples
     --------
@@ -83,7 +84,7 @@ def count_bins(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Bin
     """
     first = bins.min()
     span = int(bins.max() - first) + 1
-    if span > 4 * len(bins):  # many clusters, few samples: counters for all bins would take too much memory
+    if span > 4 * len(bins):  # many clusters, few samples: a counter for every bin would take too much memory
         return merge_bins([(bins, np.ones_like(whole), whole)])
     n_items = np.bincount(bins - first, minlength=span)
     # Exact in float64: 2**21 values of at most 2**29.
@@ -93,7 +94,7 @@ def count_bins(bins: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Bin
 
 
 def merge_bins(found: list[BinCounts]) -> BinCounts:
-    """Add up what `count_bins` found in several places; the bins rising."""
+    """Add up several results of `count_bins`. The bins of the sum are rising."""
     bins, n_items, total = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(bins)
     bins = bins[order]

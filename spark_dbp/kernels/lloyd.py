@@ -1,12 +1,12 @@
 """Spherical k-means on an array that fits in memory. Imports numpy and `geometry` only.
 
-The Spark stage (`kmeans`) draws the training sample; this module fits it. Sums of vectors are exact
+The stage `kmeans` draws the training sample; this module fits centroids to it. Sums of vectors are exact
 (see `geometry`), so the centroids do not depend on the order of addition, threads or machine.
 
-Lloyd's iterations creep: the means of most clusters go on in the direction they went. Each iteration
-therefore assigns to centroids that are one such step ahead of the means (`step_ahead`), which reaches
-the objective of twenty plain iterations in six to eight (docs/performance.md) and has the same fixed
-points. Overrelaxation of this kind is from Salakhutdinov and Roweis, ICML 2003.
+Lloyd's iterations are slow, because most means keep moving in the direction they moved last. So each
+iteration assigns samples to centroids that are one more such step ahead of the means (`step_ahead`). Six to
+eight of these iterations reach the objective of twenty plain ones (docs/performance.md). The fixed points are
+the same. This is overrelaxation as in Salakhutdinov and Roweis, ICML 2003.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy.typing as npt
 from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows, sum_rows, sum_runs
 
 _GATHER_BYTES = 1 << 20
-# A sample this near its centroid is that centroid up to rounding: a second cluster there stays empty.
+# A sample this near its centroid is the centroid itself, up to rounding. It is not used to fill an empty
+# cluster, because a second cluster at the same point would stay empty.
 _COINCIDENT = 2.0**-20
 INITS = ("random", "k-means++")
-# k-means++ chooses among so many vectors a cluster.
+# k-means++ chooses among this many vectors a cluster.
 _POINTS_TO_CHOOSE_FROM = 32
 
 
@@ -34,11 +35,12 @@ class Iteration:
     Attributes
     ----------
     objective : float
-        Mean ``1 - cos`` to the nearest centroid before the update, the same bits on every machine.
+        Mean ``1 - cos`` to the nearest centroid, before the centroids are updated. The same bits on every
+        machine.
     n_moved : int
-        Vectors whose cluster changed.
+        Number of vectors whose cluster changed.
     n_reseeded : int
-        Empty clusters that were given a new centroid.
+        Number of empty clusters that were given a new centroid.
     """
 
     objective: float
@@ -66,7 +68,7 @@ def fit_spherical_kmeans(
 ) -> LloydResult:
     """Fit spherical k-means with Lloyd's iterations, each one step ahead of the means.
 
-    Stops early when the means do not move any more, or the objective hardly changes.
+    Stops early when the means no longer move, or when the objective hardly falls (see `tol`).
 
     Parameters
     ----------
@@ -75,19 +77,20 @@ def fit_spherical_kmeans(
     n_clusters : int
         At most n.
     n_iter : int
-        At most this many iterations.
+        Largest number of iterations.
     init, seed
         See `choose_first_centroids`.
     tol : float
-        Iterations stop when the objective falls by less than this share of it.
+        Iterations stop when the objective falls by less than this share of itself. 0: they never stop for
+        that reason.
     on_iteration : callable, optional
-        Called with the iteration number (from 1) and its `Iteration`.
+        Called with the number of the iteration (from 1) and its `Iteration`.
 
     Returns
     -------
     LloydResult
-        The means of the last iteration. With fewer distinct vectors than clusters, the last of them
-        repeat the first vector; since ties go to the lowest index their clusters stay empty.
+        The means of the last iteration. With fewer distinct vectors than clusters, the last centroids
+        repeat the first one. Their clusters stay empty, since ties go to the lowest index.
 
     Examples
     --------
@@ -105,7 +108,7 @@ def fit_spherical_kmeans(
         nearest = NearestCentroid(centroids)
         new_labels = nearest.labels(vectors)
         moved = np.flatnonzero(new_labels != labels)
-        # Only what moved changes the sums; being exact they do not drift.
+        # Only the vectors that moved change the sums. The sums are exact, so they do not drift.
         left, joined = moved[labels[moved] >= 0], moved
         _add_rows(sums, counts, vectors, left, labels[left], sign=-1)
         _add_rows(sums, counts, vectors, joined, new_labels[joined], sign=1)
@@ -120,7 +123,7 @@ def fit_spherical_kmeans(
         if on_iteration is not None:
             on_iteration(number, result.history[-1])
         if n_reseeded > 0:
-            centroids = means  # the new ones have no direction yet
+            centroids = means  # a reseeded mean has no earlier step to repeat
         elif np.array_equal(means, centroids) or has_settled(before, objective, tol):
             break
         else:
@@ -135,18 +138,18 @@ def step_ahead(
     before: float | None,
     objective: float,
 ) -> npt.NDArray[np.float32]:
-    """The centroids to assign to next: the means, moved on by as much as they moved last.
+    """The centroids to assign to next: the means, moved on by their last step once more.
 
-    A mean that stands still is its own centroid. After an objective that rose they are the means themselves.
+    A mean that did not move stays where it is. If the objective rose, the centroids are the means themselves.
 
     Parameters
     ----------
     means, means_before : ndarray of float32, shape (k, dim)
-        Unit norm, on the grid: of this iteration and of the one before.
+        Means of this iteration and of the one before. Unit norm, on the grid.
     before : float or None
-        Objective of the iteration before.
+        Objective of the iteration before; None in the first one.
     objective : float
-        Of this one.
+        Objective of this iteration.
 
     Returns
     -------
@@ -162,12 +165,12 @@ def step_ahead(
     """
     if before is not None and objective > before:
         return means
-    # Twice a unit vector less another is never zero.
+    # Twice a unit vector minus a unit vector is never zero, so every row has a direction.
     return normalize_rows(2 * means.astype(np.float64) - means_before)[0]
 
 
 def has_settled(before: float | None, objective: float, tol: float) -> bool:
-    """Whether the objective fell, by less than the share `tol` of it; never with a `tol` of 0.
+    """Whether the objective fell by less than the share `tol` of itself. Never true for a `tol` of 0.
 
     Examples
     --------
@@ -178,7 +181,7 @@ def has_settled(before: float | None, objective: float, tol: float) -> bool:
 
 
 def _objective(sums: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32], n_rows: int) -> float:
-    # The cosines of a cluster add up to the product of its sum and its centroid.
+    # The cosines of a cluster's samples add up to the dot product of their sum and the centroid.
     total = sum_rows(sum_rows(sums * centroids)[None, :])[0]
     return 1.0 - float(total) / n_rows
 
@@ -186,19 +189,20 @@ def _objective(sums: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32]
 def choose_first_centroids(
     vectors: npt.NDArray[np.float32], n_clusters: int, init: str, seed: int
 ) -> npt.NDArray[np.float32]:
-    """The centroids that iterations start from.
+    """Choose the centroids that the iterations start from.
 
     Parameters
     ----------
     vectors : ndarray of float32, shape (n, dim)
-        In the order of a hash.
+        In the order of a hash of their keys, so the first ones are a random sample.
     n_clusters : int
     init : {"random", "k-means++"}
-        The first distinct vectors, which are a random sample; or, of the first 32 vectors a cluster, one
-        after the other with a probability that grows with the distance to the nearest of those chosen
-        before (Arthur and Vassilvitskii, SODA 2007), which takes k more passes over these.
+        ``random`` takes the first distinct vectors. ``k-means++`` (Arthur and Vassilvitskii, SODA 2007)
+        looks at the first 32 vectors a cluster and chooses one after the other. The probability of a
+        vector grows with its distance to the nearest one chosen before. This takes k more passes over
+        these vectors.
     seed : int
-        For ``k-means++``.
+        For ``k-means++`` only.
 
     Returns
     -------
@@ -213,7 +217,7 @@ def choose_first_centroids(
     if init == "random":
         return vectors[_first_distinct(vectors, n_clusters)].copy()
     wide = vectors[: _POINTS_TO_CHOOSE_FROM * n_clusters].astype(np.float64)
-    # Raw bits and whole numbers: no library's rounding has a say.
+    # Drawn from raw bits with whole numbers, so that no library's rounding can change the choice.
     bits = np.random.PCG64(seed % 2**64)
     chosen = [0]
     distance = np.full(len(wide), np.inf)
@@ -221,7 +225,7 @@ def choose_first_centroids(
         distance = np.minimum(distance, 1.0 - wide @ wide[chosen[-1]])
         weight = np.rint(np.maximum(distance, 0.0) / _COINCIDENT).astype(np.int64)
         ends = np.cumsum(weight)
-        if ends[-1] == 0:  # every vector is one of those chosen
+        if ends[-1] == 0:  # every vector equals a chosen one
             break
         drawn = int(bits.random_raw()) * int(ends[-1]) >> 64
         chosen.append(int(np.searchsorted(ends, drawn, side="right")))
@@ -266,7 +270,7 @@ def _reseed_empty(
     labels: npt.NDArray[np.int32],
     nearest: NearestCentroid,
 ) -> int:
-    """Give each empty cluster the sample farthest from its centroid (ties: first row); returns how many."""
+    """Give each empty cluster the sample farthest from its centroid (ties: first row). Returns how many."""
     empty = np.flatnonzero(counts == 0)
     if empty.size == 0:
         return 0

@@ -1,7 +1,7 @@
-"""Which earlier vector is each vector most like? Blocks of one cluster. Imports numpy and `geometry` only.
+"""Find the most similar earlier vector of each vector of a cluster. Imports numpy and `geometry` only.
 
-Products are taken in float32; where they come near the threshold or near the best found so far, they are
-taken again in float64, which is exact (see `geometry`): the answer does not depend on block sizes.
+Products are computed in float32. A product near the threshold, or near the best one so far, is computed again
+in float64, which is exact (see `geometry`). So the answer does not depend on the sizes of the matrices.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from spark_dbp.kernels.geometry import bound_undecided_gap
 Matrix = npt.NDArray[np.float32]
 IntVector = npt.NDArray[np.int64]
 
-# One product: 512 x 2048 scores take 4 MiB and keep a core's matrix product near its peak.
+# Size of one matrix product: 512 x 2048 scores take 4 MiB, and a core computes them at nearly its top speed.
 _ROWS, _COLUMNS = 512, 2048
-# Above this many candidates a row, a whole product in float64 is cheaper than single pairs.
+# With more candidate pairs a row than this, one whole product in float64 is cheaper than pair by pair.
 _PAIRS_A_ROW = 8
 
 
 class MostSimilarEarlier:
-    """For every vector of a block, the most similar of the vectors that come before it.
+    """For every vector of a tile, the most similar of the vectors that come before it.
 
     Parameters
     ----------
     block : ndarray of float32, shape (n, dim)
-        Unit norm, on the grid.
+        The vectors of the tile, in order. Unit norm, on the grid.
     threshold : float
-        Only similarities above it are of interest.
+        Only similarities above it are looked for.
 
     Attributes
     ----------
     similarity : ndarray of float64, shape (n,)
-        Exact; minus infinity where nothing above the threshold was found.
+        Exact. Minus infinity where no vector above the threshold was found.
     tile, row : ndarray of int64, shape (n,)
-        Where the most similar vector is: the number given to `compare`, and its row there. Of equally
-        similar ones, the first compared.
+        Number of the tile that holds the most similar vector, as given to `compare`, and the row in it. -1
+        where none was found. Of equally similar vectors, the first one compared.
 
     Examples
     --------
@@ -59,19 +59,22 @@ class MostSimilarEarlier:
         self._gap = bound_undecided_gap(block.shape[1])
 
     def compare(self, others: Matrix, tile: int) -> None:
-        """Take `others`, all of which come before the block, into account.
+        """Compare with the vectors of an earlier tile.
+
+        Call this for one tile after the other, in the order of the vectors, so that ties go to the earliest.
 
         Parameters
         ----------
         others : ndarray of float32, shape (m, dim)
+            Vectors of the earlier tile. Unit norm, on the grid.
         tile : int
-            Their number. Call in the order of the vectors, so that ties go to the earliest.
+            Its number.
         """
         for rows, columns, scores in iterate_scores(self.block, others):
             self._update(rows, columns, scores, others, tile, first_later=None)
 
     def compare_itself(self, tile: int) -> None:
-        """Take the block's own earlier vectors into account; `tile` is its number. Call last."""
+        """Compare each vector with the earlier ones of its own tile, number `tile`. Call this last."""
         for rows, columns, scores in iterate_scores(self.block, self.block, triangular=True):
             self._update(rows, columns, scores, self.block, tile, first_later=rows.start)
 
@@ -101,7 +104,7 @@ class MostSimilarEarlier:
             column = product.argmax(axis=1)
             index = np.arange(len(hot))
             exact = product[index, column]
-        # The largest of each row; of equal ones the first column.
+        # Take the largest product of each row; of equal ones that of the first column.
         order = np.lexsort((column, -exact, index))
         firsts = order[np.flatnonzero(np.diff(index[order], prepend=-1))]
         row = rows.start + hot[index[firsts]]
@@ -114,20 +117,21 @@ class MostSimilarEarlier:
 def iterate_scores(
     left: Matrix, right: Matrix, triangular: bool = False
 ) -> Iterator[tuple[slice, slice, Matrix]]:
-    """float32 products of `left` and `right` in blocks that fit the cache.
+    """float32 products of `left` and `right`, in pieces that fit the cache.
 
     Parameters
     ----------
     left : ndarray of float32, shape (n, dim)
     right : ndarray of float32, shape (m, dim)
     triangular : bool
-        `right` is `left`: only earlier columns are of interest, others hold -2.
+        Set it when `right` is `left`. Scores of columns that are not earlier than their row are then -2.
 
     Yields
     ------
     rows, columns : slice
+        Which rows of `left` and of `right` the piece covers.
     scores : ndarray of float32
-        Overwritten by the next block.
+        Overwritten by the next piece.
     """
     buffer = np.empty((_ROWS, _COLUMNS), dtype=np.float32)
     for start in range(0, len(left), _ROWS):
@@ -143,7 +147,7 @@ def iterate_scores(
 
 
 def hide_later(scores: npt.NDArray[np.floating], rows: IntVector, first_column: int) -> None:
-    """Set scores of columns that are not earlier than their row to -2, below any cosine."""
+    """Set the scores of columns that are not earlier than their row to -2, which is below any cosine."""
     columns = first_column + np.arange(scores.shape[1])
     scores[columns[None, :] >= rows[:, None]] = -2.0
 
@@ -151,21 +155,23 @@ def hide_later(scores: npt.NDArray[np.floating], rows: IntVector, first_column: 
 def find_spanning_pairs(
     left: Matrix, right: Matrix, threshold: float, itself: bool
 ) -> Iterator[tuple[IntVector, IntVector]]:
-    """Pairs (row of left, row of right) that connect the same vectors as all pairs above `threshold` do.
+    """Pairs (row of left, row of right) that connect the same vectors as all pairs above `threshold`.
+
+    Vectors that many pairs connect need only a spanning tree of these pairs.
 
     Parameters
     ----------
     left : ndarray of float32, shape (n, dim)
     right : ndarray of float32, shape (m, dim)
     threshold : float
-        Pairs whose exact similarity is above it.
+        A pair counts when its exact similarity is above it.
     itself : bool
-        `right` is `left`; only pairs of different rows count.
+        Whether `right` is `left`. Then only pairs of different rows count.
 
     Yields
     ------
     rows, columns : ndarray of int64
-        Of each block of scores at most as many pairs as it has rows and columns.
+        For each piece of `iterate_scores`, fewer pairs than it has rows and columns together.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
@@ -186,7 +192,7 @@ def find_spanning_pairs(
         if row.size == 0:
             continue
         n, m = scores.shape
-        if itself:  # rows and columns are the same vectors: number them alike
+        if itself:  # rows and columns are the same vectors, so a vector has one number
             nodes_r, nodes_c = rows.start + row, columns.start + column
             size, offset = max(rows.stop, columns.stop), 0
         else:

@@ -1,7 +1,7 @@
-"""The integer quotas nearest to wanted sizes. Imports numpy and errors only.
+"""Find the integer quotas nearest to the wanted sizes. Imports numpy and `errors` only.
 
-arXiv 2401.04578, section 3: minimise ``sum_j (x_j - P_j N)**2`` over whole x_j that add up to N,
-each within its bounds.
+arXiv 2401.04578, section 3: minimise ``sum_j (x_j - P_j N)**2`` over integers x_j that add up to N, each
+within its bounds.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ IntVector = npt.NDArray[np.int64]
 def solve_quotas(target: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, n_keep: int) -> IntVector:
     """Integer minimum of ``sum (x - target)**2`` with ``sum x = n_keep`` and ``lower <= x <= upper``.
 
-    The objective is separable and convex, so an allocation is optimal when no unit can move from one
-    cluster to another at a gain. The real-valued optimum ``clip(target + mu, lower, upper)`` is found
-    from its sorted breakpoints; a start below it is then filled up with the cheapest single units.
-    Costs are compared exactly, and equal costs go to the lowest index.
+    The objective is separable and convex. So quotas are optimal when moving one unit from a cluster to
+    another never lowers it. The real-valued optimum ``clip(target + mu, lower, upper)`` is found first, from
+    its sorted breakpoints. Integer quotas that start below it are then filled up, cheapest unit first. Costs
+    are compared exactly; of equal costs, the lowest index goes first.
 
     Parameters
     ----------
     target : array_like of float, shape (k,)
-        Finite wanted sizes (``P_j * N``), below 2**52 in magnitude.
+        Wanted sizes (``P_j * N``), finite and below 2**52 in magnitude.
     lower, upper : array_like of int, shape (k,)
         Bounds of each quota, ``0 <= lower <= upper``.
     n_keep : int
-        What the quotas add up to.
+        Sum of the quotas.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def solve_quotas(target: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLi
     InfeasibleError
         When `n_keep` lies outside ``[sum(lower), sum(upper)]``; the message names that range.
     ValueError
-        When the arguments are not what is described above.
+        When an argument is not as described above.
 
     Notes
     -----
@@ -69,11 +69,11 @@ def solve_quotas(target: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLi
     if wanted.size == 0:
         return np.zeros(0, dtype=np.int64)
     shift = _continuous_shift(wanted, low, high, n_keep)
-    # Rounding moves no quota by more than a unit, so below this start nothing optimal is lost
-    # and at most a few units a cluster are missing.
+    # An optimal integer quota lies within one unit of the real-valued one. This start is one unit below, so
+    # it never exceeds an optimal quota, and at most a few units a cluster are missing.
     start = _clip_to_int(np.floor(wanted + (shift - 1.0)), low, high)
     surplus = int(start.sum()) - n_keep
-    while surplus > 0:  # only float rounding of huge targets gets here
+    while surplus > 0:  # happens only when huge targets are rounded
         shift -= 1.0 + abs(shift) * 2.0**-50
         start = _clip_to_int(np.floor(wanted + (shift - 1.0)), low, high)
         surplus = int(start.sum()) - n_keep
@@ -90,13 +90,13 @@ def _as_bounds(values: npt.ArrayLike, like: FloatVector) -> IntVector:
 
 
 def _clip_to_int(values: FloatVector, low: IntVector, high: IntVector) -> IntVector:
-    # Clip in float first: a value far outside int64 would wrap.
+    # Clip in float first, because a value outside of int64 would wrap around.
     return np.clip(np.clip(values, -1.0, 2.0**53).astype(np.int64), low, high)
 
 
 def _continuous_shift(wanted: FloatVector, low: IntVector, high: IntVector, n_keep: int) -> float:
-    """Solve ``sum clip(wanted + shift, low, high) = n_keep`` for shift (piecewise linear, rising)."""
-    begins, ends = low - wanted, high - wanted  # where a cluster leaves its floor, meets its size
+    """Solve ``sum clip(wanted + shift, low, high) = n_keep`` for shift. The sum is piecewise linear."""
+    begins, ends = low - wanted, high - wanted  # shifts at which a cluster leaves `low`, and reaches `high`
     points = np.concatenate([begins, ends])
     order = np.argsort(points, kind="stable")
     points = points[order]
@@ -110,7 +110,7 @@ def _continuous_shift(wanted: FloatVector, low: IntVector, high: IntVector, n_ke
 
 
 def _fill_up(start: IntVector, wanted: FloatVector, high: IntVector, n_keep: int) -> IntVector:
-    """Add the cheapest units until the sum is met; the unit after x costs ``2 (x - wanted) + 1``."""
+    """Add the cheapest units until the sum is `n_keep`. The unit after x costs ``2 (x - wanted) + 1``."""
     quotas = start
     while (missing := n_keep - int(quotas.sum())) > 0:
         depth = 2 + missing // len(quotas)
@@ -120,7 +120,8 @@ def _fill_up(start: IntVector, wanted: FloatVector, high: IntVector, n_keep: int
         step = (quotas[index] + nth).astype(np.float64)
         gap, error = _exact_difference(step, wanted[index])
         order = np.lexsort((index, error, gap))
-        # A cluster cut off at `depth` may have cheaper units left: take no unit beyond its last one.
+        # A cluster with room beyond `depth` has units that are not listed here. After its last listed unit
+        # one of these may be the cheapest, so the units of this round end there.
         cut = (nth == depth - 1) & (high[index] - quotas[index] > depth)
         stop = np.flatnonzero(cut[order])
         n_sure = int(stop[0]) + 1 if stop.size else len(order)
@@ -130,7 +131,7 @@ def _fill_up(start: IntVector, wanted: FloatVector, high: IntVector, n_keep: int
 
 
 def _exact_difference(a: FloatVector, b: FloatVector) -> tuple[FloatVector, FloatVector]:
-    """``a - b`` as a rounded difference and its rounding error (Knuth's two-sum): compares exactly."""
+    """``a - b`` as a rounded difference and its rounding error (Knuth's two-sum): pairs compare exactly."""
     difference = a - b
     b_seen = a - difference
     a_seen = difference + b_seen

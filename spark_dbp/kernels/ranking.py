@@ -2,10 +2,10 @@
 
 Imports numpy and `histogram`; pyarrow inside functions.
 
-A cluster's samples, in the order in which they are kept, are cut into **groups** of bounded size along the
-bins of its histogram. How many samples come before a group is known from the histogram, so a group is sorted
-on its own. A few groups make a part, and a worker holds one part at a time. The **place** of a bin is its
-number, counted in the order in which samples are kept.
+The **place** of a bin is its number in the order of keeping: place 0 is kept first. A **group** is the
+samples of one cluster in neighbouring bins. Groups have a bounded size. The histogram tells how many samples
+of the cluster come before a group, so each group is sorted on its own. A few groups make a part (see
+`engine.blocks`), and a worker holds one part at a time.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from spark_dbp.kernels.histogram import HASH_BIN_SHIFT, N_BINS, find_bins
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Up to so many bins of clusters, a table says which group each belongs to; a search takes ten times as long.
+# With up to this many places of all clusters, the group of each place is looked up in an array. A binary
+# search takes ten times as long.
 _DENSE_PLACES = 2**24
 GROUP, _SCORE = "group", "score"
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of samples, by cluster and then in the order in which samples are kept.
+    """All groups, by cluster and then in the order of keeping.
 
     Attributes
     ----------
     cluster_id, first_place, last_place : ndarray of int64, shape (g,)
-        A group's cluster, and its bins as `find_places` counts them. Large bins are groups of their own.
+        The cluster of a group, and its first and last place. A large bin is a group of its own.
     rows_before : ndarray of int64, shape (g,)
-        The cluster's samples in the groups before.
+        Samples of the cluster in earlier groups.
     n_rows : ndarray of int64, shape (g,)
+        Samples in the group.
     quota : ndarray of int64, shape (g,)
-        Of the cluster.
+        Quota of the cluster.
     part : ndarray of int32, shape (g,)
-        Number of the part of each, -1 for those that are too large for a worker: single bins.
+        Number of the part that holds the group. -1 for a group that is too large for a worker, which is
+        always a single bin.
     """
 
     cluster_id: npt.NDArray[np.int64]
@@ -55,7 +58,7 @@ class Groups:
     part: npt.NDArray[np.int32]
 
     def of(self, cluster_id: npt.NDArray[np.int64], place: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Number of the group of every row, -1 for those that are not kept."""
+        """Number of the group of every row; -1 for a row in no group, which is not kept."""
         bounds, group = self._bounds
         found = cluster_id * N_BINS + place
         if self._dense is not None:
@@ -65,17 +68,17 @@ class Groups:
 
     @cached_property
     def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        """Rising bounds of cluster and place as one number, and the group from each on."""
+        """Rising bounds, cluster and place as one number, and the group that begins at each (-1: none)."""
         first = self.cluster_id * N_BINS + self.first_place
         end = self.cluster_id * N_BINS + self.last_place + 1
         bounds = np.concatenate(([np.iinfo(np.int64).min], end, first))
         group = np.concatenate(([-1], np.full(len(end), -1), np.arange(len(first)))).astype(np.int32)
-        order = np.argsort(bounds, kind="stable")  # where one ends and one begins, the latter counts
+        order = np.argsort(bounds, kind="stable")  # where a group ends and the next begins, the next counts
         return bounds[order], group[order]
 
     @cached_property
     def _dense(self) -> npt.NDArray[np.int32] | None:
-        """The group of every place from the first bound on, where that is no large table."""
+        """The group of every place from the first bound on; None where that array would be large."""
         bounds, group = self._bounds
         if len(bounds) < 2 or bounds[-1] - bounds[1] > _DENSE_PLACES:
             return None
@@ -85,16 +88,17 @@ class Groups:
 def cut_into_groups(
     place: npt.NDArray[np.int64], n_items: npt.NDArray[np.int64], quota: int, group_rows: int
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Cut one cluster's histogram into groups.
+    """Cut the histogram of one cluster into groups. Bins beyond the quota are left out.
 
     Parameters
     ----------
     place : ndarray of int64, shape (m,)
-        Rising.
+        Places of the bins, rising.
     n_items : ndarray of int64, shape (m,)
+        Samples in each bin.
     quota : int
     group_rows : int
-        About how many rows a group has. A bin with more is a group of its own.
+        About how many rows a group has. A bin with more rows is a group of its own.
 
     Returns
     -------
@@ -123,7 +127,7 @@ def cut_into_groups(
 def order_histogram(
     which_to_keep: str, bins: npt.NDArray[np.int64], n_items: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places, rising, and their rows, of the bins of a cluster's histogram in any order.
+    """Turn the bins of a cluster's histogram into places: rising places, and the samples in each.
 
     Examples
     --------
@@ -136,16 +140,16 @@ def order_histogram(
 
 
 def gather_groups(columns: dict[str, npt.NDArray[np.int64]], part_rows: int, most_rows: int) -> Groups:
-    """Number the parts of all clusters' groups.
+    """Gather the groups of all clusters into parts.
 
     Parameters
     ----------
     columns : dict of str to ndarray of shape (g,)
-        Those of `Groups` but the part; by cluster, then by place.
+        The attributes of `Groups` except ``part``, sorted by cluster and place.
     part_rows : int
         About how many rows a part has.
     most_rows : int
-        A group of more rows is in no part.
+        A group with more rows is in no part.
 
     Returns
     -------
@@ -158,7 +162,7 @@ def gather_groups(columns: dict[str, npt.NDArray[np.int64]], part_rows: int, mos
 
 
 def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Histogram bins of scores, counted in the order in which samples are kept.
+    """Place of every score: the number of its bin in the order of keeping.
 
     Parameters
     ----------
@@ -185,7 +189,7 @@ def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.
 def find_reached(
     batches: Iterator[pa.RecordBatch], groups: Groups, which_to_keep: str
 ) -> Iterator[pa.RecordBatch]:
-    """The samples that may be kept.
+    """The samples that may be kept: those in a group that is in a part.
 
     Parameters
     ----------
@@ -197,11 +201,11 @@ def find_reached(
     Yields
     ------
     RecordBatch
-        The same columns and the number of the ``group``.
+        The same columns, and ``group``, the number of the group.
     """
     import pyarrow as pa
 
-    part_of = np.append(groups.part, -1)  # so that group -1 is in none
+    part_of = np.append(groups.part, -1)  # the last entry makes group -1 belong to no part
     score_column = _SCORE if which_to_keep == "random" else DISTANCE
     for batch in batches:
         cluster = batch.column(CLUSTER_ID).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -220,7 +224,7 @@ def rank_rows(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa
     Parameters
     ----------
     rows : Table
-        All rows of some groups, as `reached` gives them.
+        All rows of some groups, from `find_reached`.
     groups : Groups
     which_to_keep : str
 
@@ -249,12 +253,13 @@ def _order(
     keys: pa.ChunkedArray,
     descending: bool,
 ) -> npt.NDArray[np.int64]:
-    """By group, then score, then key. Keys are only compared where the others are equal."""
+    """Sort by group, then score, then key. Keys are compared only where group and score are equal."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if score.dtype == np.float32:
-        # Not negative, so its bits rise as it does: one sort of both takes half as long as two.
+        # A distance is not negative, so its bits as an integer sort as it does. Group and score packed into
+        # one long need one sort, which takes half as long as two.
         bits = np.abs(score).view(np.int32).astype(np.int64)
         by = [(group.astype(np.int64) << 32) | (2**31 - 1 - bits if descending else bits)]
     else:

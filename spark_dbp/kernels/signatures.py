@@ -1,6 +1,6 @@
-"""Signatures of texts for MinHash: normal form, shingles, permuted hashes, LSH bands.
+"""MinHash signatures of texts: normal form, shingles, permuted hashes, LSH bands.
 
-Imports numpy; pyarrow and datasketch inside functions.
+Imports numpy and `errors`; pyarrow and datasketch inside functions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from spark_dbp.errors import ConfigError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Of two texts exactly as similar as the threshold, this share at least is to become a candidate pair.
+# Of all pairs of texts that are exactly as similar as the threshold, at least this share becomes candidates.
 EXPECTED_RECALL = 0.97
-# What separates words: all that Python's str.split takes for a space.
+# Characters between words: all that Python's str.split treats as a space.
 _SPACES = r"[\s\x0b\x1c-\x1f\x{85}\p{Z}]+"
-# Pieces of texts at a time, so that their signatures fit a core's cache, and shingles in a piece.
+# Long texts are cut into pieces. Pieces computed at once, so that their signatures fit a core's cache; and
+# shingles in a piece.
 _BLOCK, _PIECE = 512, 64
 _BITS_SET = np.array([bin(value).count("1") for value in range(2**16)], dtype=np.uint8)
 
@@ -34,9 +35,9 @@ class BandPlan:
     Attributes
     ----------
     bands, rows : int
-        Bands, and signature values in each.
+        Number of bands, and of signature values in each.
     expected_recall : float
-        Probability that two texts of exactly the threshold's similarity share a band.
+        Probability that two texts with exactly the similarity of the threshold share a band.
     """
 
     bands: int
@@ -45,10 +46,11 @@ class BandPlan:
 
 
 def plan_bands(threshold: float, num_perm: int) -> BandPlan:
-    """The longest bands whose expected recall at the threshold reaches `EXPECTED_RECALL`.
+    """Choose the longest bands whose expected recall at the threshold reaches `EXPECTED_RECALL`.
 
-    Long bands keep unlike texts apart. With r rows in each of b bands, two texts of similarity s share a
-    band with probability ``1 - (1 - s**r)**b`` (Leskovec et al., Mining of Massive Datasets, 3.4).
+    Longer bands make fewer candidate pairs of texts that are not alike. With r values in each of b bands, two
+    texts of similarity s share a band with probability ``1 - (1 - s**r)**b`` (Leskovec et al., Mining of
+    Massive Datasets, 3.4).
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def plan_bands(threshold: float, num_perm: int) -> BandPlan:
     Raises
     ------
     ConfigError
-        When the threshold is outside (0, 1], or the signatures are too short for it.
+        When the threshold is outside (0, 1], or `num_perm` is too small for it.
 
     Examples
     --------
@@ -92,12 +94,12 @@ def plan_bands(threshold: float, num_perm: int) -> BandPlan:
 
 
 def cut_shingles(text: str, ngram: int, tokens: str = "characters") -> set[str]:
-    """Overlapping runs of `ngram` characters or words; a shorter text is one shingle.
+    """Shingles of a text: all runs of `ngram` characters or words. A shorter text is one shingle.
 
     Parameters
     ----------
     text : str
-        Normalized: lower case, single spaces.
+        With single spaces between words.
     ngram : int
         At least 1.
     tokens : {"characters", "words"}
@@ -121,9 +123,9 @@ def cut_shingles(text: str, ngram: int, tokens: str = "characters") -> set[str]:
 
 
 def repair_utf8(texts: pa.Array) -> pa.Array:
-    """Texts whose bytes are UTF-8: what is not, is replaced by U+FFFD.
+    """The same texts in valid UTF-8: bytes that are not valid are replaced by U+FFFD.
 
-    Spark lets any bytes into a string, and Arrow does not.
+    Spark allows any bytes in a string; Arrow does not.
     """
     import pyarrow as pa
 
@@ -138,7 +140,7 @@ def repair_utf8(texts: pa.Array) -> pa.Array:
 
 
 def normalize_texts(texts: pa.Array) -> pa.Array:
-    """Texts in Unicode's NFKC form and lower case, with single spaces and none at the ends.
+    """Texts in Unicode's NFKC form and lower case, with single spaces, and no space at either end.
 
     Parameters
     ----------
@@ -165,10 +167,10 @@ def normalize_texts(texts: pa.Array) -> pa.Array:
 def hash_bands(
     hashes: npt.NDArray[np.uint32], owner: npt.NDArray[np.intp], plan: BandPlan, num_perm: int
 ) -> npt.NDArray[np.int64]:
-    """For each text the hash of each of its bands.
+    """Hash of each band of each text.
 
-    The signature is the one that ``datasketch.MinHash(num_perm, seed=1)`` gives for these hashes; here it is
-    computed for many texts at a time.
+    The signatures are those that ``datasketch.MinHash(num_perm, seed=1)`` makes of these hashes, computed for
+    many texts at a time.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def hash_bands(
     """
     signatures = _signatures(hashes, owner, num_perm)
     used = signatures[:, : plan.bands * plan.rows].reshape(len(signatures), plan.bands, plan.rows)
-    # Polynomial hash modulo 2**64, then mixed.
+    # For each value: multiply modulo 2**64, then mix the bits.
     mixed = np.broadcast_to(np.arange(1, plan.bands + 1, dtype=np.uint64), used.shape[:2]).copy()
     for row in range(plan.rows):
         mixed = (mixed ^ used[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
@@ -213,9 +215,9 @@ def hash_shingles(
     Returns
     -------
     hashes : ndarray of uint32
-        A shingle that occurs twice in a text is there twice.
+        A shingle that occurs twice in a text has two hashes.
     owner : ndarray of intp
-        Number of the text of each.
+        For each hash, the number of its text.
 
     Examples
     --------
@@ -223,7 +225,7 @@ def hash_shingles(
     >>> owner.tolist(), (hashes[0] == hashes[3]).item()
     ([0, 0, 0, 0, 1], True)
     """
-    gap = ngram - 1  # between texts, so that no shingle reaches into the next one
+    gap = ngram - 1  # filler between texts, so that no shingle reaches into the next text
     if tokens == "characters":
         lengths = np.fromiter(map(len, texts), dtype=np.intp, count=len(texts))
         padding = "\0" * gap
@@ -248,7 +250,9 @@ def hash_shingles(
 def sketch_parities(
     hashes: npt.NDArray[np.uint32], owner: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Number of shingles of every text, and a sketch: 64 places, each odd or even by the shingles on it.
+    """Number of shingles of every text, and a sketch of 64 bits for `bound_similarities`.
+
+    The low 6 bits of a shingle's hash choose a bit of the sketch. Each shingle flips its bit.
 
     Parameters
     ----------
@@ -258,9 +262,9 @@ def sketch_parities(
     Returns
     -------
     n_shingles : ndarray of shape (n,), int32
-        One that occurs twice counts twice.
+        A shingle that occurs twice counts twice.
     parity : ndarray of shape (n,), int64
-        64 bits; one that occurs twice counts once.
+        The sketch. A shingle that occurs twice flips its bit once.
 
     Examples
     --------
@@ -284,11 +288,12 @@ def bound_similarities(
     n_b: npt.NDArray[np.int32],
     parity_b: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    """Upper bounds of the Jaccard similarity of pairs of texts, from `parities`.
+    """Upper bounds of the Jaccard similarity of pairs of texts, from `sketch_parities`.
 
-    With s = |A| + |B| and d shingles that only one of the two has, the similarity is ``(s - d) / (s + d)``.
-    Where parities differ, one of those d lies; what occurs twice in a text only raises the bound. Good for
-    texts of up to some hundred shingles.
+    With s = |A| + |B| and d shingles that only one of the two texts has, the similarity is
+    ``(s - d) / (s + d)``. Every bit in which the two sketches differ stands for at least one of those d. A
+    shingle that occurs twice in a text only raises the bound. The bound is useful for texts of up to a few
+    hundred shingles.
 
     Parameters
     ----------
@@ -317,7 +322,8 @@ def _signatures(
 
     a, b = MinHash(num_perm, seed=1, scheme="affine32").permutations
     mixed = _mixed(hashes)
-    # Long texts in pieces; pieces of like length together: their first shingles, then their second ones.
+    # Long texts are cut into pieces, and pieces are sorted by length. Each step of the inner loop then takes
+    # one shingle of every piece that is long enough.
     counts = np.bincount(owner)
     n_pieces = -(-counts // _PIECE)
     first_piece = np.cumsum(n_pieces) - n_pieces
@@ -340,7 +346,7 @@ def _signatures(
 
 
 def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """The finalizer of MurmurHash3, which datasketch's permutations start from."""
+    """The last step of MurmurHash3, which datasketch applies before its permutations."""
     values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return values ^ (values >> np.uint32(16))

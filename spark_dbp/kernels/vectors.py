@@ -1,7 +1,7 @@
-"""Between Arrow columns and float32 matrices. Imports pyarrow, numpy and `geometry`.
+"""Convert between Arrow columns and float32 matrices. Imports pyarrow, numpy and `geometry`.
 
-Embeddings come as lists (variable or fixed size) of float or double, or as BINARY float32, little
-endian; vectors are stored as BINARY float32, little endian, which reads without a copy.
+Embeddings come as lists (of variable or fixed size) of float or double, or as BINARY (float32, little
+endian). Vectors are stored as BINARY (float32, little endian), which is read without a copy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ZERO_VECTOR = "zero vector"
 EMPTY_EMBEDDING = "empty embedding"
 BROKEN_BINARY = "embedding bytes are not a whole number of float32 values"
 
-# How much of a column is decoded at once; a worker's memory does not grow with Spark's batch size.
+# Bytes of a column that are decoded at once, so that a worker's memory does not grow with Spark's batch size.
 _TILE_BYTES = 16 << 20
 
 FLOAT32 = np.dtype("<f4")
 
 
 def slice_rows(n_rows: int, row_bytes: int) -> Iterator[slice]:
-    """Slices of `n_rows` rows that hold at most `_TILE_BYTES` each (and at least a row)."""
+    """Slices of `n_rows` rows that hold at most `_TILE_BYTES` each, but at least one row."""
     step = max(1, _TILE_BYTES // max(1, row_bytes))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
@@ -43,7 +43,7 @@ def _validity(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _flat_values(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Values buffer, start and length of each row, in elements; slices and null rows accounted for."""
+    """All values, and where each row starts and how long it is, in elements. Allows for slices and nulls."""
     n = len(array)
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
@@ -56,7 +56,7 @@ def _flat_values(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64], npt.
 def _binary_values(
     array: pa.Array,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Data buffer as bytes, start and length of each row, in bytes."""
+    """All values as bytes, and where each row starts and how long it is, in bytes."""
     n = len(array)
     _, offset_buffer, data = array.buffers()
     offset_type = np.int64 if pa.types.is_large_binary(array.type) else np.int32
@@ -72,7 +72,7 @@ def _binary_values(
 
 
 def _gather(values: npt.NDArray[Any], starts: npt.NDArray[np.int64], width: int) -> npt.NDArray[Any]:
-    """Rows of `width` elements from the flat `values`; a view where they follow one another."""
+    """Rows of `width` elements from the flat `values`. A view where the rows follow one another."""
     if len(starts) == 0:
         return values[:0].reshape(0, width)
     if (np.diff(starts) == width).all():
@@ -95,7 +95,7 @@ def is_embedding_type(arrow_type: pa.DataType) -> bool:
 def group_by_dimension(
     array: pa.Array,
 ) -> tuple[list[tuple[npt.NDArray[np.int64], FloatMatrix]], npt.NDArray[np.object_]]:
-    """Matrices of the rows of `array`, one for each dimension that occurs, and what ails the others.
+    """One matrix for each dimension that occurs in `array`, and what is wrong with the other rows.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ def group_by_dimension(
     Returns
     -------
     groups : list of (rows, matrix)
-        Row numbers (m,) and their values (m, dim), float32 or float64, possibly a view of the array.
+        Row numbers (m,), and their values (m, dim), float32 or float64. The values may be a view of `array`.
     problems : ndarray of object, shape (n,)
-        None, or one of this module's problem texts.
+        None for a good row, else one of this module's texts.
 
     Examples
     --------
@@ -158,11 +158,11 @@ def normalize_embeddings(array: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]
     Returns
     -------
     vectors : pyarrow.BinaryArray
-        float32 little endian, unit norm, on the grid; null where there is a problem.
+        float32 little endian, unit norm, on the grid; null for a row with a problem.
     dimensions : pyarrow.Int32Array
-        Null where there is a problem.
+        Null for a row with a problem.
     problems : pyarrow.StringArray
-        Null where there is none.
+        What is wrong with the row; null for a good one.
 
     Examples
     --------
@@ -204,7 +204,7 @@ def _binary_array(
 
 
 def to_binary_rows(matrix: npt.NDArray[Any]) -> pa.BinaryArray:
-    """One BINARY value a row of `matrix`, without copying it.
+    """One BINARY value for each row of `matrix`, without a copy.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def to_binary_rows(matrix: npt.NDArray[Any]) -> pa.BinaryArray:
 
 
 def to_matrix(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[Any]:
-    """Matrix of a BINARY column whose rows all hold the same number of values.
+    """Matrix from a BINARY column whose rows all hold the same number of values.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def to_matrix(array: pa.Array, dtype: npt.DTypeLike = FLOAT32) -> npt.NDArray[An
     Returns
     -------
     ndarray, shape (n, dim)
-        A view of the array's buffer where that is possible.
+        A view of the array where possible.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def make_centroids_table(cluster_ids: npt.NDArray[np.int32], centroids: npt.NDAr
 
 
 def split_centroids_table(table: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Cluster ids, shape (k,), and centroids, shape (k, dim), of a centroids table.
+    """Cluster ids, shape (k,), and centroids, shape (k, dim), from a centroids table.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""What lies in storage: the run directory, its lock, marks and files, and what tells that they are whole."""
+"""What lies in storage: the run directory, its lock, marks and files, and the checks of these."""

@@ -1,4 +1,4 @@
-"""Delete what failed or replaced attempts left in a run directory. Imports `files` and the directory."""
+"""Delete what failed or replaced attempts left in a run directory. Imports `files` and `store`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
     path : str
         The run directory.
     dry_run : bool
-        Only tell.
+        Delete nothing, only list it.
 
     Returns
     -------
     list of (str, int)
-        What was (or would be) deleted, with its size in bytes.
+        Path of what was (or would be) deleted, and its size in bytes.
 
     Raises
     ------
     InputError
-        When there is no run directory.
+        When there is no run directory at `path`.
     ConflictError
         When a run is at work in it.
     """
@@ -56,17 +56,18 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
 
 
 def find_debris(directory: RunDirectory) -> list[str]:
-    """Paths, relative to the run directory, of what neither a mark nor run.json names.
+    """Find what no mark, no run.json and no run that shares tables names.
 
     Returns
     -------
     list of str
-        Directories and files of attempts that failed or whose result was replaced.
+        Directories and files of attempts that failed, or whose result was replaced. Paths are relative to
+        the run directory.
 
     Raises
     ------
     InputError
-        When run.json or a note cannot be read: then nothing is known to be debris.
+        When run.json, a mark or a note of a derived run cannot be read. Then nothing is safe to delete.
     """
     used: set[str] = set()
     for file in (RUN_JSON, *(f"stages/{name}" for name in _list_visible(directory.at("stages")))):
@@ -85,10 +86,10 @@ def find_debris(directory: RunDirectory) -> list[str]:
             path = f"tables/{table}/{attempt}"
             if directory.at(path) not in used:
                 found.append(path)
-            else:  # what a task that was given up may have left in a table
+            else:  # a task that was cancelled may have left drafts in a table that is used
                 inside = files.list_names(directory.at(path))
                 found += [f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))]
-    # Of hidden files only our own: the progress of runs, a takeover of the lock, drafts of small files.
+    # Of hidden files, only our own: notes of progress, the mark of a takeover, drafts of small files.
     for folder in ("", "stages/", f"{DERIVED}/"):
         names = files.list_names(directory.at(folder or "."))
         found += [folder + name for name in names if _OUR_HIDDEN.fullmatch(name)]

@@ -1,7 +1,7 @@
-"""Digest of a table that does not depend on the order of its rows. Imports pyspark inside functions.
+"""Digest of a table that does not depend on the order of its rows. Imports `columns`; pyspark in functions.
 
-It is the sum of every row's 64-bit hash, modulo 2**64: two tables with the same rows, each as often,
-agree. It finds damage and drift; it is no defence against forgery.
+It is the sum of the 64-bit hashes of all rows, modulo 2**64. Two tables have the same digest when they have
+the same rows, each equally often. It finds damage and changes by mistake, but not a forgery.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from spark_dbp.columns import quote_name
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-# The hash is summed in three pieces, so that a sum of longs holds 2**41 rows before it overflows.
+# The hash is summed in three pieces of at most 22 bits. So a sum of longs overflows only after 2**41 rows.
 _SHIFTS = (0, 22, 44)
 _PIECE = (1 << 22) - 1
 
@@ -27,7 +27,7 @@ def digest_table(frame: DataFrame) -> tuple[int, str]:
     Parameters
     ----------
     frame : DataFrame
-        Of atomic columns, arrays and structs.
+        Its columns are of atomic types, arrays or structs.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def digest_columns(frame: DataFrame, *column_lists: list[str]) -> tuple[int, lis
 def digest_and_sum(
     frame: DataFrame, column_lists: Iterable[list[str]], totals: Iterable[Column]
 ) -> tuple[int, list[str], list[int]]:
-    """As `digest_columns`, and the sums of whole numbers."""
+    """Like `digest_columns`, and also the sum of each column of integers in `totals`."""
     from pyspark.sql import functions as F
 
     hashes = [F.xxhash64(*[F.col(quote_name(name)) for name in names]) for names in column_lists]
@@ -72,7 +72,7 @@ def _digest(sums: list[int]) -> str:
 
 
 def add_digests(*digests: str) -> str:
-    """Digest of tables put together.
+    """Digest of the union of tables, from their digests.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Small files of a run on a local disk or an object store. Imports pyarrow, and that only when used.
+"""Read and write files on a local disk or an object store. Imports `errors`; pyarrow inside functions.
 
 Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``).
 """
@@ -19,9 +19,9 @@ from uuid import uuid4
 from spark_dbp.errors import ConfigError, SparkDbpError
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-# The same store under the names that Spark's connectors give it.
+# Schemes that only Spark's connectors know, and pyarrow's name for the same store.
 _ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
-# Where a file gets another name without being copied, by pyarrow's names.
+# File systems, by pyarrow's names, that rename a file without copying it.
 _RENAMING = ("local", "hdfs")
 _COPIES_AT_ONCE = 16
 _MEND = "check the URI and this machine's credentials for that store"
@@ -55,9 +55,9 @@ def normalize(path: str | os.PathLike[str]) -> str:
 
 
 def to_spark_path(path: str) -> str:
-    """`path` as Spark must be given it: local paths by scheme, for its default may be another store."""
+    """`path` as Spark needs it. Local paths get a scheme, because Spark's default may be another store."""
     if not is_local(path) or path.startswith(("file:", "/Volumes/", "/Workspace/")):
-        return path  # Databricks serves these two itself, under the plain name
+        return path  # Databricks knows the last two by their plain paths
     return "file://" + normalize(path)
 
 
@@ -76,7 +76,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def make_relative(path: str, base: str) -> str:
-    """`path` as seen from the directory `base`; `path` itself where they share no root.
+    """`path` relative to the directory `base`; `path` itself where they share no root.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def make_relative(path: str, base: str) -> str:
 
 
 def resolve(base: str, reference: str) -> str:
-    """Undo `relative`."""
+    """Undo `make_relative`."""
     return reference if _URI.match(reference) or reference.startswith("/") else join(base, reference)
 
 
@@ -105,15 +105,15 @@ def _open_filesystem(path: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), normalize(path)
     scheme, _, rest = path.partition("://")
     authority, _, key = rest.partition("/")
-    # pyarrow gets no more than the root as a URI: of the rest it would decode %20, refuse spaces and cut
-    # what follows a #, where Spark takes all characters as they are.
+    # Only the root goes through pyarrow's URI parser. In the rest it would decode %20, refuse spaces and cut
+    # off what follows a #, while Spark takes all characters as they are.
     filesystem, root = _filesystem_of(f"{_ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
     return filesystem, posixpath.join(root, key) if key else root
 
 
 @lru_cache
 def _filesystem_of(root: str, pid: int) -> tuple[Any, str]:
-    """A client keeps its connections and credentials for the next request; a forked process has its own."""
+    """The client of a store, kept for further requests. A forked process must not share it, hence `pid`."""
     from pyarrow import fs
 
     try:
@@ -128,7 +128,7 @@ def _filesystem_of(root: str, pid: int) -> tuple[Any, str]:
 
 @contextmanager
 def _reached(path: str) -> Iterator[tuple[Any, str]]:
-    """The file system of `path` and the path in it; what keeps a store from answering is told as such."""
+    """The file system of `path`, and the path in it. Errors of a store become a `SparkDbpError`."""
     try:
         yield _open_filesystem(path)
     except FileNotFoundError:
@@ -136,12 +136,12 @@ def _reached(path: str) -> Iterator[tuple[Any, str]]:
     except OSError as error:
         if is_local(path):
             raise
-        _filesystem_of.cache_clear()  # the settings may be mended before the next try
+        _filesystem_of.cache_clear()  # the user may correct the settings before the next try
         raise SparkDbpError(str(error), mend=_MEND) from error
 
 
 def exists(path: str) -> bool:
-    """Whether a file or a directory is there."""
+    """Whether there is a file or a directory at `path`."""
     from pyarrow import fs
 
     with _reached(path) as (filesystem, inner):
@@ -149,7 +149,7 @@ def exists(path: str) -> bool:
 
 
 def list_names(path: str) -> list[str]:
-    """Sorted names of what lies in the directory `path`; empty when it does not exist."""
+    """Sorted names of all files and directories in the directory `path`; empty when it does not exist."""
     from pyarrow import fs
 
     with _reached(path) as (filesystem, inner):
@@ -158,7 +158,7 @@ def list_names(path: str) -> list[str]:
 
 
 def list_sizes(path: str) -> dict[str, int]:
-    """Sizes in bytes of the files in the directory `path`; hidden ones, as Spark sees it, left out."""
+    """Sizes in bytes of the files in the directory `path`, without those that Spark treats as hidden."""
     from pyarrow import fs
 
     with _reached(path) as (filesystem, inner):
@@ -186,9 +186,10 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write a file so that readers see all of it or none; directories are made as needed.
+    """Write a file so that readers see all of it or nothing. Directories are made as needed.
 
-    An object store publishes an object when its upload ends; a local file is renamed into place.
+    An object store shows an object only when its upload has ended. A local file is written under another
+    name and then renamed.
     """
     if is_local(path):
         target = Path(normalize(path))
@@ -205,7 +206,7 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def touch(path: str) -> None:
-    """Make an empty file; directories are made as needed."""
+    """Make an empty file. Directories are made as needed."""
     with _reached(path) as (filesystem, inner):
         if is_local(path):
             Path(inner).parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +214,7 @@ def touch(path: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a directory with all it holds, or a file; nothing happens when it does not exist."""
+    """Delete a file, or a directory with all it holds. Does nothing when there is none."""
     from pyarrow import fs
 
     with _reached(path) as (filesystem, inner):
@@ -225,21 +226,24 @@ def delete(path: str) -> None:
 
 
 def publish(draft: str, names: list[str], to: str) -> None:
-    """Move the files `names` from the directory `draft` to another in the same store, and delete `draft`.
+    """Move the files `names` from the directory `draft` to `to` in the same store, and delete `draft`.
 
-    An object store has no other way than to copy: inside the store, but each file is a request that takes
-    its time, so that many are under way at once.
+    An object store can only copy a file, with a request for each. Many requests are under way at once,
+    because each takes a while.
     """
     with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
         target = _open_filesystem(to)[1]
         give = filesystem.move if filesystem.type_name in _RENAMING else filesystem.copy_file
         moved = threads.map(lambda name: give(f"{source}/{name}", f"{target}/{name}"), names)
-        list(moved)  # raises what went wrong
+        list(moved)  # waits for all, and raises the first error
     delete(draft)
 
 
 def read_parquet(path: str) -> Any:
-    """All of a small Parquet directory or file as a pyarrow Table (never follows partition names)."""
+    """Read a small Parquet file, or a directory of them, as a pyarrow Table.
+
+    Names of directories such as ``a=1`` make no columns.
+    """
     import pyarrow.parquet as pq
 
     with _reached(path) as (filesystem, inner):
@@ -247,7 +251,7 @@ def read_parquet(path: str) -> Any:
 
 
 def write_parquet(path: str, table: Any) -> None:
-    """Write a small pyarrow Table as the one file of the new directory `path`."""
+    """Write a small pyarrow Table as the only file of the new directory `path`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -257,10 +261,10 @@ def write_parquet(path: str, table: Any) -> None:
 
 
 def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:
-    """Record batches of one Parquet file, of so many rows or about so many bytes, on one thread."""
+    """Record batches of one Parquet file, of at most `batch_rows` rows and about `batch_bytes` bytes."""
     import pyarrow.parquet as pq
 
-    # From a disk through a buffer that stays in the cache; from a store in few large requests.
+    # Read a local disk through a small buffer, which stays in the cache. Read a store in few large requests.
     how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local(path) else {"pre_buffer": True}
     with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
         file = pq.ParquetFile(source, **how)
@@ -269,7 +273,7 @@ def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: in
 
 
 def measure_row_bytes(footer: Any, columns: list[str]) -> float:
-    """Bytes that `columns` take in a row, before compression, by a Parquet file's footer."""
+    """Uncompressed bytes of `columns` in a row, on average, from the footer of a Parquet file."""
     names = [footer.schema.column(number).path.split(".")[0] for number in range(footer.num_columns)]
     wanted = [number for number, name in enumerate(names) if name in columns]
     total = sum(
@@ -281,7 +285,7 @@ def measure_row_bytes(footer: Any, columns: list[str]) -> float:
 
 
 def open_parquet(path: str) -> Any:
-    """A pyarrow ParquetFile, for reading single row groups."""
+    """Open a pyarrow ParquetFile, to read single row groups."""
     import pyarrow.parquet as pq
 
     with _reached(path) as (filesystem, inner):
@@ -289,16 +293,18 @@ def open_parquet(path: str) -> Any:
 
 
 class ParquetSink:
-    """Write a Parquet file one row group at a time; by default values are stored as they are.
+    """Write a Parquet file one row group at a time. By default values are stored as they are.
 
     Parameters
     ----------
     path : str
     schema : pyarrow.Schema
     compression : str
+        pyarrow's name of the codec.
     use_dictionary : bool or list of str
-        Columns with few different values.
+        Columns to store with a dictionary, which helps those with few different values.
     write_statistics : bool
+        Whether to store the least and the largest value of each column.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The lock of a run directory: one run at a time. Imports `files`; never pyspark.
+"""Lock a run directory, so that one run at a time works in it. Imports `files` and `errors`; never pyspark.
 
-``lock.json`` names its owner, who renews it while at work. A lock is dead when its process is gone from this
-machine, or, where the process cannot be looked up, when it is not renewed while another run watches it: no
-two clocks are compared. A run that was thought dead and was not finds its lock taken before it commits
-anything further.
+``lock.json`` names its owner, a process, which rewrites the file every few seconds. If the process ran on
+this machine, the lock is dead when the process has ended. If it cannot be looked up, the lock is dead when it
+stays the same while another run watches it. So the clocks of two machines are never compared. A run that was
+wrongly taken for dead notices that its lock is gone before it commits anything.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ log = logging.getLogger("spark_dbp")
 LOCK = "lock.json"
 _TAKEOVER = ".lock.takeover"
 
-# Seconds between two renewals; how long a lock is watched before it counts as dead; how long after writing it
-# an object store, which cannot create exclusively, is asked whose lock it is; and the age at which the mark
-# of a takeover, a matter of milliseconds, was left by a run that died in it.
+# All in seconds. RENEWED: between two renewals. WATCHED: how long a lock is watched before it counts as dead.
+# SETTLED: how long to wait before reading back whose lock an object store holds, as it cannot create a file
+# exclusively. TAKEOVER_AGE: a takeover takes milliseconds, so a mark older than this was left by a dead run.
 RENEWED, WATCHED, SETTLED, TAKEOVER_AGE = 20.0, 70.0, 1.0, 60.0
 
 
 class Lock:
-    """A lock that this process holds; `held` makes one."""
+    """A lock that this process holds. `acquire_lock` makes one."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -54,15 +54,15 @@ class Lock:
         self._keeper = threading.Thread(target=self._keep, name="spark-dbp-lock", daemon=True)
 
     def content(self) -> bytes:
-        """What the lock's file holds, new at each renewal."""
+        """Content of the lock file; it differs at each renewal."""
         return (json.dumps({**self._owner, "renewals": self._renewals}) + "\n").encode()
 
     def is_ours(self) -> bool:
-        """Whether the file is still the one that this process wrote."""
+        """Whether the lock file is still that of this process."""
         return _parsed(_read(self.path)).get("token") == self._owner["token"]
 
     def check(self) -> None:
-        """Refuse to go on when another run has taken the lock.
+        """Refuse to go on when another run has taken the lock, or someone has deleted it.
 
         Raises
         ------
@@ -77,11 +77,11 @@ class Lock:
             )
 
     def start(self) -> None:
-        """Begin to renew the lock."""
+        """Start to renew the lock, in a thread."""
         self._keeper.start()
 
     def release(self) -> None:
-        """Stop renewing the lock and delete it, unless it is another's by now."""
+        """Stop renewing the lock, and delete it unless another run has taken it."""
         self._done.set()
         self._keeper.join()
         try:
@@ -94,7 +94,7 @@ class Lock:
         while not self._done.wait(RENEWED):
             try:
                 if not self.is_ours():
-                    return  # `check` will say so
+                    return  # `check` will raise the error
                 self._renewals += 1
                 files.write_bytes(self.path, self.content())
             except (OSError, SparkDbpError) as error:
@@ -103,12 +103,12 @@ class Lock:
 
 @contextmanager
 def acquire_lock(base: str) -> Iterator[Lock]:
-    """The lock of the directory `base`, which is made as needed.
+    """Take the lock of the directory `base`, and make the directory if needed.
 
     Raises
     ------
     ConflictError
-        When another run holds it.
+        When another run holds the lock.
     ConfigError
         When the directory cannot be written.
     """
@@ -127,7 +127,7 @@ def _acquire(lock: Lock, base: str) -> None:
             return
         before = _read(lock.path)
         if before is None:
-            continue  # released just now
+            continue  # it was released just now
         if not _is_dead(lock.path, before):
             raise _in_use(base, _parsed(before))
         if _take_over(lock, base, before):
@@ -154,7 +154,7 @@ def _create_exclusively(path: str, content: bytes) -> bool:
         if files.exists(path):
             return False
         files.write_bytes(path, content)
-        time.sleep(SETTLED)  # of two that wrote at once, the last one's is there now
+        time.sleep(SETTLED)  # if two runs wrote at once, only the last one's lock is there by now
         return _parsed(_read(path)).get("token") == json.loads(content)["token"]
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     except OSError:
         return False
     started = holder.get("started")
-    return started is not None and started != _start_of(pid)  # its number was given to another process
+    return started is not None and started != _start_of(pid)  # another process may have the number by now
 
 
 def _is_dead(path: str, content: bytes) -> bool:
@@ -203,7 +203,7 @@ def _is_dead(path: str, content: bytes) -> bool:
 
 
 def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
-    """Replace the lock `dead` by ours; False when another run was faster."""
+    """Replace the lock with the content `dead` by ours. False when another run was faster."""
     if not files.is_local(base):
         files.delete(lock.path)
         return _create_exclusively(lock.path, lock.content())
@@ -215,10 +215,10 @@ def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
             if time.time() - mark.stat().st_mtime > TAKEOVER_AGE:
                 mark.unlink(missing_ok=True)
         except FileNotFoundError:
-            pass  # that takeover has ended
+            pass  # the other takeover has just ended
         return False
     try:
-        # Whoever has the mark looks again: another may have taken the lock over and removed its mark.
+        # Look again: before we made our mark, another run may have taken over the lock and removed its mark.
         if _read(lock.path) != dead:
             return False
         files.write_bytes(lock.path, lock.content())
@@ -242,17 +242,18 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
 
 
 def _process_space() -> str:
-    """What tells containers apart that share a host name; the same number means the same process in one."""
+    """Name of the space in which process numbers are unique. Containers may share a host name, not this."""
     try:
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path, a name that the kernel makes
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the kernel's name of the space, not a path
     except OSError:
         return ""
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process of this machine started, in any unit; None when that cannot be told."""
+    """When a process of this machine started, as a text to compare; None when that is not known."""
     try:
-        # The name in parentheses may hold spaces; the 3rd and the 22nd field are the 1st and 20th behind it.
+        # Field 2 is the name in parentheses, which may hold spaces. Fields 3 and 22 are the 1st and the 20th
+        # after it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "ended" if fields[0] == "Z" else fields[19]
     except (OSError, IndexError):

@@ -1,8 +1,8 @@
-"""Say how far a long step is. Imports `files` and `errors`.
+"""Show how far a long step has come. Imports `files` and `errors`.
 
-Workers note the rows they have gone through as names of empty files below the run directory: the one channel
-that a worker has to the driver on every platform. On a terminal a line renews itself below the log; elsewhere
-a plain line goes to the log now and then.
+Workers tell the driver how many rows they have read by the names of empty files below the run directory. No
+other way from a worker to the driver works on every platform. On a terminal, one line below the log is
+updated. Elsewhere, a line goes to the log now and then.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# Seconds between two looks, on a terminal and in a log, and between two notes of a worker: fewer to a store
-# that takes a request, and money, for each.
+# Seconds between two lines on a terminal, and in a log; between two notes of a worker on a disk, and in an
+# object store, where each note is a request that costs money.
 _RENEWED, _LOGGED, _NOTED, _NOTED_IN_STORE = 0.5, 30.0, 2.0, 30.0
 CLEAR_LINE = "\r\x1b[K"
 
 
 class ProgressLogHandler(logging.StreamHandler):
-    """Log to standard error; a message takes the place of the line of progress, which follows it again."""
+    """Log to standard error. A message overwrites the line of progress, which then appears below it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
@@ -41,12 +41,12 @@ class ProgressLogHandler(logging.StreamHandler):
 
 
 def name_pass(directory: str) -> str:
-    """A directory for the notes of one pass over a table."""
+    """Path of a new directory for the notes of one pass over a table. Later passes sort last."""
     return files.join(directory, f"{time.time_ns():020d}-{uuid4().hex[:8]}")
 
 
 def report_progress(batches: Iterator[pa.RecordBatch], notes: str) -> Iterator[pa.RecordBatch]:
-    """The same batches, their rows noted in the directory `notes` as they pass."""
+    """Pass on the same batches, and note in the directory `notes` how many rows have passed."""
     pause = _NOTED if files.is_local(notes) else _NOTED_IN_STORE
     task, n_rows, before, at = uuid4().hex, 0, None, time.monotonic()
     for batch in batches:
@@ -64,12 +64,12 @@ def _note(notes: str, task: str, n_rows: int, before: str | None) -> str:
         if before is not None and before != path:
             files.delete(before)
     except (OSError, SparkDbpError):
-        return path  # a display is not worth a failed task
+        return path  # a task must not fail for the sake of a display
     return path
 
 
 def count_reported_rows(directory: str) -> int | None:
-    """Rows that the newest pass has gone through; None before the first note."""
+    """Rows that the workers have read in the latest pass; None before the first note."""
     passes = files.list_names(directory)
     if not passes:
         return None
@@ -82,16 +82,16 @@ def count_reported_rows(directory: str) -> int | None:
 
 @contextmanager
 def show_progress(title: str, directory: str, n_rows: int) -> Iterator[None]:
-    """Show how many rows the workers have gone through until the block ends.
+    """Show how many rows the workers have read, until the code inside ends.
 
     Parameters
     ----------
     title : str
         What is being done.
     directory : str
-        Where workers leave their notes, one directory for every pass; deleted at the end.
+        Where workers leave their notes, with one directory for each pass. It is deleted at the end.
     n_rows : int
-        Rows that a pass goes over.
+        Rows of one pass.
     """
     done = threading.Event()
     watching = threading.Thread(target=_watch, args=(title, directory, n_rows, done), daemon=True)
@@ -113,7 +113,7 @@ def _watch(title: str, directory: str, n_rows: int, done: threading.Event) -> No
     while not done.wait(_RENEWED if on_terminal else _LOGGED):
         try:
             n_done = count_reported_rows(directory)
-        except (OSError, SparkDbpError):  # a note went while they were listed, or the store does not answer
+        except (OSError, SparkDbpError):  # a note was deleted in between, or the store does not answer
             continue
         text = describe(title, n_done, n_rows, time.monotonic() - started)
         if on_terminal:
@@ -133,10 +133,11 @@ def describe(title: str, n_done: int | None, n_rows: int, seconds: float) -> str
     ----------
     title : str
     n_done : int or None
-        Rows gone through; None where that is not known. A task that ran twice counts twice.
+        Rows read so far; None where that is not known. A task that ran twice counts twice.
     n_rows : int
+        Rows to read.
     seconds : float
-        Since the step began.
+        Time since the step began.
 
     Examples
     --------

@@ -1,15 +1,15 @@
-"""The run directory: steps that commit, run.json. Imports `files`, `lock` and `progress`; never pyspark.
+"""The run directory: its steps, tables and run.json. Imports `files`, `lock`, `progress`; never pyspark.
 
 ::
 
-    run.json                        the only commit point; names every table of the run
+    run.json                        written last: from then on the run exists; names all its tables
     stages/<step>.json              the mark of a finished step: fingerprint, tables, files, rows, digests
     tables/<table>/<attempt>/       Parquet files (or tries); a directory is never written twice
-    derived/<name>.json             a run elsewhere that shares tables of this one
+    derived/<name>.json             names a run elsewhere that shares tables of this one
     lock.json                       while a run is under way
 
-A step writes new directories, which become part of the run when its mark is written; ``run.json``
-is written last. What no mark names was left by a failed attempt and is never read; `cleaning` deletes it.
+A step writes to new directories. They belong to the run once the mark of the step is written. What no mark
+names was left by a failed attempt. It is never read, and `cleaning` deletes it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ RUN_JSON = "run.json"
 DERIVED = "derived"
 _OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED}
 
-# Of run.json and of the marks. 1 is that of runs whose run.json does not name a format.
+# Format of run.json and of the marks. Runs whose run.json names no format have format 1.
 FORMAT_VERSION = 2
 
 
 @dataclass
 class FinishedStep:
-    """The record of a step: what it wrote and what it found. It is its mark, and a part of run.json.
+    """The record of a finished step: what it wrote and what it found. It is the mark, and goes into run.json.
 
     Attributes
     ----------
@@ -52,18 +52,19 @@ class FinishedStep:
     tables : dict of str to str
         Table name to path, relative to the run directory.
     rows, digests, key_digests : dict
-        Of those tables; the last of the column ``key`` alone.
+        Table name to its number of rows, its digest, and the digest of its column ``key``.
     files : dict of str to dict
         Table name to the size in bytes of each of its files.
     version : str
-        Of this package, which wrote them.
+        Version of this package that wrote the tables.
     format_version : int
-        Of the record; records that do not name it have format 1.
+        Format of the record. Records that do not name it have format 1.
     depends : dict of str to str
-        What the result depends on, each as a hash.
+        Everything that the result depends on, by name, each as a hash.
     info : dict
-        What later steps and reports need to know; JSON.
+        What later steps and reports need to know. It can be written as JSON.
     seconds : float
+        How long the step took.
     """
 
     name: str
@@ -80,10 +81,10 @@ class FinishedStep:
     seconds: float = 0.0
 
     def hash_table(self, table: str) -> str:
-        """What a later step depends on: how the table was made, and what came out when it was.
+        """Hash of how a table was made and of its content. Later steps depend on it.
 
-        A step may be computed anew with the same fingerprint, after damage; if it then gives something else
-        (embeddings of a model need not agree to the last bit), what was made of its tables is outdated.
+        A damaged step is computed anew with the same fingerprint. Its result may then differ, because the
+        embeddings of a model may differ in the last bit. So later steps must depend on the content too.
         """
         return _hash([self.fingerprint, table, self.digests.get(table)])
 
@@ -106,7 +107,10 @@ def _hash(value: Any) -> str:
 
 
 def _hash_leaves(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Hashes of all leaves, by their path: values may be secret, and differences are told by name."""
+    """Hash of every value in nested mappings, by its path (``a.b``).
+
+    Hashes are enough to name what changed, and they hide values, which may be secret.
+    """
     found: dict[str, str] = {}
     for name, value in depends_on.items():
         if isinstance(value, Mapping):
@@ -117,16 +121,14 @@ def _hash_leaves(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, s
 
 
 class RunDirectory:
-    """Write access to a run directory.
-
-    Use `open_run_directory` to get one; it holds the directory's lock.
+    """Write access to a run directory, whose lock it holds. `open_run_directory` makes one.
 
     Parameters
     ----------
     path : str
         Normalized (see `files.normalize`).
     lock : Lock
-        Of that directory.
+        Lock of that directory.
     """
 
     def __init__(self, path: str, lock: Lock) -> None:
@@ -134,11 +136,11 @@ class RunDirectory:
         self._lock = lock
         self.steps: dict[str, FinishedStep] = {}
         self.reused: list[str] = []
-        # Where workers note how far they are.
+        # Where workers note how many rows they have read.
         self.progress = self.at(".progress")
 
     def at(self, relative: str) -> str:
-        """Absolute path of something in the run directory."""
+        """Absolute path of what lies at `relative` in the run directory."""
         return files.resolve(self.path, relative)
 
     def reuse_or_build(
@@ -149,19 +151,19 @@ class RunDirectory:
         build: Callable[[StepWriter], None],
         n_rows: int = 0,
     ) -> FinishedStep:
-        """Take the result of an earlier run that depends on the same, or carry the step out.
+        """Take the result of a step from an earlier run if nothing it depends on changed; else compute it.
 
         Parameters
         ----------
         name, title : str
-            `title` is for people.
+            `name` is that of the mark; `title` is for the log.
         depends_on : mapping
-            Everything the result depends on, by the name that a message gives it; JSON-able. The hashes of
-            earlier steps' tables are among it.
+            Everything that the result depends on, by the names that messages use. Among it are the hashes of
+            tables of earlier steps. It can be written as JSON.
         build : callable
-            Gets a `StepWriter`, writes the tables and reports them to it.
+            Takes a `StepWriter`, writes the tables, and reports them to it.
         n_rows : int
-            Rows that a pass goes over, to show progress by.
+            Rows of one pass over the samples, to show progress.
 
         Returns
         -------
@@ -197,7 +199,7 @@ class RunDirectory:
         return step
 
     def why_anew(self, name: str, depends_on: Mapping[str, Any]) -> str | None:
-        """Why a step would be computed and not reused; None when it would be reused.
+        """Why a step would be computed; None when it would be reused.
 
         Parameters
         ----------
@@ -212,7 +214,7 @@ class RunDirectory:
         return (why_anew or None) if known else "it was not finished before"
 
     def _find(self, name: str, depends_on: Mapping[str, Any]) -> tuple[FinishedStep | None, str]:
-        """The step as an earlier run finished it, and why that is of no use now; empty when it is."""
+        """The step as an earlier run finished it, and why it cannot be reused (empty when it can)."""
         known = self._read_mark(name)
         if known is None:
             return None, ""
@@ -220,7 +222,7 @@ class RunDirectory:
         return known, _compare_steps(known, name, depends) or self.describe_damage(known)
 
     def describe_damage(self, step: FinishedStep) -> str:
-        """What differs between the files of a step's tables and its mark; empty when nothing does."""
+        """How the files of a step's tables differ from what its mark says; empty when they do not."""
         for table, path in step.tables.items():
             difference = compare_files(files.list_sizes(self.at(path)), step.files.get(table, {}))
             if difference:
@@ -228,17 +230,17 @@ class RunDirectory:
         return ""
 
     def forget(self) -> None:
-        """Reuse nothing of an earlier run; what it committed stays until this one commits."""
+        """Reuse nothing of an earlier run. What that run committed stays until this one commits."""
         for name in files.list_names(self.at("stages")):
             files.delete(self.at(f"stages/{name}"))
 
     def adopt(self, steps: Iterable[FinishedStep]) -> None:
-        """Take over steps of another run, whose tables stay where they are; all of them or none.
+        """Take over steps of another run: all of them, or none. Their tables stay where they are.
 
         Raises
         ------
         InputError
-            When files of a table are not as they were written.
+            When the files of a table are not as they were written.
         """
         steps = list(steps)
         for step in steps:
@@ -250,9 +252,9 @@ class RunDirectory:
             self._mark(step)
 
     def _note_derived(self, tables: Iterable[str]) -> None:
-        """Leave word, in every run that `tables` lie in, that this run shares them: `clean` keeps them there.
+        """Write a note into every run that holds one of `tables`, so that `clean` there does not delete them.
 
-        These may be several: a run that shares tables may itself share some of a third one's.
+        There may be several such runs, because the other run may share tables of a third one.
         """
         by_base: dict[str, list[str]] = {}
         for path in map(self.at, tables):
@@ -278,10 +280,10 @@ class RunDirectory:
         try:
             return FinishedStep(**json.loads(files.read_bytes(path)))
         except (ValueError, TypeError):
-            return None  # not written by this program: as good as absent
+            return None  # not written by this program, so treat it as missing
 
     def commit(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Write run.json: from here on the run exists. Returns the whole document."""
+        """Write run.json; from then on the run exists. Returns its whole content."""
         whole = {
             "spark_dbp": __version__,
             "format_version": FORMAT_VERSION,
@@ -304,7 +306,7 @@ class RunDirectory:
 
 
 class StepWriter:
-    """What a step writes with: new directories, and the record of what is in them."""
+    """Gives a step new directories to write to, and records what is in them."""
 
     def __init__(self, directory: RunDirectory, step: FinishedStep) -> None:
         self._directory = directory
@@ -317,12 +319,12 @@ class StepWriter:
         return self._directory.at(self.step.tables[table])
 
     def discard(self, table: str) -> None:
-        """Delete a directory that was only needed on the way."""
+        """Delete the directory of a table that was only needed in between."""
         files.delete(self._directory.at(self.step.tables.pop(table)))
         delete_if_empty(self._directory.at(f"tables/{table}"))
 
     def report(self, table: str, rows: int, digest: str | None = None, key_digest: str | None = None) -> None:
-        """Record what was read back from `table`."""
+        """Record the number of rows and the digests that were read back from `table`."""
         self.step.rows[table] = rows
         if digest is not None:
             self.step.digests[table] = digest
@@ -330,7 +332,7 @@ class StepWriter:
             self.step.key_digests[table] = key_digest
 
     def abandon(self) -> None:
-        """Delete what a failed attempt wrote, as far as that is possible."""
+        """Delete what a failed attempt wrote, where possible."""
         for path in map(self._directory.at, self.step.tables.values()):
             try:
                 files.delete(path)
@@ -341,7 +343,7 @@ class StepWriter:
 
 @contextmanager
 def open_run_directory(path: str) -> Iterator[RunDirectory]:
-    """The store of a new or an existing run directory, locked.
+    """Open a new or an existing run directory, and hold its lock.
 
     Raises
     ------
@@ -369,7 +371,7 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
 
 
 def compare_files(found: Mapping[str, int], written: Mapping[str, int]) -> str:
-    """How the files of a table, with their sizes, differ from those that were written; empty when not.
+    """How the files of a table, name to size, differ from those that were written; empty when they do not.
 
     Examples
     --------
@@ -388,7 +390,7 @@ def compare_files(found: Mapping[str, int], written: Mapping[str, int]) -> str:
 
 
 def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -> str:
-    """Why a step that was finished is of no use now, by what it depends on; empty when it is."""
+    """What has changed since a step was finished; empty when nothing has."""
     if known.fingerprint == make_fingerprint(name, depends):
         return ""
     if known.version != __version__ or known.format_version != FORMAT_VERSION:
@@ -399,7 +401,7 @@ def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -
 
 
 def describe_version(version: str | None, format_version: int) -> str:
-    """Which program wrote something, for messages.
+    """Name of the version that wrote something, for messages.
 
     Examples
     --------
@@ -410,7 +412,7 @@ def describe_version(version: str | None, format_version: int) -> str:
 
 
 def list_directory(base: str) -> list[str]:
-    """Names in a directory; refuses what is none."""
+    """Names in the directory `base`; an error when it is a file."""
     try:
         return files.list_names(base)
     except NotADirectoryError:
@@ -418,12 +420,12 @@ def list_directory(base: str) -> list[str]:
 
 
 def delete_if_empty(path: str) -> None:
-    """Delete a directory that holds nothing; object stores keep none of these."""
+    """Delete an empty directory on a local disk. Object stores have none."""
     if files.is_local(path):
         try:
             Path(path).rmdir()
         except OSError:
-            return  # not empty, or not there
+            return  # it is not empty, or does not exist
 
 
 def _to_json(document: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""For the training side: the keys that a run kept. Imports nothing of Spark."""
+"""The keys that a run kept, for training code. Imports nothing of Spark."""
 
 from spark_dbp.loaders.keep_trie import KeepTrie
 

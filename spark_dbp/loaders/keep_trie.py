@@ -1,7 +1,7 @@
-"""Read the tries of the kept keys. Imports marisa_trie and `files`; never pyspark.
+"""Read the tries of the kept keys. Imports numpy and `files`; marisa_trie inside a function; never pyspark.
 
-A key lies in shard ``crc32(key) % n_shards``, so a look-up opens one shard only; local shards are
-memory-mapped and cost the page cache, not the process.
+A key lies in shard ``crc32(key) % n_shards``, so a look-up opens one shard only. Local shards are
+memory-mapped: they take memory of the page cache, not of the process.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ FORMAT_VERSION = 1
 
 
 def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
-    """Numbers of the shards that `keys`, in UTF-8, belong to.
+    """Number of the shard of each key.
 
     Parameters
     ----------
     keys : list of bytes, n of them
+        In UTF-8.
     n_shards : int
 
     Returns
@@ -43,7 +44,7 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
 
 
 class KeepTrie:
-    """Set of kept keys on disk.
+    """The set of kept keys, on disk.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ class KeepTrie:
         Raises
         ------
         InputError
-            When there is no such trie or it is not one of ours.
+            When there is no trie at `path`, or another program or version wrote it.
         """
         base = files.normalize(path)
         if files.exists(files.join(base, "run.json")):
@@ -109,9 +110,9 @@ class KeepTrie:
         try:
             text = key.encode()
         except (AttributeError, UnicodeEncodeError):
-            # Integer keys are stored in decimal; names in a tar may be bytes that are no UTF-8.
+            # Integer keys are stored in decimal. Names in a tar file may be bytes that are not UTF-8.
             text = str(key).encode("utf-8", "surrogateescape")
-        number = crc32(text) % self._n_shards  # as `find_shards` has it
+        number = crc32(text) % self._n_shards  # the same as in `find_shards`
         trie = self._tries[number]
         if trie is None:
             trie = self._tries[number] = self._open_shard(number)
@@ -135,7 +136,7 @@ class KeepTrie:
 
         shard = self._shards.get(number)
         if shard is None:
-            return frozenset()  # no kept key fell into it
+            return frozenset()  # no kept key is in this shard
         path = files.join(self.path, shard["file"])
         trie = marisa_trie.BinaryTrie()
         try:
@@ -149,7 +150,7 @@ class KeepTrie:
             ) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Data loader workers get the path and map the shards themselves.
+        # Workers of a data loader get the path only, and map the shards themselves.
         return (type(self), (self.path, self._manifest))
 
     def __repr__(self) -> str:

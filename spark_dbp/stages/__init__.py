@@ -1,1 +1,1 @@
-"""The stages of a run, one module each: functions on DataFrames (or on numpy arrays for the quotas)."""
+"""The stages, which the steps of a run call: functions on DataFrames, and on numpy arrays for the quotas."""

@@ -1,9 +1,9 @@
 """Size, d_intra, d_inter and distance histogram of every cluster.
 
-Imports numpy, `geometry`, `parts` and `scan`; pyspark and pyarrow inside functions.
+Imports numpy, `arrow`, `blocks`, `compat`, `geometry` and `histogram`; pyspark and pyarrow inside functions.
 
-``d_intra,j`` is the mean of ``1 - cos(x, c_j)`` over the cluster, ``d_inter,j`` the mean of
-``1 - cos(c_j, c_i)`` over its nearest other centroids (arXiv 2401.04578, section 3).
+``d_intra,j`` is the mean of ``1 - cos(x, c_j)`` over the samples x of cluster j. ``d_inter,j`` is the mean of
+``1 - cos(c_j, c_i)`` over the nearest other centroids c_i (arXiv 2401.04578, section 3).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-# Rows that a worker counts at a time, and bins that it holds before it adds them up.
+# Rows that a worker counts at a time; and bins that it holds before it adds up those that occur twice.
 _COUNTED, _HELD_BINS = 2**21, 2**22
 
 
@@ -56,7 +56,7 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
 
     Notes
     -----
-    One pass over two columns; the shuffle moves at most 2048 counters a cluster and map task, as blocks.
+    One pass over two columns. The shuffle moves at most 2048 counters for each cluster and task, as blocks.
     """
     frame = to_frame(assignments)
     n_parts = count_shuffle_partitions(frame.sparkSession)
@@ -76,7 +76,7 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
 
 
 def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows and sum of distances of every bin that a task meets: what the shuffle moves."""
+    """Number of rows and sum of distances of every bin that a task meets. This is what the shuffle moves."""
     import pyarrow as pa
 
     found: list[BinCounts] = []
@@ -95,7 +95,7 @@ def _count_bins(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _of_clusters(rows: pa.Table) -> pa.RecordBatch:
-    """Statistics of the clusters whose bins, as counted by all tasks, are `rows`."""
+    """Statistics of some clusters, from the bins that all tasks counted for them."""
     import pyarrow as pa
 
     cluster, bin_, n_items, total = (rows.column(name).to_numpy() for name in rows.column_names)
@@ -119,7 +119,7 @@ def complete_stats(
     centroids: npt.NDArray[np.float32],
     n_neighbors: int = 20,
 ) -> pa.Table:
-    """The cluster_stats table: `cluster_stats` with d_inter, complexity and the clusters without samples.
+    """The cluster_stats table: `stats` with d_inter, complexity, and the clusters without samples.
 
     Parameters
     ----------
@@ -129,14 +129,14 @@ def complete_stats(
         Rising.
     centroids : ndarray of float32, shape (k, dim)
     n_neighbors : int
-        l, how many nearest other centroids d_inter averages over. All others when there are fewer;
-        with a single cluster d_inter is 0.
+        l: over how many nearest other centroids d_inter is the mean. With fewer centroids than that, over
+        all others. With a single cluster d_inter is 0.
 
     Returns
     -------
     pyarrow.Table
-        One row a centroid, by ``cluster_id``. A cluster without samples has ``n_items`` 0 and null
-        measures, and is no neighbour of others.
+        One row for each centroid, by ``cluster_id``. A cluster without samples has ``n_items`` 0 and null
+        measures, and does not count as a neighbour.
     """
     import pyarrow as pa
 

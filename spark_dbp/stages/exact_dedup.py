@@ -1,4 +1,4 @@
-"""Exact deduplication on any columns. Imports pyspark inside functions only."""
+"""Exact deduplication on any columns. Imports `columns`, `compat`, `errors`; pyspark inside functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def exact_dedup(
     frame: DataFrame, *, key: str = "key", columns: list[str], order_by: str | None = None
 ) -> DataFrame:
-    """Rows that agree with an earlier row in all of `columns`.
+    """Rows that have the same values as an earlier row in all of `columns`.
 
-    A null in one of the columns is no value to agree on: such rows are never duplicates.
+    A row with a null in one of the columns is never a duplicate.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def exact_dedup(
     columns : list of str
         Such as a checksum, a URL, a caption, or the embedding itself.
     order_by : str, optional
-        The survivor of equal rows is the first by this column, then by key; by key alone without it.
+        Of equal rows, the first by this column and then by key survives. Without it, the first by key.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def exact_dedup(
 
     Notes
     -----
-    Groups are combined before they are shuffled, so a value that most rows share is no burden.
+    Equal rows are combined before the shuffle, so a value that most rows share does not overload a task.
     """
     from pyspark.sql import functions as F
 
@@ -75,7 +75,7 @@ def exact_dedup(
 
 
 def check_comparable(frame: DataFrame, columns: list[str]) -> None:
-    """Refuse columns that are missing or whose values cannot be compared.
+    """Refuse columns that are missing, or whose values cannot be compared.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def check_comparable(frame: DataFrame, columns: list[str]) -> None:
 
 
 def check_order(frame: DataFrame, name: str, setting: str) -> None:
-    """Refuse a column to choose survivors by that is missing or whose values have no order.
+    """Refuse a column for `order_by` that is missing, or whose values have no order.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _has_no_order(data_type: DataType) -> bool:
 
 
 def check_no_nulls(frame: DataFrame, name: str, setting: str) -> None:
-    """Refuse nulls in the column that chooses survivors.
+    """Refuse nulls in the column for `order_by`, because they leave open which row survives.
 
     Raises
     ------

@@ -1,6 +1,7 @@
-"""Read the samples, check every row, turn embeddings into unit vectors.
+"""Read the samples, check every row, and turn embeddings into unit vectors.
 
-Imports pyspark inside functions; pyarrow and numpy through `vectors`, in the workers.
+Imports `columns`, `compat`, `embeddings` and `errors`; pyspark inside functions; pyarrow and `vectors` in the
+workers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NULL_CLUSTER = "null cluster_id"
 BAD_CLUSTER = "cluster_id below 0 or above 2147483647"
 BAD_DISTANCE = "distance_to_centroid null, NaN or outside [0, 2]"
 
-# 1 - cos computed in float32 strays this far beyond [0, 2] for vectors that are equal or opposite.
+# For equal or opposite vectors, 1 - cos computed in float32 may lie outside [0, 2] by this much.
 _DISTANCE_SLACK = 1e-5
 _EXAMPLES = 5
 
@@ -39,33 +40,33 @@ def ingest(
     distance_to_centroid: str | None = None,
     carry: Sequence[str] = (),
 ) -> DataFrame:
-    """Samples with unit vectors, and what is wrong with a row where something is.
+    """Turn the rows of the input into samples with unit vectors. Bad rows get the reason in ``problem``.
 
     Parameters
     ----------
     frame : DataFrame
     key : str
-        Column of any atomic type that names a sample.
+        Column of any atomic type that identifies a sample.
     embedding : str or None
         Column of ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or ``pyspark.ml``
-        vectors; None when none is needed.
+        vectors. None when no vectors are needed.
     cluster_id, distance_to_centroid : str, optional
-        Columns of data that is clustered already: an integer, and ``1 - cos`` to its centroid.
+        Columns of data that is clustered already: an integer, and ``1 - cos`` to the centroid.
     carry : sequence of str
-        Further columns that later steps look at. They travel along under the names that
-        `columns.name_carried` gives them, for the input's own may be those of the other columns.
+        Further columns that later steps need. They are renamed (`columns.name_carried`), because their own
+        names may be those of other columns here.
 
     Returns
     -------
     DataFrame
-        ``key`` in its own type; ``vector`` BINARY (float32 little endian, unit norm) and
-        ``dimension`` INT when there is an `embedding`; ``cluster_id`` INT and
-        ``distance_to_centroid`` FLOAT when given; ``problem`` STRING, null for a good row; what is carried.
+        ``key`` in its own type. With `embedding`: ``vector`` BINARY (float32 little endian, unit norm) and
+        ``dimension`` INT. Where given: ``cluster_id`` INT, ``distance_to_centroid`` FLOAT. Then ``problem``
+        STRING, null for a good row, and the carried columns.
 
     Raises
     ------
     InputError
-        When a column is missing or of another type.
+        When a column is missing, or its type is not supported.
     """
     from pyspark.sql import functions as F
 
@@ -165,11 +166,11 @@ class InputReport:
     Attributes
     ----------
     n_rows : int
-        Rows that are good, which the run goes on with.
+        Number of good rows. The run goes on with these.
     dimension : int or None
-        Of every good row's vector; None without embeddings.
+        Dimension of the vectors of good rows; None without embeddings.
     dropped : dict of str to int
-        Rows left out, by problem.
+        Number of rows left out for each problem.
     """
 
     n_rows: int
@@ -178,7 +179,7 @@ class InputReport:
 
 
 def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
-    """Rows of `samples` without a problem and, with embeddings, of the one `dimension`."""
+    """Rows of `samples` without a problem. Where a `dimension` is given, only those of that dimension."""
     from pyspark.sql import functions as F
 
     good = samples.where(F.col(PROBLEM).isNull())
@@ -188,15 +189,17 @@ def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
 
 
 def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
-    """Count the rows by problem and refuse what cannot be used.
+    """Count the rows by problem, and refuse what cannot be used.
 
-    Of several dimensions the most frequent counts as right (of equally frequent ones the largest).
+    If vectors have several dimensions, the most frequent one counts as right; of equally frequent ones, the
+    largest.
 
     Parameters
     ----------
     samples : DataFrame
-        From `ingest`, best read back from a committed table: it is scanned up to three times.
+        From `ingest`. It is read up to three times, so give a table that was written.
     on_bad_rows : {"fail", "drop"}
+        Whether bad rows are an error, or are left out.
 
     Returns
     -------
@@ -205,7 +208,7 @@ def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
     Raises
     ------
     InputError
-        For bad rows under ``fail``, for duplicate keys, and when no good row is left; with examples.
+        For bad rows with ``fail``, for duplicate keys, and when no good row is left. It gives examples.
     """
     from pyspark.sql import functions as F
 
@@ -278,7 +281,8 @@ def _shortened(text: Any, limit: int = 80) -> Any:
 def _refuse_duplicate_keys(samples: DataFrame) -> None:
     from pyspark.sql import functions as F
 
-    # Grouping 8-byte hashes moves far less than grouping keys; equal hashes are then looked at.
+    # Hashes of 8 bytes are grouped first, because that moves far fewer bytes than grouping keys. Then only
+    # the keys with equal hashes are compared.
     hashed = samples.select(KEY, F.xxhash64(KEY).alias("hash"))
     suspects = hashed.groupBy("hash").count().where("count > 1").select("hash")
     if suspects.isEmpty():

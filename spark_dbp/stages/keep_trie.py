@@ -1,6 +1,7 @@
-"""Stage 6: write the tries of the kept keys, one shard at a time, in the workers.
+"""Write the tries of the kept keys in the workers, one shard at a time.
 
-Imports numpy, `parts` and `scan`; pyspark inside functions; marisa_trie and `files` in the workers.
+Imports numpy, `arrow`, `blocks`, `compat`, `spark_errors`, `files` and the names of `loaders.keep_trie`;
+pyspark and pyarrow inside functions; marisa_trie in the workers.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType
 
-# Small shards are built a third faster than large ones, and cost 1.5 % more bytes. When they become many,
-# they grow instead, up to what a worker builds in memory at about 100 bytes a key.
+# Small shards are built a third faster than large ones, and take 1.5 % more bytes. Once there are
+# `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys: building one takes a worker about 100
+# bytes of memory a key.
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
 _SHARD_BYTES = 96 << 20
 
@@ -38,7 +40,7 @@ _SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT, crc32 BIGI
 
 
 def write_key_text(keep_list: DataFrame) -> Column:
-    """The key as text: itself, BINARY in hexadecimal, TIMESTAMP as microseconds since 1970."""
+    """The key as text: BINARY in hexadecimal, TIMESTAMP as microseconds since 1970, other types cast."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -67,11 +69,11 @@ def build_keep_trie(
     path : str
         New directory, reachable from the workers.
     n_keep : int
-        Rows of `keep_list`.
+        Number of rows of `keep_list`.
     key : str, optional
-        SQL expression on the keep list's columns for the text to store (``concat(key, '.jpg')``).
+        SQL expression for the text to store, on the columns of the keep list (``concat(key, '.jpg')``).
     shards : int, optional
-        How many; see `count_shards`.
+        Number of shards. By default that of `count_shards`.
 
     Returns
     -------
@@ -83,11 +85,12 @@ def build_keep_trie(
     ConfigError
         When `key` is no valid expression.
     InputError
-        When it is null for a kept row, or the same for two.
+        When `key` is null for a kept row, or the same for two rows.
     """
     key_bytes = measure_key_bytes(keep_list)
     n_shards = shards or count_shards(n_keep, key_bytes)
-    # A task builds its shards one after the other: one for each would cost more than a small shard is worth.
+    # A task builds several shards, one after the other. A task for each small shard would cost more than it
+    # saves.
     n_partitions = count_shuffle_partitions(to_frame(keep_list).sparkSession)
     n_tasks = min(n_shards, max(_fewest_shards(n_keep, key_bytes), n_partitions))
 
@@ -115,7 +118,7 @@ def build_keep_trie(
 
     blocks = shuffle_blocks(_map_texts(keep_list, key, to_shards), n_tasks)
     written = map_in_arrow(blocks, write_shards, _SHARD_SCHEMA).collect()
-    # A task that ran twice left a second file; what the manifest does not name is not part of the trie.
+    # A task that ran twice wrote two files. Only the one that the manifest names belongs to the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
         "format": FORMAT,
@@ -135,7 +138,7 @@ def build_keep_trie(
 
 
 def count_shards(n_keys: int, key_bytes: float = 0.0) -> int:
-    """How many shards `n_keys` keys of `key_bytes` bytes are cut into.
+    """Number of shards for `n_keys` keys of about `key_bytes` bytes each.
 
     Examples
     --------
@@ -148,12 +151,12 @@ def count_shards(n_keys: int, key_bytes: float = 0.0) -> int:
 
 
 def _fewest_shards(n_keys: int, key_bytes: float) -> int:
-    """As many as workers can build in memory."""
+    """Fewest shards with which a worker can build each in memory."""
     return max(-(-n_keys // _MANY_KEYS), math.ceil(n_keys * key_bytes / _SHARD_BYTES))
 
 
 def _map_texts(keep_list: DataFrame | CommittedTable, key: str | None, function: BatchFunction) -> DataFrame:
-    """Blocks that `function` makes of the texts to store."""
+    """Apply `function`, which makes blocks, to the texts to store."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -170,7 +173,7 @@ def _map_texts(keep_list: DataFrame | CommittedTable, key: str | None, function:
 
 
 def check_key_expression(spark: SparkSession, key_type: DataType, key: str | None) -> None:
-    """Refuse a `key` expression that is no SQL on the keep list, before there is one.
+    """Refuse a `key` expression that is not valid SQL on the keep list. Works before there is a keep list.
 
     Raises
     ------
@@ -225,7 +228,7 @@ def to_key_text(keep_list: DataFrame, key: str | None) -> Column:
 def _write_shard(path: str, number: int, keys: list[bytes]) -> dict[str, Any]:
     import marisa_trie
 
-    # The same file as marisa_trie.Trie makes of strings, in half the time.
+    # This writes the same file as marisa_trie.Trie does for strings, in half the time.
     trie = marisa_trie.BinaryTrie(keys)
     content = trie.tobytes()
     name = f"{number:05d}-{uuid4().hex[:8]}.marisa"

@@ -1,10 +1,11 @@
-"""Stage 2: spherical k-means on Spark, and the assignment of every sample to its centroid.
+"""Spherical k-means on Spark, and the assignment of every sample to its nearest centroid.
 
-Imports numpy, `geometry`, `lloyd`, `sum_vectors`, `mapped` and `scan`; pyspark and pyarrow inside functions.
+Imports numpy, `arrow`, `compat`, `vector_sums`, `geometry`, `histogram` and `lloyd`; pyspark, pyarrow and
+`vectors` inside functions.
 
-The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, the convention
-of faiss; ``train="full"`` then goes over all rows, workers returning sums of vectors. These are whole
-multiples of the grid (see `geometry`), so they add up to the same centroids in any order.
+The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, as faiss does. With
+``train="full"`` further iterations go over all rows, and workers return sums of vectors. The sums are exact
+(see `geometry`), so the centroids are the same in any order of addition.
 """
 
 from __future__ import annotations
@@ -42,34 +43,34 @@ class SphericalKMeans:
     n_clusters : int
         k, at most the number of samples.
     n_iter : int
-        At most this many iterations (see `lloyd`); fewer when the means stand still.
+        Largest number of iterations (see `lloyd`). There are fewer when the means stop moving.
     train : {"sample", "full"}
-        Fit on a sample; or go on from there with `n_iter` passes over all rows.
+        ``sample`` fits on a sample. ``full`` goes on from there with at most `n_iter` passes over all rows.
     init : {"random", "k-means++"}
-        First centroids: a random sample, or samples far from those chosen before
+        First centroids: random samples, or samples that tend to be far from those chosen before
         (`choose_first_centroids`).
     tol : float
-        Iterations stop when the objective falls by less than this share of it.
+        Iterations stop when the objective falls by less than this share of itself.
     max_points_per_centroid : int
-        The sample has at most this many times `n_clusters` rows: those of smallest hash.
+        The sample has at most this many rows for each cluster: those whose keys have the smallest hashes.
     seed : int
-        Chooses the sample and the first centroids.
+        For the choice of the sample and of the first centroids.
     name : str
-        Of the configuration key that gave `n_clusters`, for messages.
+        Key of the configuration that gave `n_clusters`, for messages.
 
     Attributes
     ----------
     centroids_ : ndarray of float32, shape (k, dim)
         Unit norm; the row number is the cluster id.
     history_ : list of Iteration
-        Objective of every iteration, on the sample and then (``full``) on all rows.
+        Objective of every iteration: on the sample, then with ``full`` on all rows.
     n_train_ : int
-        Vectors in the sample.
+        Number of vectors in the sample.
 
     Examples
     --------
-    ``samples = ingest(df, key="uid", embedding="clip")`` prepares any DataFrame of embeddings;
-    ``SphericalKMeans(100).fit(samples).transform(samples)`` is then the assignments table.
+    ``samples = ingest(df, key="uid", embedding="clip")`` prepares any DataFrame of embeddings. Then
+    ``SphericalKMeans(100).fit(samples).transform(samples)`` is the assignments table.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class SphericalKMeans:
         Parameters
         ----------
         samples : DataFrame or CommittedTable
-            ``key`` and ``vector`` from `ingest`, without problem rows and duplicate keys.
+            ``key`` and ``vector`` from `ingest`, without bad rows and duplicate keys.
         n_rows : int, optional
-            Number of rows, if known; counted otherwise.
+            Number of rows, if known. Otherwise they are counted.
 
         Returns
         -------
@@ -139,7 +140,7 @@ class SphericalKMeans:
         before = None
         for number in range(1, self.n_iter + 1):
             sums = sum_vectors(samples, centroids)
-            # A cluster that no row is nearest to keeps its mean.
+            # A cluster without rows keeps its mean.
             means_before, means = means, means.copy()
             updated, is_zero = normalize_rows(sums.sums)
             means[sums.cluster_ids[~is_zero]] = updated[~is_zero]
@@ -158,7 +159,7 @@ class SphericalKMeans:
         Parameters
         ----------
         samples : DataFrame or CommittedTable
-            ``key`` and ``vector`` from `ingest`, without problem rows.
+            ``key`` and ``vector`` from `ingest`, without bad rows.
 
         Returns
         -------
@@ -214,8 +215,8 @@ def draw_training_sample(
     hashed = to_frame(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
     wanted = n_points
     while True:
-        # Hashes are spread evenly: take those below the level that should hold `wanted` rows, with
-        # six standard deviations to spare; the driver sorts only these.
+        # Hashes are spread evenly. So take the rows below a limit that should let `wanted` rows through, with
+        # six standard deviations to spare. The driver sorts only these.
         share = (wanted + 6 * math.sqrt(wanted) + 10) / n_rows
         part = hashed
         if share < 1:
@@ -228,7 +229,7 @@ def draw_training_sample(
     order = np.argsort(hashes, kind="stable")
     repeated = hashes[order][1:] == hashes[order][:-1]
     vectors = _joined_matrix(table.column(VECTOR), to_matrix)
-    if repeated.any():  # equal hashes of different keys: the vectors' bytes decide
+    if repeated.any():  # different keys with equal hashes: the bytes of their vectors decide
         order = np.array(sorted(range(len(hashes)), key=lambda row: (hashes[row], vectors[row].tobytes())))
     return np.asarray(vectors[order[:n_points]], dtype=np.float32)
 
@@ -251,7 +252,7 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
 
 
 def plan_assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> MappedRows:
-    """`assign`, as rows that workers can write themselves."""
+    """Like `assign`, but returns rows that workers can write themselves."""
 
     def nearest_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -280,7 +281,7 @@ def assign_given(
     samples : DataFrame or CommittedTable
         ``key``, ``vector`` and ``cluster_id``.
     cluster_ids : ndarray of int32, shape (k,)
-        Rising ids of the rows of `centroids`.
+        Id of each row of `centroids`, rising.
     centroids : ndarray of float32, shape (k, dim)
 
     Returns
@@ -321,7 +322,7 @@ def _assignments_type(samples: DataFrame | CommittedTable) -> StructType:
 def compute_mean_centroids(
     samples: DataFrame | CommittedTable,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Normalised mean of each given cluster.
+    """Normalized mean of each cluster, for samples that have a ``cluster_id`` already.
 
     Parameters
     ----------

@@ -1,7 +1,11 @@
-"""Near-duplicate texts by MinHash. Imports pyspark and pyarrow inside functions.
+"""Find near-duplicate texts by MinHash.
 
-Signatures and LSH bands find candidate pairs; every pair is then verified by the exact Jaccard similarity of
-the texts' shingles, and what verified pairs connect, directly or through others, is one group of duplicates.
+Imports `arrow`, `candidates`, `compat`, `components`, `files`, kernels and `exact_dedup`; pyspark and pyarrow
+inside functions.
+
+MinHash signatures and LSH bands give candidate pairs. Each pair is then checked by the exact Jaccard
+similarity of the shingles. Texts that the remaining pairs connect, directly or through others, form one
+component of duplicates, and one row of it survives.
 """
 
 from __future__ import annotations
@@ -61,25 +65,25 @@ def minhash_dedup(
     key : str
         Column of unique keys.
     column : str
-        Text. Null and empty texts are never duplicates of each other.
+        Column of texts. Rows with a null or empty text are never duplicates.
     threshold : float
-        Of the Jaccard similarity of two texts' shingles, in (0, 1].
+        Least Jaccard similarity of the shingles of two near-duplicates, in (0, 1].
     num_perm : int
         Length of the signatures.
     ngram, tokens
-        See `shingles`.
+        See `cut_shingles`.
     normalize : bool
-        Compare texts in Unicode's NFKC form, lower case and single spaces; as they are otherwise.
+        Whether to compare texts in Unicode's NFKC form, in lower case and with single spaces, or as they are.
     order_by : str, optional
-        The survivor of a group is the first by this column, then by key; by key alone without it.
+        Of a component, the first row by this column and then by key survives. Without it, the first by key.
     scratch : str
-        New directory, reachable from the workers; may be deleted once the result is written.
+        New directory, reachable from the workers. It may be deleted once the result is written.
 
     Returns
     -------
     DataFrame
-        ``key``, ``duplicate_of`` (the survivor), ``method`` "minhash", ``similarity`` FLOAT: exact, to the
-        survivor. It may lie below the threshold where others connect the two.
+        ``key``, ``duplicate_of`` (the survivor), ``method`` "minhash", ``similarity`` FLOAT (exact, to the
+        survivor). The similarity may lie below the threshold, where other texts connect the two.
 
     Raises
     ------
@@ -88,8 +92,8 @@ def minhash_dedup(
 
     Notes
     -----
-    Equal texts are taken together first, so that a caption which many rows share costs no pairs. In a
-    bucket of more than 100 different texts each is compared with the 100 that follow it by their hash.
+    Rows with equal texts are combined first, so a caption that many rows share makes no pairs. In a bucket of
+    more than 100 different texts, each is compared with the 100 that follow it by the hash of the text.
     """
     from pyspark.sql import functions as F
 
@@ -122,7 +126,7 @@ def minhash_dedup(
     survivors = write_and_read_back(
         _survivors(texts, members, ngram, tokens), files.join(scratch, "survivors")
     )
-    # The row that stands for a text is known; rows of the same text are looked up.
+    # `survivors` has one row for each text. Where several rows share a text, a join finds the others.
     alone = survivors.where("times = 1").select(F.col("node").alias(KEY), DUPLICATE_OF, SIMILARITY)
     shared = rows.join(survivors.where("times > 1"), "text").select(KEY, DUPLICATE_OF, SIMILARITY)
     return (
@@ -138,7 +142,7 @@ def minhash_dedup(
 
 
 def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: str | None) -> DataFrame:
-    """``key``, ``first_by``, ``text`` in normal form, of the rows that have a text."""
+    """``key``, ``first_by`` and ``text`` (normalized where asked for) of the rows that have a text."""
     from pyspark.sql import functions as F
 
     check_text(frame, column)
@@ -168,7 +172,7 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
 
 
 def check_text(frame: DataFrame, name: str) -> None:
-    """Refuse a column of texts that is missing or of another type.
+    """Refuse a column of texts that is missing or not of type STRING.
 
     Raises
     ------
@@ -185,10 +189,10 @@ def check_text(frame: DataFrame, name: str) -> None:
 
 
 def _different(rows: DataFrame) -> DataFrame:
-    """Each text once: ``id``, a hash of it, ``node``, its first row's key, how many ``times`` it is there."""
+    """Each text once, with ``id`` (its hash), ``node`` (key of its first row), ``times`` (number of rows)."""
     from pyspark.sql import functions as F
 
-    # Grouped by the hash first: longs sort faster than texts.
+    # The hash comes first in the grouping, because longs are compared faster than texts.
     return (
         rows.groupBy(F.xxhash64("text").alias("id"), "text")
         .agg(F.min(F.struct("first_by", KEY)).alias("first"), F.count(F.lit(1)).alias("times"))
@@ -197,7 +201,7 @@ def _different(rows: DataFrame) -> DataFrame:
 
 
 def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tokens: str) -> DataFrame:
-    """`texts` with ``n_shingles`` and ``parity``, and ``bands``, the hashes of their bands as bytes."""
+    """`texts` with ``n_shingles``, ``parity`` and ``bands``, the hashes of the bands as bytes."""
     from pyspark.sql import types as T
 
     def bands_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -223,7 +227,7 @@ def _with_bands(texts: DataFrame, plan: BandPlan, num_perm: int, ngram: int, tok
 
 
 def _similar(candidates: DataFrame, texts: DataFrame, threshold: float, ngram: int, tokens: str) -> DataFrame:
-    """The candidates whose texts' similarity reaches the threshold, as keys ``a``, ``b``."""
+    """The candidate pairs whose similarity reaches the threshold, as keys ``a``, ``b``."""
     from pyspark.sql import functions as F
 
     one = texts.select(F.col("id").alias("a"), F.col("node").alias("node_a"), "text")
@@ -234,10 +238,10 @@ def _similar(candidates: DataFrame, texts: DataFrame, threshold: float, ngram: i
 
 
 def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) -> DataFrame:
-    """``text``, ``node``, ``times``, ``duplicate_of``, ``similarity`` of texts with rows to leave out."""
+    """``node``, ``times``, ``duplicate_of``, ``text``, ``similarity`` of texts with rows to leave out."""
     from pyspark.sql import functions as F
 
-    # Only texts that are like another or occur more than once have anything to leave out.
+    # A text has rows to leave out only if it is like another text, or if several rows share it.
     groups = (
         texts.drop("id", "n_shingles", "parity", "bands")
         .join(members, "node", "left")
@@ -252,7 +256,7 @@ def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) ->
 
 
 def _with_similarity(compared: DataFrame, ngram: int, tokens: str) -> DataFrame:
-    """Exact Jaccard similarity DOUBLE of ``text`` and ``other``, the last column, in its place."""
+    """Replace the last column, ``other``, by its exact Jaccard similarity DOUBLE to ``text``."""
     from pyspark.sql import types as T
 
     def jaccard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

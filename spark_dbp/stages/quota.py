@@ -1,7 +1,8 @@
-"""How many samples each cluster keeps. Imports numpy and the solver.
+"""Compute how many samples each cluster keeps. Imports numpy, `columns` and `quota_solver`.
 
-Equations of arXiv 2401.04578, section 3: complexity ``C_j = d_intra,j * d_inter,j``, weight
-``P_j = softmax(C_j / temperature)``, quotas the integer minimum of ``sum_j (x_j - P_j N)**2``.
+Equations of arXiv 2401.04578, section 3: the complexity is ``C_j = d_intra,j * d_inter,j``, the weight is
+``P_j = softmax(C_j / temperature)``. The quotas are the integers x_j that minimise
+``sum_j (x_j - P_j N)**2``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from spark_dbp.columns import D_INTER, D_INTRA
 from spark_dbp.kernels.quota_solver import FloatVector, solve_quotas
 
-# numpy's and the C library's exp differ in the last bit between versions and processors; this one does not.
+# exp of numpy and of the C library differ in the last bit between versions and processors. That of `decimal`
+# does not.
 _EXACTLY = Context(prec=25)
 
 
@@ -42,7 +44,7 @@ def weigh_by_softmax(complexity: npt.ArrayLike, temperature: float) -> FloatVect
     values = np.asarray(complexity, dtype=np.float64)
     if values.size == 0:
         return values
-    with np.errstate(over="ignore"):  # a temperature near 0 sends all but the largest to minus infinity
+    with np.errstate(over="ignore"):  # a temperature near 0 makes all but the largest minus infinity
         exponents = (values - values.max()) / temperature
     powers = [float(_EXACTLY.exp(Decimal(x))) for x in exponents.tolist()]
     return np.asarray(powers, dtype=np.float64) / math.fsum(powers)
@@ -73,7 +75,7 @@ def plan_quotas(
 ) -> dict[str, Any]:
     """Complexity, weight, target and quota of every cluster.
 
-    Clusters without samples take no part: complexity nan, weight, target and quota 0.
+    Clusters without samples are left out: their complexity is nan, their weight, target and quota are 0.
 
     Parameters
     ----------
@@ -82,17 +84,17 @@ def plan_quotas(
     d_intra, d_inter : array_like of float, shape (k,)
         In [0, 2]; ignored where n_items is 0.
     n_keep : int
-        N, how many samples to keep in all.
+        N: how many samples to keep in all.
     complexity : str
-        ``d_intra*d_inter``, ``d_intra`` or ``d_inter`` (softmax over that product);
-        ``cluster_size`` (weight proportional to the size) or ``uniform`` (equal weights), which do
-        not use the temperature.
+        ``d_intra*d_inter``, ``d_intra`` or ``d_inter``: the weight is the softmax of that measure.
+        ``cluster_size``: the weight is proportional to the size. ``uniform``: all weights are equal. The last
+        two do not use the temperature.
     temperature : float
-        Of the softmax; above 0.
+        Temperature of the softmax; above 0.
     min_per_cluster : int
-        Floor of every quota; the paper's is 1.
+        Floor of every quota; 1 in the paper. A cluster with fewer samples keeps all of them.
     cluster_balance : float
-        b in [0, 1]: raises the floor to ``int(b * N / k)``, k counting clusters with samples.
+        b in [0, 1]: raises the floor to ``int(b * N / k)``, where k is the number of clusters with samples.
 
     Returns
     -------

@@ -1,11 +1,12 @@
 """Keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
 
-Imports `ranking`, `parts`, `scan`, `mapped`, `cluster_stats`; pyspark and pyarrow inside functions.
+Imports `arrow`, `blocks`, `compat`, `histogram`, `ranking` and `cluster_stats`; pyspark and pyarrow inside
+functions.
 
-How it stays free of skew: a histogram of the score in each cluster tells which bins are kept whole and
-which one the quota cuts. Rows below the cut never move; the others are sorted in groups of some bins, whose
-offset is the number of rows in the bins before. No worker holds a whole cluster, and a single bin that
-would be too much for one goes through Spark's sort.
+A large cluster must not overload one worker. So a histogram of each cluster tells which bins are kept whole
+and which bin the quota cuts. Rows of later bins are never shuffled. The others are sorted in groups (see
+`ranking`), and the first rank of a group follows from the number of rows before it. No worker holds a whole
+cluster. A single bin that is too large for a worker goes through Spark's sort.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# Rows in a group, about; in a part, about; and in the largest group that a worker ever sorts. Fewer where
-# keys are long: no more than so many bytes of them.
+# Rows: of a usual group, of a usual part, of the largest group that a worker sorts. The bytes limit the same
+# three where keys are long.
 _GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 4_000_000
 _GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 96 << 20, 512 << 20
 
@@ -58,13 +59,13 @@ def select(
     quotas : DataFrame
         ``cluster_id`` and ``quota``, at most the size of the cluster.
     which_to_keep : {"hard", "easy", "random"}
-        Farthest from the centroid first, nearest first, or by ``xxhash64(key, seed)``. Equal
-        distances (hashes) are ordered by key.
+        Farthest from the centroid first, nearest first, or by ``xxhash64(key, seed)``. Samples with equal
+        distances (or hashes) are ordered by key.
     seed : int
-        For ``random``.
+        For ``random`` only.
     stats : DataFrame, optional
-        ``cluster_id`` and ``distance_histogram`` of these assignments; saves a pass over them
-        unless samples are kept at random.
+        ``cluster_id`` and ``distance_histogram`` of these assignments. Saves a pass over them, except for
+        ``random``.
 
     Returns
     -------
@@ -73,8 +74,9 @@ def select(
 
     Notes
     -----
-    The histogram is reduced and collected when this is called: a few numbers a cluster, and one for every
-    50,000 rows kept. Shuffles the kept rows and those that share the bin of a cut, not the dropped ones.
+    The call itself computes the groups and collects them to the driver. A cluster has about one group for
+    every 50,000 rows kept, or a single one. The shuffle moves the kept rows, and the other rows of a bin that
+    the quota cuts.
     """
     return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).to_frame()
 
@@ -87,7 +89,7 @@ def plan_selection(
     seed: int = 0,
     stats: DataFrame | None = None,
 ) -> MappedRows:
-    """`select`, as rows that workers can write themselves."""
+    """Like `select`, but returns rows that workers can write themselves."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -130,7 +132,7 @@ def plan_selection(
 
 
 def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float) -> Groups:
-    """The groups of all clusters, from a row with a histogram for each."""
+    """The groups of all clusters, from a table with one row, and its histogram, for each cluster."""
     group_rows, part_rows, most_rows = (
         min(rows, max(1, int(size / max(1.0, key_bytes))))
         for rows, size in (
@@ -162,7 +164,7 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
 def _sorted_by_spark(
     frame: DataFrame, groups: Groups, place: Column, score: Column, which_to_keep: str
 ) -> DataFrame:
-    """The kept rows of bins too large for a worker."""
+    """The kept rows of bins that are too large for a worker, ranked by Spark's sort."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 

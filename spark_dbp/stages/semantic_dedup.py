@@ -1,9 +1,10 @@
 """Semantic deduplication within clusters (SemDeDup, arXiv 2303.09540), exact at any cluster size.
 
-Imports pyspark inside functions; numpy, `pairwise`, `tiles`.
+Imports numpy, `arrow`, `compat`, `tiles`, `pairwise`, `files` and `select`; pyspark, pyarrow and `components`
+inside functions.
 
-The samples of a cluster stand in an order; a sample is a duplicate when its cosine similarity to an earlier
-one exceeds ``1 - eps``. The similarity to the most similar earlier sample decides that for every eps at once.
+The samples of a cluster are put in an order. A sample is a duplicate when its cosine similarity to an earlier
+one is above ``1 - eps``. So its similarity to the most similar earlier sample decides for every eps at once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# One task's share of products: small enough to spread, large enough to be worth its start.
+# Dot products in the share of one task: few enough to spread the work, enough to be worth starting a task.
 _PRODUCTS_A_TASK = 2**28
 
 
@@ -40,7 +41,7 @@ def semantic_dedup(
     seed: int = 0,
     groups: str = "earlier",
 ) -> DataFrame:
-    """Every sample with an earlier one of its cluster that is more similar than ``1 - eps``.
+    """Every sample whose similarity to an earlier sample of its cluster is above ``1 - eps``.
 
     Parameters
     ----------
@@ -49,26 +50,25 @@ def semantic_dedup(
     assignments : DataFrame
         ``key``, ``cluster_id``, ``distance_to_centroid`` of these samples.
     eps : float
-        In (0, 1); with several to try, the largest.
+        In (0, 1). Where several are to be tried, the largest of them.
     dim : int
-        Of the vectors.
+        Dimension of the vectors.
     scratch : str
-        New directory for the tiles, reachable from the workers; may be deleted once the result is written.
+        New directory for the tiles, reachable from the workers. It may be deleted once the result is written.
     which_to_keep : {"hard", "easy", "random"}
-        The order: farthest from the centroid first, nearest first, or by hash of the key.
+        The order: farthest from the centroid first, nearest first, or by a hash of the key.
     seed : int
-        For ``random``.
+        For ``random`` only.
     groups : {"earlier", "connected"}
-        ``earlier`` is SemDeDup's rule. ``connected`` takes all samples that pairs above ``1 - eps``
-        connect, directly or through others, as one group and keeps only its first; it removes the same
-        samples or more.
+        ``earlier`` is SemDeDup's rule. ``connected`` keeps only the first of all samples that pairs above
+        ``1 - eps`` connect, directly or through others. It removes the same samples or more.
 
     Returns
     -------
     DataFrame
         ``earlier``: ``key``, ``duplicate_of`` (the most similar earlier sample; of equally similar ones the
-        first), ``similarity`` DOUBLE. ``connected``: ``duplicate_of`` is the first of the group, and
-        ``similarity`` is null.
+        first), ``similarity`` DOUBLE. ``connected``: ``duplicate_of`` is the first of the connected samples,
+        and ``similarity`` is null.
 
     Notes
     -----
@@ -78,7 +78,7 @@ def semantic_dedup(
 
     sizes = assignments.groupBy(CLUSTER_ID).agg(F.count(F.lit(1)).alias(QUOTA))
     ranks = select(assignments, sizes, which_to_keep=which_to_keep, seed=seed).select(KEY, CLUSTER_ID, RANK)
-    alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # nothing to compare them with
+    alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # a single sample has nothing to compare with
     ranks = ranks.join(alone, CLUSTER_ID, "left_anti")
     vectors = to_frame(samples).select(KEY, VECTOR)
     tile_path = files.join(scratch, "tiles")
@@ -89,7 +89,10 @@ def semantic_dedup(
 
 
 def _shares(refs: list[TileRef]) -> list[list[tuple[int, int]]]:
-    """Work in shares of about equal size: (first tile of the cluster, tile to compare), places in `refs`."""
+    """Split the work into shares of about equal size: pairs of (first tile of the cluster, tile to compare).
+
+    Both are indexes in `refs`.
+    """
     shares: list[tuple[int, list[tuple[int, int]]]] = []
     first = rows_before = 0
     for place, ref in enumerate(refs):
@@ -102,7 +105,7 @@ def _shares(refs: list[TileRef]) -> list[list[tuple[int, int]]]:
         work, places = shares[-1]
         places.append((first, place))
         shares[-1] = (work + products, places)
-    # Later tiles of a large cluster have most to do: start with them.
+    # Later tiles of a large cluster are compared with the most tiles, so they start first.
     return [places for _, places in sorted(shares, key=lambda share: -share[0])]
 
 
@@ -223,7 +226,7 @@ def count_by_eps(pairs: DataFrame, eps: list[float], n_rows: int) -> list[dict[s
         From `semantic_dedup` with ``groups="earlier"`` and the largest of `eps`.
     eps : list of float
     n_rows : int
-        Samples that were compared.
+        Number of samples that were compared.
 
     Returns
     -------
