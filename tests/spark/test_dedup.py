@@ -319,7 +319,11 @@ GIVEN = {"cluster_id": "cid", "centroids": "{tmp}/c.npy"}
 
 
 @pytest.mark.parametrize(
-    "given", [GIVEN, {**GIVEN, "distance_to_centroid": "dist"}], ids=["no distance", "all three given"]
+    "given",
+    [
+        pytest.param(GIVEN, id="no distance"),
+        pytest.param({**GIVEN, "distance_to_centroid": "dist"}, id="all three given", marks=pytest.mark.slow),
+    ],
 )
 def test_given_clusters_are_deduplicated_without_vectors_in_the_survivors(spark, tmp_path, given):
     """Vectors that are read once more, or never, are not written again; the answer is that of the survivors alone."""
@@ -350,6 +354,7 @@ def test_given_clusters_are_deduplicated_without_vectors_in_the_survivors(spark,
     assert len(verify(done, spark)) == 9
 
 
+@pytest.mark.slow
 def test_semantic_deduplication_of_data_with_everything_given(spark, tmp_path):
     """The embeddings are read, for a step goes over them, though clustering does not."""
     centroids = np.eye(3, DIM, dtype=np.float32)

@@ -32,6 +32,7 @@ def test_a_run_of_format_1_is_opened_and_verified(spark, earlier):
     assert len(verify(earlier, spark)) == 9
 
 
+@pytest.mark.slow
 def test_a_run_of_format_1_is_pruned_again(spark, earlier, tmp_path):
     same = prune_again(earlier, str(tmp_path / "same"), [], spark)
     assert same.document["digests"]["keep_list"] == earlier.document["digests"]["keep_list"]
