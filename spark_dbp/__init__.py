@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
     from spark_dbp.stages.exact_dedup import exact_dedup
     from spark_dbp.stages.ingest import check_samples, good_samples, ingest
+    from spark_dbp.stages.keep_trie import build_keep_trie
     from spark_dbp.stages.kmeans import SphericalKMeans
     from spark_dbp.stages.minhash_dedup import minhash_dedup
     from spark_dbp.stages.quota import plan_quotas
@@ -34,6 +35,7 @@ _HOME = {
     "Run": "runs",
     "RunConfig": "config",
     "SphericalKMeans": "stages.kmeans",
+    "build_keep_trie": "stages.keep_trie",
     "check_samples": "stages.ingest",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
@@ -60,6 +62,7 @@ __all__ = [
     "RunConfig",
     "SphericalKMeans",
     "__version__",
+    "build_keep_trie",
     "check_samples",
     "cluster_stats",
     "complete_stats",

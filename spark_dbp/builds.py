@@ -184,22 +184,23 @@ def build_survivors(
     carried : iterable of str
         Columns of the input that the next method looks at.
     """
-    duplicates = {name: _read_duplicates(job, name) for name in found}
+    found = list(found)
+    duplicates = reduce(lambda a, b: a.unionByName(b), [_read_duplicates(job, name) for name in found])
+    if table == "survivors":  # the last ones: the table of all duplicates goes with them
+        written = job.write_table("duplicates", duplicates)
+        duplicates, gone = written.frame, [written.key_digest]
+    else:
+        gone = [job.digest_keys(name) for name in found]
     names = [KEY, CLUSTER_ID, DISTANCE, *(job.info("samples")["carried"][name] for name in carried)]
     samples = job.read_table("samples")
-    rest = samples.select(
+    wide = samples.select(
         [name for name in samples.columns if name in names or (name == VECTOR and with_vectors)]
     )
-    for frame in duplicates.values():
-        rest = rest.join(frame.select(KEY), KEY, "left_anti")
-    counts = {_name_method(name): _count_duplicates(job, name) for name in duplicates}
+    counts = {_name_method(name): _count_duplicates(job, name) for name in found}
     n_rows = job.count_rows("samples") - sum(counts.values())
+    # One join for all methods, since it may move every vector.
+    rest = wide.join(duplicates.select(KEY), KEY, "left_anti")
     survivors = job.write_table(table, rest, expected_rows=n_rows)
-    if table == "survivors":  # the last ones: one table of all duplicates goes with them
-        union = reduce(lambda a, b: a.unionByName(b), duplicates.values())
-        gone = [job.write_table("duplicates", union).key_digest]
-    else:
-        gone = [job.digest_keys(name) for name in duplicates]
     if add_digests(survivors.key_digest, *gone) != job.digest_keys("samples"):
         raise SparkDbpError(
             "survivors and duplicates together do not have the keys of the samples",

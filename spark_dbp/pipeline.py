@@ -212,7 +212,7 @@ def _plan_clustering(config: RunConfig, rows: str) -> list[Step]:
 
 
 def _plan_pruning() -> list[Step]:
-    """From the assignments to what is kept: what `prune_again` does anew."""
+    """From the assignments to what is kept: of these steps, `prune_again` carries out those that change."""
     quotas = ("keep_ratio", "n_keep", "temperature", "complexity", "min_per_cluster", "cluster_balance")
     return [
         Step(
@@ -352,28 +352,27 @@ def prune_again(
     before = source.config()
     config = before.with_settings([*settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
-    pruning = _plan_pruning()
-    # The statistics are shared too, unless they would come out otherwise.
-    anew = {step.name for step in pruning} - {
-        step.name
-        for step in pruning
-        if step.name == "cluster_stats"
-        and all(before.value_at(path) == config.value_at(path) for path in step.needs.settings)
-    }
+    steps = plan_steps(config)
+    # Steps before the first one with other settings are shared; quotas and what follows never are.
+    first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
+    anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
         )
         job = Job(config, spark, directory)
-        for step in pruning:
-            if step.name in anew:
-                job.carry_out(step)
+        for step in anew.values():
+            job.carry_out(step)
         account = dict(source.document["accounting"])
         n_rows, n_keep = job.count_rows("assignments"), job.count_rows("keep_list")
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
         account["kept"] = n_keep
         commit_run(job, source.document["input"], account, base=source)
     return open_run(out)
+
+
+def _differs(step: Step, before: RunConfig, config: RunConfig) -> bool:
+    return any(before.value_at(path) != config.value_at(path) for path in step.needs.settings)
 
 
 def _see_from(source: Run, directory: RunDirectory, name: str) -> FinishedStep:

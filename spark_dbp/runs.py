@@ -204,12 +204,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         )
     try:
         document = json.loads(files.read_bytes(file))
+        format_version = document.get("format_version", 1)
+        if type(format_version) is not int or format_version < 1:
+            raise TypeError
         if not all(isinstance(document[part], dict) for part in _PARTS):
             raise TypeError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file} is not a run.json of this program", mend="run the job again") from None
-    format_version = document.get("format_version", 1)
-    if format_version not in range(1, FORMAT_VERSION + 1):
+    if format_version > FORMAT_VERSION:
         made_by = describe_version(document.get("spark_dbp"), format_version)
         raise InputError(
             f"{base} was made by {made_by}; this is {describe_version(__version__, FORMAT_VERSION)}",

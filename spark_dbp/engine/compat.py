@@ -47,25 +47,6 @@ def is_ml_vector(data_type: Any) -> bool:
     return type(data_type).__name__ == "VectorUDT"
 
 
-def to_plain_column(frame: DataFrame, name: str) -> Column:
-    """The column of exactly this name, in a type that Parquet and Arrow can hold. Values sort as before.
-
-    Vectors of ``pyspark.ml`` become arrays, intervals of years and months become numbers of months, and a
-    column without a type (all nulls) becomes a string.
-    """
-    from pyspark.sql import functions as F
-
-    data_type = frame.schema[name].dataType
-    if is_ml_vector(data_type):
-        return ml_vector_to_array(name)
-    if type(data_type).__name__ == "YearMonthIntervalType":
-        quoted = quote_name(name)
-        return F.expr(f"extract(YEAR FROM {quoted}) * 12 + extract(MONTH FROM {quoted})")
-    if type(data_type).__name__ == "NullType":
-        return F.lit(None).cast("string")
-    return column(name)
-
-
 def can_choose_partitions(frame: DataFrame) -> bool:
     """Whether rows can be sent to a partition by its number: Spark 4.1 and later."""
     return hasattr(frame, "repartitionById")

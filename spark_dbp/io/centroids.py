@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from spark_dbp.columns import CENTROID, CLUSTER_ID, find_type
 from spark_dbp.engine.compat import collect_arrow
-from spark_dbp.engine.embeddings import to_embedding_column
+from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import InputError
 from spark_dbp.io.sources import take_snapshot

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
-from spark_dbp.engine.compat import column, is_ml_vector, to_plain_column
+from spark_dbp.engine.compat import column, is_ml_vector
+from spark_dbp.engine.forms import can_be_compared, to_plain_column
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-    from pyspark.sql.types import DataType
 
 
 def exact_dedup(
@@ -83,7 +83,7 @@ def check_comparable(frame: DataFrame, columns: list[str]) -> None:
     """
     for name in columns:
         data_type = find_type(frame, name, "dedup.exact.columns")
-        if _has_no_order(data_type):
+        if not can_be_compared(data_type):
             raise InputError(
                 f"dedup.exact.columns: {name!r} is {data_type.simpleString().upper()} and cannot be compared",
                 mend="name other columns, or a view that casts it",
@@ -98,14 +98,10 @@ def check_order(frame: DataFrame, name: str, setting: str) -> None:
     InputError
     """
     data_type = find_type(frame, name, setting)
-    if _has_no_order(data_type) or is_ml_vector(data_type):
+    if not can_be_compared(data_type) or is_ml_vector(data_type):
         raise InputError(
             f"{setting}: {name!r} cannot be ordered", mend="name a column of numbers, dates or text"
         )
-
-
-def _has_no_order(data_type: DataType) -> bool:
-    return type(data_type).__name__ in ("MapType", "VariantType")
 
 
 def check_no_nulls(frame: DataFrame, name: str, setting: str) -> None:

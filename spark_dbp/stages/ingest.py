@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR, find_type, name_carried
-from spark_dbp.engine.compat import collect_arrow, column, map_in_arrow, to_plain_column
-from spark_dbp.engine.embeddings import to_embedding_column
+from spark_dbp.engine.compat import collect_arrow, column, map_in_arrow
+from spark_dbp.engine.forms import to_embedding_column, to_plain_column
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:

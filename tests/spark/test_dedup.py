@@ -369,6 +369,24 @@ def test_semantic_deduplication_of_data_with_everything_given(spark, tmp_path):
     assert len(verify(done, spark)) == 9
 
 
+@pytest.mark.parametrize(
+    "value", ["map('a', id)", "named_struct('m', map('a', id))", "array(make_interval(0, 1))"]
+)
+def test_values_that_cannot_be_compared_are_refused_before_anything_is_read(spark, tmp_path, value):
+    spark.sql(
+        f"SELECT concat('k', id) AS key, array(1F, 2F) AS embedding, {value} AS value FROM range(1, 11)"
+    ).createOrReplaceTempView("no_order_view")
+    config = config_of("", tmp_path / "run", cluster={"n_clusters": 1})
+    config["input"] = {"table": "no_order_view"}
+    for section, words in (
+        ({"columns": ["value"]}, r"dedup\.exact\.columns: 'value' is .* and cannot be compared"),
+        ({"columns": ["key"], "order_by": "value"}, r"dedup\.exact\.order_by: 'value' cannot be ordered"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(RunConfig.from_dict({**config, "dedup": {"exact": section}}), spark)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "order"),
@@ -379,6 +397,10 @@ def test_semantic_deduplication_of_data_with_everything_given(spark, tmp_path):
         ("cast(id % 50 as decimal(20, 3))", "timestamp_seconds(-id)"),
         ("double(id % 50)", "string(1000 - id)"),
         ("null", "-id"),
+        (
+            "named_struct('a b', make_ym_interval(0, cast(id % 50 as int)), 'c.d', array(make_ym_interval(-1, 1)))",
+            "named_struct('x', make_ym_interval(0, cast(-id as int)))",
+        ),
     ],
 )
 def test_columns_of_any_type_travel(spark, tmp_path, value, order):

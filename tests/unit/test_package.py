@@ -124,9 +124,7 @@ def test_stages_have_one_entry_point_each():
     """Of a stage's module, `spark_dbp` shows its function, or its model."""
     shown = set(spark_dbp._HOME.values())
     modules = {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")}
-    assert {name.removeprefix("stages.") for name in shown if name.startswith("stages.")} | {
-        "keep_trie"
-    } == modules
+    assert {name.removeprefix("stages.") for name in shown if name.startswith("stages.")} == modules
 
 
 def functions_below_the_pipeline() -> list[tuple[str, set[str]]]:

@@ -8,7 +8,6 @@ import pytest
 from conftest import config_of
 
 from spark_dbp import RunConfig, plan_steps
-from spark_dbp.config import RunConfig as Model
 from spark_dbp.steps import CENTROIDS, INPUT
 
 DEDUP = {
@@ -97,7 +96,7 @@ WITHOUT_EFFECT = {"output.path", "output.format", "spark"}
 
 def test_every_setting_is_needed_by_a_step():
     """A setting that no step names would be no reason to compute anything anew."""
-    everything = Model.from_dict(config_of("in", "out", dedup=DEDUP)).model_dump()
+    everything = RunConfig.from_dict(config_of("in", "out", dedup=DEDUP)).model_dump()
     given = {"cluster_id": "cid", "centroids": "c.npy"}
     needed = {
         path for steps in (plan(DEDUP, {}), plan(DEDUP, given)) for s in steps for path in s.needs.settings
