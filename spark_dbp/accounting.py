@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spark_dbp.columns import D_INTRA, N_ITEMS
+from spark_dbp.engine.session import TIME_ZONE, read_setting
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.job import Job
 from spark_dbp.kernels.histogram import DISTANCE_UNIT
@@ -67,6 +68,8 @@ def commit_run(job: Job, snapshot: dict[str, Any], account: dict[str, Any], base
                 "python": platform.python_version(),
                 "numpy": np.__version__,
             },
+            # SQL of the configuration was evaluated in this zone.
+            "session": {TIME_ZONE: read_setting(job.spark, TIME_ZONE)},
             "input": snapshot,
             "accounting": account,
             "base_run": base and {"path": redact(base.path), "run_id": base.document["run_id"]},

@@ -5,6 +5,7 @@ Imports `job`, the stages, `engine`, `kernels`; pyspark inside functions.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import reduce
@@ -27,9 +28,9 @@ from spark_dbp.columns import (
     VECTOR,
     WEIGHT,
 )
-from spark_dbp.config import RunConfig
+from spark_dbp.config import RunConfig, name_column
 from spark_dbp.engine.arrow import MappedRows
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids
 from spark_dbp.job import Job, carry_columns
 from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL
@@ -39,7 +40,7 @@ from spark_dbp.lake.digest import add_digests, digest_columns
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.exact_dedup import exact_dedup
-from spark_dbp.stages.ingest import check_samples, good_samples, ingest
+from spark_dbp.stages.ingest import check_binary_embeddings, check_samples, good_samples, ingest
 from spark_dbp.stages.keep_trie import build_keep_trie
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.quota import plan_quotas
@@ -49,22 +50,30 @@ from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger("spark_dbp")
+
 
 def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
     """Read and check the input; refuse at once what a later step could not do with so many rows."""
     given = job.config.input
+    rows = job.source.read_rows()
+    if has_vectors:
+        check_binary_embeddings(rows, str(given.embedding), given.embedding_binary)
     samples = ingest(
-        job.source.read_rows(),
-        key=given.key,
-        embedding=given.embedding if has_vectors else None,
-        cluster_id=given.cluster_id,
-        distance_to_centroid=given.distance_to_centroid,
+        rows,
+        key=str(given.key),
+        embedding=str(given.embedding) if has_vectors else None,
+        embedding_binary=given.embedding_binary,
+        cluster_id=name_column(given.cluster_id),
+        distance_to_centroid=name_column(given.distance_to_centroid),
         carry=carried,
     )
     written = job.write_table("samples", samples)
     job.source.check_unchanged(written.rows)
     report = check_samples(written.frame, given.on_bad_rows)
     _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
+    if report.dimension is not None:
+        log.info("  embeddings of %s dimensions", f"{report.dimension:,}")
     filtered = job.source.snapshot.rows - written.rows
     job.note(**asdict(report), keys=keys, filtered=filtered, carried=carry_columns(carried))
     semantic = job.config.dedup.semantic
@@ -94,9 +103,9 @@ def build_exact_duplicates(job: Job, rows: str) -> None:
     assert settings is not None
     found = exact_dedup(
         job.read_as_input(rows),
-        key=job.config.input.key,
-        columns=settings.columns,
-        order_by=settings.order_by,
+        key=str(job.config.input.key),
+        columns=[str(column) for column in settings.columns],
+        order_by=name_column(settings.order_by),
     )
     job.write_table("exact_duplicates", found)
 
@@ -107,9 +116,13 @@ def build_minhash_duplicates(job: Job, rows: str) -> None:
     assert settings is not None
     found = minhash_dedup(
         job.read_as_input(rows),
-        key=job.config.input.key,
+        key=str(job.config.input.key),
         scratch=job.new_directory("scratch"),
-        **settings.model_dump(),
+        **{
+            **settings.model_dump(),
+            "column": str(settings.column),
+            "order_by": name_column(settings.order_by),
+        },
     )
     job.write_table("minhash_duplicates", found)
     job.delete_directory("scratch")
@@ -207,7 +220,15 @@ def build_survivors(
             mend="please report this as a bug",
         )
     job.note(duplicates={f"{method} duplicates": n for method, n in counts.items()})
-    check_feasible(job.config, n_rows)
+    try:
+        check_feasible(job.config, n_rows)
+    except InputError as error:
+        removed = " and ".join(f"{n:,} by dedup.{method}" for method, n in counts.items())
+        raise InfeasibleError(
+            f"deduplication left {n_rows:,} of {job.count_rows('samples'):,} rows ({removed} left out): "
+            f"{error.what}",
+            mend=f"see whether what dedup compares tells the rows apart; or {error.mend}",
+        ) from None
 
 
 def _name_method(table: str) -> str:

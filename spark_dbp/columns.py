@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spark_dbp.errors import InputError
 
@@ -73,6 +73,46 @@ def quote_name(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def describe_type(data_type: DataType) -> str:
+    """The type as SQL writes it, names of fields in their own case.
+
+    Examples
+    --------
+    >>> from pyspark.sql.types import ArrayType, FloatType, StructType
+    >>> describe_type(StructType().add("Clip", ArrayType(FloatType())))
+    'STRUCT<Clip: ARRAY<FLOAT>>'
+    """
+    fields = getattr(data_type, "fields", None)
+    if fields is not None:
+        return f"STRUCT<{', '.join(f'{field.name}: {describe_type(field.dataType)}' for field in fields)}>"
+    inner = [getattr(data_type, name, None) for name in ("elementType", "keyType", "valueType")]
+    if any(inner):
+        name = "MAP" if inner[1] else "ARRAY"
+        return f"{name}<{', '.join(describe_type(part) for part in inner if part is not None)}>"
+    return data_type.simpleString().upper()
+
+
+def find_path(frame: DataFrame, name: str) -> str | None:
+    """Quoted path of a field inside structs, such as ``features.clip``; None where there is no such field.
+
+    Names of fields may hold dots themselves. A field of structs in an array is an array too.
+    """
+
+    def search(data_type: Any, rest: str) -> list[str] | None:
+        data_type = getattr(data_type, "elementType", data_type)
+        for field in getattr(data_type, "fields", ()):
+            if field.name == rest:
+                return [field.name]
+            if rest.startswith(f"{field.name}."):
+                below = search(field.dataType, rest[len(field.name) + 1 :])
+                if below is not None:
+                    return [field.name, *below]
+        return None
+
+    found = search(frame.schema, name)
+    return None if found is None or len(found) < 2 else ".".join(map(quote_name, found))
+
+
 def find_type(frame: DataFrame, name: str, setting: str) -> DataType:
     """Type of the column of exactly this name.
 
@@ -93,8 +133,16 @@ def find_type(frame: DataFrame, name: str, setting: str) -> DataType:
         When there is no such column, or several.
     """
     if name not in frame.columns:
-        near = difflib.get_close_matches(name, frame.columns, n=1, cutoff=0.5)
+        known = [*frame.columns, *_list_fields(frame)]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        numbers = [column for column in frame.columns if column.isdigit()]
+        if (
+            setting == "input.embedding" and len(numbers) > 1
+        ):  # one column a dimension, as pandas writes arrays
+            listed = ", ".join(map(quote_name, numbers if len(numbers) <= 12 else numbers[:2]))
+            more = "" if len(numbers) <= 12 else ", and so on"
+            hint = f"columns of numbers become one with input.embedding: {{sql: 'array({listed}{more})'}}; "
         raise InputError(
             f"{setting}: there is no column {name!r}",
             mend=f"{hint}the table has: {', '.join(frame.columns[:30])}",
@@ -102,3 +150,9 @@ def find_type(frame: DataFrame, name: str, setting: str) -> DataType:
     if frame.columns.count(name) > 1:
         raise InputError(f"{setting}: {name!r} names several columns", mend="rename one of them")
     return frame.schema[name].dataType
+
+
+def _list_fields(frame: DataFrame) -> list[str]:
+    """Names of fields of struct columns, as the configuration may name them."""
+    of_columns = ((field.name, getattr(field.dataType, "fields", ())) for field in frame.schema.fields)
+    return [f"{name}.{inner.name}" for name, fields in of_columns for inner in fields]

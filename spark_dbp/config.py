@@ -1,22 +1,21 @@
-"""The typed configuration of a run. Imports pydantic, `files`, `secrets` and `settings`; never pyspark.
+"""The typed configuration of a run. Imports pydantic, `config_errors`, `files`, `secrets`, `settings`.
 
 Every key is documented in ``conf/example.yaml``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spark_dbp.config_errors import explain_errors
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import files
 from spark_dbp.secrets import redact
@@ -42,16 +41,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SqlColumn(_Section):
+    """A column that is computed: ``{sql: EXPRESSION}`` where the name of a column may stand."""
+
+    sql: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        """The expression; the column is found in the input under this name."""
+        return self.sql
+
+
+# A column of the input: its name, a field of a struct (``features.clip``), or SQL. `str` gives the name under
+# which `io.sources` makes the column available.
+ColumnOrSql = str | SqlColumn
+
+
+def name_column(column: ColumnOrSql | None) -> str | None:
+    """The name under which a column of the configuration is found in the input; None for none."""
+    return None if column is None else str(column)
+
+
 class InputConfig(_Section):
     """Where the samples are, and the names of their columns."""
 
     path: str | list[str] | None = None
     table: str | None = None
-    key: str = "key"
-    embedding: str = "embedding"
+    key: ColumnOrSql = "key"
+    embedding: ColumnOrSql = "embedding"
+    embedding_binary: Literal["float32", "float64", "float16"] | None = None
     filter: str | None = None
-    cluster_id: str | None = None
-    distance_to_centroid: str | None = None
+    cluster_id: ColumnOrSql | None = None
+    distance_to_centroid: ColumnOrSql | None = None
     centroids: str | None = None
     on_bad_rows: Literal["fail", "drop"] = "fail"
 
@@ -103,20 +123,20 @@ def _check_path(key: str, path: str) -> None:
 class ExactConfig(_Section):
     """Exact deduplication."""
 
-    columns: list[str] = Field(min_length=1)
-    order_by: str | None = None
+    columns: list[ColumnOrSql] = Field(min_length=1)
+    order_by: ColumnOrSql | None = None
 
 
 class MinHashConfig(_Section):
     """Near-duplicate texts by MinHash."""
 
-    column: str
+    column: ColumnOrSql
     threshold: Real = Field(default=0.8, gt=0, le=1)
     num_perm: Whole = Field(default=128, ge=2, le=4096)
     ngram: Whole = Field(default=5, ge=1, le=100)
     tokens: Literal["characters", "words"] = "characters"
     normalize: bool = True
-    order_by: str | None = None
+    order_by: ColumnOrSql | None = None
 
 
 Eps = Annotated[Real, Field(gt=0, lt=1)]
@@ -148,13 +168,13 @@ class DedupConfig(_Section):
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the input that exact and MinHash deduplication read, each once."""
-        names: list[str | None] = []
+        """Names of the columns that exact and MinHash deduplication read, each once."""
+        found: list[ColumnOrSql | None] = []
         if self.exact is not None:
-            names += [*self.exact.columns, self.exact.order_by]
+            found += [*self.exact.columns, self.exact.order_by]
         if self.minhash is not None:
-            names += [self.minhash.column, self.minhash.order_by]
-        return [name for name in dict.fromkeys(names) if name is not None]
+            found += [self.minhash.column, self.minhash.order_by]
+        return list(dict.fromkeys(str(column) for column in found if column is not None))
 
 
 class ClusterConfig(_Section):
@@ -287,7 +307,7 @@ class RunConfig(_Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(
-                f"{source}:\n" + "\n".join(f"  - {line}" for line in _explain(error)),
+                f"{source}:\n" + "\n".join(f"  - {line}" for line in explain_errors(error, cls)),
                 mend="every key is described in conf/example.yaml",
             ) from None
 
@@ -337,6 +357,43 @@ class RunConfig(_Section):
             value = None if value is None else value[name]
         return value
 
+    def list_sql(self) -> list[tuple[str, str]]:
+        """All SQL of the configuration: the key that has it, and its text.
+
+        Examples
+        --------
+        >>> config = RunConfig.from_dict({"input": {"path": "e", "key": {"sql": "md5(u)"}, "filter": "x > 1"},
+        ...     "output": {"path": "o"}, "cluster": {"n_clusters": 9}, "prune": {"n_keep": 5}})
+        >>> config.list_sql()
+        [('input.filter', 'x > 1'), ('input.key', 'md5(u)')]
+        """
+        found = [("input.filter", self.input.filter), ("trie.key", self.trie.key)]
+
+        def search(path: str, value: Any) -> None:
+            if isinstance(value, dict) and set(value) == {"sql"}:
+                found.append((path, value["sql"]))
+            elif isinstance(value, dict | list | tuple):
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                for name, item in items:
+                    search(f"{path}.{name}" if isinstance(name, str) else path, item)
+
+        for section in ("input", "dedup"):
+            search(section, self.model_dump()[section])
+        return [(path, text) for path, text in found if text is not None]
+
+    def replace_sql(self, texts: Mapping[str, str]) -> RunConfig:
+        """A copy with other SQL: for each text that it has, the one that `texts` gives."""
+
+        def replace(value: Any, path: str = "") -> Any:
+            if isinstance(value, dict):
+                return {name: replace(item, f"{path}.{name}") for name, item in value.items()}
+            if isinstance(value, list):
+                return [replace(item, path) for item in value]
+            is_sql = path in (".input.filter", ".trie.key") or path.endswith(".sql")
+            return texts.get(value, value) if is_sql and isinstance(value, str) else value
+
+        return self.model_validate(replace(self.model_dump(exclude_unset=True)))
+
     def to_redacted_dict(self) -> dict[str, Any]:
         """All values with secrets blanked out, for run.json and logs."""
         return redact(self.model_dump())
@@ -353,44 +410,3 @@ def _lies_in(path: str, pattern: str) -> bool:
     """Whether `path` is named by `pattern`, a path or a glob, or lies below what it names."""
     names, wanted = path.split("/"), re.sub(r"\{[^/]*\}", "*", pattern).split("/")
     return len(names) >= len(wanted) and all(map(fnmatchcase, names, wanted))
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False):
-        parts = [str(part) for part in item["loc"] if not _is_union_branch(part)]
-        path = ".".join(parts)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(parts[:-1])
-            near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
-            message = f"unknown key {path!r}" + (
-                f"; did you mean {'.'.join([*parts[:-1], near[0]])!r}?"
-                if near
-                else f"; known here: {', '.join(known)}"
-            )
-            lines.append(message)
-        elif item["type"] == "missing":
-            lines.append(f"{path}: is missing")
-        elif path and item["type"] != "value_error":
-            # Any Spark setting may be a secret, whatever its name.
-            got = "" if parts[0] == "spark" else f" (got {reprlib.repr(item['input'])})"
-            lines.append(f"{path}: {message}{got}")
-        elif path and not message.startswith((path.split(".")[0] + ".", "give ")):
-            lines.append(f"{path}: {message}")
-        else:
-            lines.append(message)
-    return list(dict.fromkeys(lines))
-
-
-def _is_union_branch(part: Any) -> bool:
-    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
-
-
-def _known_keys(path: list[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *get_args(annotation)]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)

@@ -13,6 +13,7 @@ from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable, MappedRows
 from spark_dbp.engine.compat import column
+from spark_dbp.engine.session import read_setting
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
@@ -134,8 +135,10 @@ class Job:
             found["the input"] = asdict(self.source.snapshot)
         if CENTROIDS in needs.sources:
             found["the content of input.centroids"] = self.given_centroids.take_snapshot()
-        if needs.columns:
-            found["columns read"] = list(needs.columns)
+        for name in needs.columns:
+            data_type = self.source.frame.schema[name].dataType
+            found[f"the type of column {name}"] = data_type.simpleString()
+        found |= {name: read_setting(self.spark, name) for name in needs.session}
         found |= {path: self.config.value_at(path) for path in needs.settings}
         found |= {f"table {table}": self._step_of(table).hash_table(table) for table in needs.tables}
         return found
@@ -220,7 +223,7 @@ class Job:
     def read_as_input(self, table: str) -> DataFrame:
         """Keys and carried columns of `table`, under the names that they have in the input."""
         frame = self.read_table(table)
-        key = self.config.input.key
+        key = str(self.config.input.key)
         carried = {
             name: column(carried).alias(name)
             for name, carried in self.info("samples")["carried"].items()

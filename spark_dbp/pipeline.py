@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp import builds
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import find_type
-from spark_dbp.config import RunConfig
-from spark_dbp.engine.session import bound_batches, get_session, guard_session
+from spark_dbp.config import RunConfig, name_column
+from spark_dbp.engine.expressions import evaluate_calls
+from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
@@ -65,19 +66,20 @@ def plan_steps(config: RunConfig) -> list[Step]:
     clustering = _plan_clustering(config, "survivors" if has_dedup else "samples")
     dedup = _plan_dedup(config, later_passes=sum(step.vector_passes for step in clustering))
     has_vectors = any(step.vector_passes for step in [*dedup, *clustering])
-    return [_plan_ingest(config, has_vectors), *dedup, *clustering, *_plan_pruning()]
+    return [_plan_ingest(config, has_vectors), *dedup, *clustering, *_plan_pruning(config)]
 
 
 def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
     given = config.input
-    carried = [name for name in config.dedup.columns if name != given.key]
-    columns = [given.key, given.cluster_id, given.distance_to_centroid, *carried]
-    columns.insert(1, given.embedding if has_vectors else None)
+    carried = [name for name in config.dedup.columns if name != str(given.key)]
+    embedding = given.embedding if has_vectors else None
+    columns = [given.key, embedding, given.cluster_id, given.distance_to_centroid, *carried]
     keys = (
         "path",
         "table",
         "key",
         "embedding",
+        "embedding_binary",
         "filter",
         "cluster_id",
         "distance_to_centroid",
@@ -89,7 +91,8 @@ def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
         needs=Needs(
             sources=(INPUT,),
             settings=tuple(f"input.{key}" for key in keys),
-            columns=tuple(name for name in dict.fromkeys(columns) if name is not None),
+            columns=tuple(dict.fromkeys(str(column) for column in columns if column is not None)),
+            session=READ_SETTINGS,
         ),
         writes=("samples",),
         build=partial(builds.build_samples, has_vectors=has_vectors, carried=carried),
@@ -117,8 +120,8 @@ def _plan_dedup(config: RunConfig, later_passes: int) -> list[Step]:
         )
         found.append("exact_duplicates")
         if dedup.minhash is not None:
-            texts = [name for name in (dedup.minhash.column, dedup.minhash.order_by) if name is not None]
-            carried = [name for name in dict.fromkeys(texts) if name != config.input.key]
+            texts = [name_column(dedup.minhash.column), name_column(dedup.minhash.order_by)]
+            carried = [name for name in dict.fromkeys(texts) if name not in (None, str(config.input.key))]
             steps.append(_plan_survivors("exact_survivors", found, 0, carried))
             rows = "exact_survivors"
     if dedup.minhash is not None:
@@ -211,7 +214,7 @@ def _plan_clustering(config: RunConfig, rows: str) -> list[Step]:
     ]
 
 
-def _plan_pruning() -> list[Step]:
+def _plan_pruning(config: RunConfig) -> list[Step]:
     """From the assignments to what is kept: of these steps, `prune_again` carries out those that change."""
     quotas = ("keep_ratio", "n_keep", "temperature", "complexity", "min_per_cluster", "cluster_balance")
     return [
@@ -242,7 +245,11 @@ def _plan_pruning() -> list[Step]:
         Step(
             "keep_trie",
             "Writing the trie",
-            needs=Needs(tables=("keep_list",), settings=("trie",)),
+            needs=Needs(
+                tables=("keep_list",),
+                settings=("trie",),
+                session=() if config.trie.key is None else (TIME_ZONE,),
+            ),
             writes=("keep_trie",),
             build=builds.build_trie,
         ),
@@ -276,10 +283,13 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         if fresh:
             directory.forget()
+        sql = config.list_sql()
+        config = config.replace_sql(evaluate_calls(spark, (text for _, text in sql)))
         steps = plan_steps(config)
-        job = Job(config, spark, directory, open_source(spark, **_locate_input(config, steps)))
+        source = open_source(spark, **_locate_input(config, steps), written=sql)
+        job = Job(config, spark, directory, source)
         with translate_errors(job.source.name):
-            _check_early(job)
+            _check_early(job, steps)
         with bound_batches(spark, job.source.snapshot.bytes_per_row):
             for step in steps:
                 job.carry_out(step)
@@ -295,23 +305,28 @@ def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
         "table": given.table,
         "predicate": given.filter,
         "columns": list(dict.fromkeys(columns)),
+        "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
     }
 
 
-def _check_early(job: Job) -> None:
+def _check_early(job: Job, steps: list[Step]) -> None:
     """Refuse at once what a late step would refuse after hours."""
     config, frame = job.config, job.source.frame
-    key_type = find_type(frame, config.input.key, "input.key")
+    for setting in ("key", "embedding", "cluster_id", "distance_to_centroid"):
+        name = name_column(getattr(config.input, setting))
+        if name in steps[0].needs.columns:
+            find_type(frame, name, f"input.{setting}")
+    key_type = find_type(frame, str(config.input.key), "input.key")
     check_key_expression(job.spark, key_type, config.trie.key)
     exact, minhash = config.dedup.exact, config.dedup.minhash
     if exact is not None:
-        check_comparable(frame, exact.columns)
+        check_comparable(frame, [str(column) for column in exact.columns])
     if minhash is not None:
-        check_text(frame, minhash.column)
+        check_text(frame, str(minhash.column))
         plan_bands(minhash.threshold, minhash.num_perm)
     for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
         if settings is not None and settings.order_by is not None:
-            check_order(frame, settings.order_by, f"{section}.order_by")
+            check_order(frame, str(settings.order_by), f"{section}.order_by")
     if config.input.centroids is not None:
         job.given_centroids.read()
 
@@ -357,6 +372,7 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
+        config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
         )

@@ -136,9 +136,11 @@ class RunSummary:
         account = document["accounting"]
         dropped = [f"{rows:,} {reason}" for reason, rows in account["dropped"].items() if rows]
         kept, reached = account["kept"], summary["rows_to_prune"]
+        dimension = document["stages"].get("ingest", {}).get("info", {}).get("dimension")
         self.items: list[tuple[str, str]] = [
             ("rows in", f"{account['rows_in']:,}"),
             ("rows out", f"{', '.join(dropped) or 'none'}"),
+            *([("embeddings", f"{dimension:,} dimensions")] if dimension else []),
             ("clusters", f"{summary['clusters']:,} (sizes {_span(summary['cluster_sizes'])})"),
             ("kept", f"{kept:,} of {reached:,} ({kept / reached:.1%}), {summary['which_to_keep']} first"),
             ("quotas", f"{_span(summary['quotas'])}; {summary['saturated']:,} clusters kept whole, "

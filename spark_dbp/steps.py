@@ -29,12 +29,15 @@ class Needs:
         What is read from outside the run directory: `INPUT`, `CENTROIDS`.
     columns : tuple of str
         Columns of the input.
+    session : tuple of str
+        Settings of the Spark session.
     """
 
     tables: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    session: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,7 @@ CASES = {
         3, ["input.embedding", "'clip'", "key, embedding"], table, {"input": {"embedding": "clip"}}
     ),
     "embedding of strings": rows(["'embedding' is STRING", "ARRAY<FLOAT>"], ["x"] * N, pa.string()),
-    "embedding of integers": rows(["ARRAY<INT>", "cast"], [[1, 2]] * N, pa.list_(pa.int32())),
+    "embedding of texts": rows(["ARRAY<STRING>", "input.embedding: {sql:"], [["1", "2"]] * N, pa.list_(pa.string())),
     "half floats": rows(["input.path", *HALF_FLOATS], [np.zeros(4, np.float16)] * N, pa.list_(pa.float16())),
     "key of arrays": Case(3, ["input.key", "ARRAY<STRING>"], lambda path: table(path, keys=[[k] for k in KEYS])),
     "columns that differ in case": Case(

@@ -1,23 +1,72 @@
 """Columns of the input, in forms that workers and Parquet hold.
 
-Imports `columns` and `compat`; pyspark inside functions.
+Imports `columns`, `compat`, `errors` and `expressions`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import find_type
+from spark_dbp.columns import describe_type, find_path, find_type, quote_name
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
-from spark_dbp.errors import InputError
+from spark_dbp.engine.expressions import check_expression
+from spark_dbp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType
 
+NOT_ONE_BY_D = "embedding of several lists, or of none, where 1 x d is read"
 
-def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
-    """Column `name` in a type that `kernels.vectors` reads.
+
+def compute_columns(
+    frame: DataFrame, names: Iterable[str], expressions: Iterable[tuple[str, str]]
+) -> DataFrame:
+    """Add the columns that the configuration computes, under the names by which it speaks of them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    names : iterable of str
+        Columns that the run reads. One like ``features.clip`` may be a field of a struct.
+    expressions : iterable of (str, str)
+        Keys of the configuration, and their SQL. A column is named as its SQL.
+
+    Returns
+    -------
+    DataFrame
+        With all columns of `frame`.
+
+    Raises
+    ------
+    ConfigError
+        When an expression is not SQL on these columns, or has no fixed value for each row.
+    """
+    from pyspark.sql import functions as F
+
+    added = {}
+    in_lower_case = {name.lower(): name for name in frame.columns}
+    for setting, sql in expressions:
+        if sql in frame.columns and sql.isidentifier():
+            continue  # the column itself
+        if sql.lower() in in_lower_case:
+            raise ConfigError(
+                f"{setting} {{sql: {sql!r}}} has the name of the column {in_lower_case[sql.lower()]!r}",
+                mend=f"name the column itself: {setting}: {in_lower_case[sql.lower()]!r}",
+            )
+        check_expression(frame, sql, setting)
+        added[sql] = F.expr(sql)
+    for name in names:
+        if name not in frame.columns and name not in added:
+            path = find_path(frame, name)
+            if path is not None:
+                added[name] = F.col(path)
+    return frame.select("*", *[value.alias(name) for name, value in added.items()]) if added else frame
+
+
+def to_embedding_column(frame: DataFrame, name: str, setting: str) -> tuple[Column, Column]:
+    """Column `name` in a type that `kernels.vectors` reads, and what is wrong with a row.
 
     Parameters
     ----------
@@ -28,29 +77,65 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
 
     Returns
     -------
-    Column
-        ARRAY<FLOAT>, ARRAY<DOUBLE> or BINARY.
+    embedding : Column
+        ARRAY<FLOAT>, ARRAY<DOUBLE> or BINARY. Integers and decimals become DOUBLE. Of arrays of one array
+        (1 x d), the inner one; of arrays of structs of one field, that field.
+    problem : Column
+        STRING; null where nothing is wrong.
 
     Raises
     ------
     InputError
         When there is no such column, or its type is not supported.
     """
+    from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    data_type = find_type(frame, name, setting)
+    data_type = given_type = find_type(frame, name, setting)
+    value, problem = column(name), F.lit(None).cast("string")
     if is_ml_vector(data_type):
-        return ml_vector_to_array(name)
-    is_array = isinstance(data_type, T.ArrayType) and isinstance(
-        data_type.elementType, T.FloatType | T.DoubleType
-    )
-    if is_array or isinstance(data_type, T.BinaryType):
-        return column(name)
+        return ml_vector_to_array(name), problem
+    if isinstance(data_type, T.BinaryType):
+        return value, problem
+    while isinstance(data_type, T.ArrayType):
+        inner = data_type.elementType
+        if isinstance(inner, T.FloatType | T.DoubleType):
+            return value, problem
+        if isinstance(inner, T.IntegralType | T.DecimalType):
+            return value.cast("array<double>"), problem
+        if isinstance(inner, T.ArrayType):
+            problem = F.when(value.isNotNull() & (F.size(value) != 1), F.lit(NOT_ONE_BY_D)).otherwise(problem)
+            value = F.when(F.size(value) == 1, F.element_at(value, 1))
+            data_type = inner
+        elif isinstance(inner, T.StructType) and len(inner.fields) == 1:
+            value = value.getField(inner.fields[0].name)
+            data_type = T.ArrayType(inner.fields[0].dataType)
+        else:
+            break
     raise InputError(
-        f"{setting}: column {name!r} is {data_type.simpleString().upper()}",
-        mend="embeddings are ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or pyspark.ml "
-        "vectors; cast the column in a view",
+        f"{setting}: column {name!r} is {describe_type(given_type)}",
+        mend="embeddings are arrays of numbers, BINARY (float32, little endian) or pyspark.ml vectors; "
+        + _name_mend(setting, name, given_type),
     )
+
+
+def _name_mend(setting: str, name: str, data_type: DataType) -> str:
+    """What to write in the configuration for a column of another type."""
+    from pyspark.sql import types as T
+
+    quoted = quote_name(name)
+    if isinstance(data_type, T.StringType):
+        return f"for JSON text set {setting}: {{sql: \"from_json({quoted}, 'array<float>')\"}}"
+    fields = [
+        f for f in getattr(data_type, "fields", []) if isinstance(f.dataType, T.ArrayType | T.BinaryType)
+    ]
+    if fields:
+        return f"name a field of it, such as {setting}: {name}.{fields[0].name}"
+    if isinstance(data_type, T.NumericType):
+        return (
+            f"one column for each dimension becomes an array with {setting}: {{sql: 'array({quoted}, ...)'}}"
+        )
+    return f"or give SQL that makes one of them: {setting}: {{sql: ...}}"
 
 
 def to_plain_column(frame: DataFrame, name: str) -> Column:

@@ -33,16 +33,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spark_dbp")
 
-# Settings that the result of a run depends on. A file that cannot be read must fail the job and be named,
-# even where the session's own settings would skip it. Times are shown in one zone, so that keys of type
-# TIMESTAMP read the same everywhere.
+TIME_ZONE = "spark.sql.session.timeZone"
+
+# A file that cannot be read must fail the job and be named, even where the session's settings would skip it.
 _GUARDED_CONF = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
-    "spark.sql.session.timeZone": "UTC",
     # Spark writes a checksum with every Parquet page, but verifies it only when told to.
     "parquet.page.verify-checksum.enabled": "true",
 }
+
+# Settings of the user that change what Spark reads from the same files, or what SQL on it means. What an
+# earlier run made with others is not reused.
+READ_SETTINGS = (
+    TIME_ZONE,
+    "spark.sql.caseSensitive",
+    "spark.sql.legacy.charVarcharAsString",
+    "spark.sql.legacy.parquet.nanosAsLong",
+    "spark.sql.legacy.timeParserPolicy",
+    "spark.sql.parquet.binaryAsString",
+    "spark.sql.parquet.datetimeRebaseModeInRead",
+    "spark.sql.parquet.inferTimestampNTZ.enabled",
+    "spark.sql.parquet.int96AsTimestamp",
+    "spark.sql.parquet.int96RebaseModeInRead",
+    "spark.sql.parquet.int96TimestampConversion",
+    "spark.sql.parquet.mergeSchema",
+    "spark.sql.readSideCharPadding",
+    "spark.sql.sources.partitionColumnTypeInference.enabled",
+)
 
 _BATCH_BYTES = 64 << 20
 
@@ -285,13 +303,30 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
         ) from None  # the original error may hold the value of a secret setting
 
 
+def read_setting(session: SparkSession, name: str) -> str | None:
+    """The value of a setting in the session, or its default; None where this Spark does not show it."""
+    try:
+        return session.conf.get(name)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("pyspark", "py4j"):
+            raise
+        return None
+
+
 @contextmanager
-def guard_session(session: SparkSession) -> Iterator[SparkSession]:
-    """Set the session settings that the result of a run depends on; restore the user's at the end."""
+def guard_session(session: SparkSession, time_zone: str | None = None) -> Iterator[SparkSession]:
+    """Set the session settings that the result of a run depends on; restore the user's at the end.
+
+    Parameters
+    ----------
+    session : SparkSession
+    time_zone : str, optional
+        Zone in which SQL of the configuration is evaluated. By default the session's own.
+    """
     # Spark logs a stack trace for every analysis error. Our own errors say what is wrong already.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
-    with _set(session, _GUARDED_CONF):
+    with _set(session, _GUARDED_CONF | ({TIME_ZONE: time_zone} if time_zone else {})):
         yield session
 
 

@@ -35,7 +35,7 @@ from spark_dbp.columns import (
 )
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import map_in_arrow
-from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.session import TIME_ZONE, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.lake import files
@@ -87,7 +87,9 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     # Files first: without them, the other checks would fail with a less clear message.
     _hold(run, passed, [("files of every table as they were written", lambda: _files(run))])
     spark = spark or get_session()
-    with guard_session(spark), translate_errors(f"run {run.path}"):
+    # Runs that do not say in which zone their SQL was evaluated are of a version that used UTC.
+    zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
+    with guard_session(spark, zone), translate_errors(f"run {run.path}"):
         tables = _Tables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CENTROID, CLUSTER_ID, find_type
+from spark_dbp.columns import CENTROID, CLUSTER_ID, PROBLEM, find_type
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
@@ -130,10 +130,8 @@ def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], n
 
     frame = _read_parquet(spark, path)
     find_type(frame, CLUSTER_ID, f"input.centroids {path}")
-    chosen = frame.select(
-        F.col(CLUSTER_ID).cast("bigint"),
-        to_embedding_column(frame, CENTROID, f"input.centroids {path}").alias(CENTROID),
-    )
+    centroid, problem = to_embedding_column(frame, CENTROID, f"input.centroids {path}")
+    chosen = frame.select(F.col(CLUSTER_ID).cast("bigint"), centroid.alias(CENTROID), problem.alias(PROBLEM))
     with translate_errors(f"input.centroids {path}"):
         table = collect_arrow(chosen).combine_chunks()
     ids = table.column(CLUSTER_ID)
@@ -142,6 +140,8 @@ def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], n
     if table.num_rows == 0:
         return np.zeros(0, np.int64), np.zeros((0, 1))
     groups, problems = group_by_dimension(table.column(CENTROID).combine_chunks())
+    found = table.column(PROBLEM).to_pylist()
+    problems = np.array([a or b for a, b in zip(found, problems, strict=True)], dtype=object)
     for row in np.flatnonzero([problem is not None for problem in problems]):
         raise _refused(path, f"cluster {ids[row]}: {problems[row]}".replace("embedding", "centroid"))
     if len(groups) > 1:

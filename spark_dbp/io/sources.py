@@ -6,14 +6,17 @@ Imports `compat`, `spark_errors`, `errors` and `digest`; pyspark inside function
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
-from spark_dbp.engine.spark_errors import read_condition, read_first_line, translate_errors
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.engine.expressions import check_expression, refuse_ambiguous_names, refuse_expression
+from spark_dbp.engine.forms import compute_columns
+from spark_dbp.engine.spark_errors import read_condition, translate_errors
+from spark_dbp.errors import InputError
 from spark_dbp.lake.digest import digest_and_sum, digest_table
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ class Source:
     predicate : str or None
         ``input.filter``.
     frame : DataFrame
-        All rows and columns, before the filter.
+        All rows and columns, and those that are computed, before the filter.
     snapshot : Snapshot
     """
 
@@ -129,6 +132,8 @@ def open_source(
     table: str | None = None,
     predicate: str | None = None,
     columns: list[str],
+    computed: Iterable[tuple[str, str]] = (),
+    written: Iterable[tuple[str, str]] = (),
 ) -> Source:
     """Open the input table and take its snapshot.
 
@@ -142,6 +147,10 @@ def open_source(
         SQL condition. Rows for which it is not true are left out.
     columns : list of str
         Columns that the run reads. The snapshot of a view is a digest of these.
+    computed : iterable of (str, str)
+        For those of `columns` that are SQL, the key of the configuration and the SQL.
+    written : iterable of (str, str)
+        All SQL as the user wrote it, before what depends on the moment was replaced.
 
     Returns
     -------
@@ -151,9 +160,15 @@ def open_source(
     ------
     InputError
         When there is no such path or table.
+    ConfigError
+        When SQL of the configuration is refused.
     """
     paths = paths or []
     frame = _read(spark, paths, table)
+    refuse_ambiguous_names(written, frame.columns)
+    if predicate is not None:
+        check_expression(frame, predicate, "input.filter")
+    frame = compute_columns(frame, columns, computed)
     with translate_errors(_name(paths, table)):
         snapshot = take_snapshot(frame, columns)
         if paths and snapshot.files is not None:
@@ -229,10 +244,7 @@ def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
     except Exception as error:
         if not read_condition(error):
             raise
-        raise ConfigError(
-            f"input.filter {predicate!r}: {read_first_line(error)}",
-            mend=f"use SQL on the input's columns: {', '.join(frame.columns[:20])}",
-        ) from error
+        raise refuse_expression(error, predicate, "input.filter", frame.columns) from error
 
 
 def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapshot:

@@ -1,12 +1,13 @@
 """Convert between Arrow columns and float32 matrices. Imports pyarrow, numpy and `geometry`.
 
-Embeddings come as lists (of variable or fixed size) of float or double, or as BINARY (float32, little
-endian). Vectors are stored as BINARY (float32, little endian), which is read without a copy.
+Embeddings come as lists (of variable or fixed size) of float or double, or as BINARY (float32, float64 or
+float16, little endian). Vectors are stored as BINARY (float32, little endian), which is read without a copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,20 @@ NULL_ELEMENT = "null inside the embedding"
 NOT_FINITE = "NaN or Inf in the embedding"
 ZERO_VECTOR = "zero vector"
 EMPTY_EMBEDDING = "empty embedding"
-BROKEN_BINARY = "embedding bytes are not a whole number of float32 values"
+BROKEN_BINARY = "embedding bytes are not a whole number of {} values"
+NPY_BYTES = "embedding bytes are an .npy file, not bare numbers"
 
 # Bytes of a column that are decoded at once, so that a worker's memory does not grow with Spark's batch size.
 _TILE_BYTES = 16 << 20
 
 FLOAT32 = np.dtype("<f4")
+# Types that BINARY embeddings may hold, little endian.
+BINARY_TYPES: dict[str, np.dtype[Any]] = {
+    "float32": FLOAT32,
+    "float64": np.dtype("<f8"),
+    "float16": np.dtype("<f2"),
+}
+_NPY_MAGIC = np.frombuffer(b"\x93NUMPY", np.uint8)
 
 
 def slice_rows(n_rows: int, row_bytes: int) -> Iterator[slice]:
@@ -93,7 +102,7 @@ def is_embedding_type(arrow_type: pa.DataType) -> bool:
 
 
 def group_by_dimension(
-    array: pa.Array,
+    array: pa.Array, binary_type: str = "float32"
 ) -> tuple[list[tuple[npt.NDArray[np.int64], FloatMatrix]], npt.NDArray[np.object_]]:
     """One matrix for each dimension that occurs in `array`, and what is wrong with the other rows.
 
@@ -101,11 +110,13 @@ def group_by_dimension(
     ----------
     array : pyarrow.Array
         Of a type that `is_embedding_type` accepts.
+    binary_type : str
+        What the bytes of BINARY are, one of `BINARY_TYPES`.
 
     Returns
     -------
     groups : list of (rows, matrix)
-        Row numbers (m,), and their values (m, dim), float32 or float64. The values may be a view of `array`.
+        Row numbers (m,), and their values (m, dim), of a float type. The values may be a view of `array`.
     problems : ndarray of object, shape (n,)
         None for a good row, else one of this module's texts.
 
@@ -118,10 +129,13 @@ def group_by_dimension(
     problems = np.full(len(array), None, dtype=object)
     problems[~_validity(array)] = NULL_EMBEDDING
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        item = BINARY_TYPES[binary_type]
         raw, starts, lengths = _binary_values(array)
-        problems[(lengths % FLOAT32.itemsize != 0) & (problems == None)] = BROKEN_BINARY  # noqa: E711
+        problems[_is_npy(raw, starts, lengths) & (problems == None)] = NPY_BYTES  # noqa: E711
+        broken = (lengths % item.itemsize != 0) & (problems == None)  # noqa: E711
+        problems[broken] = BROKEN_BINARY.format(binary_type)
         groups = _group(raw, starts, lengths, problems)
-        return [(r, np.ascontiguousarray(m).view(FLOAT32)) for r, m in groups], problems
+        return [(r, np.ascontiguousarray(m).view(item)) for r, m in groups], problems
     values, starts, lengths = _flat_values(array)
     flat = values.to_numpy(zero_copy_only=False)  # nulls become NaN
     if values.null_count:
@@ -129,6 +143,79 @@ def group_by_dimension(
         has_null = is_null[starts + lengths] > is_null[starts]
         problems[has_null & (problems == None)] = NULL_ELEMENT  # noqa: E711
     return _group(flat, starts, lengths, problems), problems
+
+
+def _is_npy(
+    raw: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    found = lengths >= len(_NPY_MAGIC)
+    for number, byte in enumerate(_NPY_MAGIC):  # the first byte rules out nearly all rows
+        rows = np.flatnonzero(found)
+        found[rows] = raw[starts[rows] + number] == byte
+    return found
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the numbers are that bytes hold, if they are of one type.
+
+    Attributes
+    ----------
+    low, high : float
+        Nine tenths of the values that are finite and not 0 lie between these, by magnitude.
+    spread : float
+        Standard deviation of the binary logarithm of the magnitudes: 1.6 for a normal distribution.
+    zeros : float
+        Share of zeros.
+    """
+
+    low: float
+    high: float
+    spread: float
+    zeros: float
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether these can be the components of embeddings, which differ by a few powers of ten."""
+        return self.spread <= 4 and self.zeros <= 0.2
+
+
+def measure_sizes(array: pa.BinaryArray) -> dict[str, Sizes]:
+    """How large the numbers would be, for each type that the bytes of BINARY embeddings may have.
+
+    Bytes of one type that are read as another give numbers of any size.
+
+    Parameters
+    ----------
+    array : pyarrow.BinaryArray
+
+    Returns
+    -------
+    dict of str to Sizes
+        By name in `BINARY_TYPES`, without those of which some bytes are not a whole number of values.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(50, 3))
+    >>> {name: round(sizes.spread, 1) for name, sizes in measure_sizes(to_binary_rows(rows)).items()}
+    {'float32': 48.6, 'float64': 1.5, 'float16': 7.7}
+    """
+    found = {}
+    for name in BINARY_TYPES:
+        groups, problems = group_by_dimension(array, name)
+        if not (problems == BROKEN_BINARY.format(name)).any():
+            with np.errstate(invalid="ignore"):  # NaN of another kind
+                values = [np.abs(matrix.astype(np.float64)).ravel() for _, matrix in groups]
+            found[name] = _measure_sizes(np.concatenate([np.zeros(0), *values]))
+    return found
+
+
+def _measure_sizes(sizes: npt.NDArray[np.float64]) -> Sizes:
+    used = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(used):
+        return Sizes(0.0, 0.0, 0.0, float(len(sizes) > 0))
+    low, high = np.quantile(used, [0.05, 0.95])
+    return Sizes(float(low), float(high), float(np.log2(used).std()), float((sizes == 0).mean()))
 
 
 def _group(
@@ -147,13 +234,17 @@ def _group(
     return groups
 
 
-def normalize_embeddings(array: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+def normalize_embeddings(
+    array: pa.Array, binary_type: str = "float32"
+) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Turn an embedding column into unit vectors.
 
     Parameters
     ----------
     array : pyarrow.Array
         Of a type that `is_embedding_type` accepts, n rows.
+    binary_type : str
+        What the bytes of BINARY are, one of `BINARY_TYPES`.
 
     Returns
     -------
@@ -170,7 +261,7 @@ def normalize_embeddings(array: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]
     >>> to_matrix(vectors[:1]).round(1).tolist(), dimensions.to_pylist(), problems.to_pylist()
     ([[0.6000000238418579, 0.800000011920929]], [2, None], [None, 'zero vector'])
     """
-    groups, problems = group_by_dimension(array)
+    groups, problems = group_by_dimension(array, binary_type)
     dimensions = np.zeros(len(array), dtype=np.int32)
     parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
     for rows, matrix in groups:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
+from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, describe_type, find_type
 from spark_dbp.engine.compat import column, is_ml_vector
 from spark_dbp.engine.forms import can_be_compared, to_plain_column
 from spark_dbp.errors import InputError
@@ -85,8 +85,8 @@ def check_comparable(frame: DataFrame, columns: list[str]) -> None:
         data_type = find_type(frame, name, "dedup.exact.columns")
         if not can_be_compared(data_type):
             raise InputError(
-                f"dedup.exact.columns: {name!r} is {data_type.simpleString().upper()} and cannot be compared",
-                mend="name other columns, or a view that casts it",
+                f"dedup.exact.columns: {name!r} is {describe_type(data_type)} and cannot be compared",
+                mend="name other columns, or SQL that makes another type of it: {sql: to_json(...)}",
             )
 
 
@@ -115,5 +115,5 @@ def check_no_nulls(frame: DataFrame, name: str, setting: str) -> None:
     if n_null:
         raise InputError(
             f"{setting}: column {name!r} is null in {n_null:,} rows, so which of equal rows survives is open",
-            mend="fill it in a view, or leave order_by out to keep the smallest key",
+            mend=f"fill it, {setting}: {{sql: coalesce(...)}}; or leave it out to keep the smallest key",
         )

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR, find_type, name_carried
+from spark_dbp.columns import (
+    CLUSTER_ID,
+    DIMENSION,
+    DISTANCE,
+    KEY,
+    PROBLEM,
+    VECTOR,
+    describe_type,
+    find_type,
+    name_carried,
+)
 from spark_dbp.engine.compat import collect_arrow, column, map_in_arrow
 from spark_dbp.engine.forms import to_embedding_column, to_plain_column
 from spark_dbp.errors import InputError
@@ -29,6 +39,11 @@ BAD_DISTANCE = "distance_to_centroid null, NaN or outside [0, 2]"
 # For equal or opposite vectors, 1 - cos computed in float32 may lie outside [0, 2] by this much.
 _DISTANCE_SLACK = 1e-5
 _EXAMPLES = 5
+# What is wrong with the shape of an embedding, on its way to the workers.
+_SHAPE = "shape"
+# So many rows show whether bytes are numbers of the type that they are read as. Sizes that spread wider than
+# this (see `kernels.vectors.Sizes`) are hardly those of an embedding.
+_JUDGED_ROWS, _WIDE = 500, 9.0
 
 
 def ingest(
@@ -36,6 +51,7 @@ def ingest(
     *,
     key: str = "key",
     embedding: str | None = "embedding",
+    embedding_binary: str | None = None,
     cluster_id: str | None = None,
     distance_to_centroid: str | None = None,
     carry: Sequence[str] = (),
@@ -48,8 +64,10 @@ def ingest(
     key : str
         Column of any atomic type that identifies a sample.
     embedding : str or None
-        Column of ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or ``pyspark.ml``
-        vectors. None when no vectors are needed.
+        Column of arrays of numbers, BINARY (bare numbers, little endian) or ``pyspark.ml`` vectors; see
+        `engine.forms.to_embedding_column`. None when no vectors are needed.
+    embedding_binary : {"float32", "float64", "float16"}, optional
+        What the bytes of BINARY are; float32 by default.
     cluster_id, distance_to_centroid : str, optional
         Columns of data that is clustered already: an integer, and ``1 - cos`` to the centroid.
     carry : sequence of str
@@ -85,33 +103,82 @@ def ingest(
     columns += [to_plain_column(frame, name).alias(name_carried(i)) for i, name in enumerate(carry)]
     if embedding is None:
         return frame.select(*columns)
-    columns.append(to_embedding_column(frame, embedding, "input.embedding").alias(VECTOR))
+    value, problem = to_embedding_column(frame, embedding, "input.embedding")
+    columns = [*columns, value.alias(VECTOR), problem.alias(_SHAPE)]
     checked = frame.select(*columns)
-    return map_in_arrow(checked, _with_unit_vectors, _samples_schema(checked.schema))
+    binary_type = embedding_binary or "float32"
+
+    def normalize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return _with_unit_vectors(batches, binary_type)
+
+    return map_in_arrow(checked, normalize, _samples_schema(checked.schema))
+
+
+def check_binary_embeddings(frame: DataFrame, embedding: str, embedding_binary: str | None) -> None:
+    """Refuse BINARY embeddings whose bytes are likely numbers of another type than they are read as.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The input, of which some rows are looked at.
+    embedding : str
+        Column of embeddings. Of other types than BINARY, nothing is checked.
+    embedding_binary : {"float32", "float64", "float16"}, optional
+        The type that the user named, if any.
+
+    Raises
+    ------
+    InputError
+    """
+    from pyspark.sql import types as T
+
+    if not isinstance(find_type(frame, embedding, "input.embedding"), T.BinaryType):
+        return
+    from spark_dbp.kernels.vectors import measure_sizes
+
+    value = column(embedding)
+    rows = collect_arrow(frame.select(value.alias(VECTOR)).where(value.isNotNull()).limit(_JUDGED_ROWS))
+    if rows.num_rows == 0:
+        return
+    sizes = measure_sizes(rows.column(VECTOR).combine_chunks())
+    used = embedding_binary or "float32"
+    if used not in sizes or sizes[used].is_likely:
+        return  # where rows are of a wrong length, the check of each row says so
+    likely = [name for name in sizes if sizes[name].is_likely]
+    if not likely and (embedding_binary is not None or sizes[used].spread <= _WIDE):
+        return
+    raise InputError(
+        f"input.embedding: column {embedding!r} is BINARY, and its bytes are hardly {used}: the values would "
+        f"range from {sizes[used].low:.0e} to {sizes[used].high:.0e} in size",
+        mend=f"set input.embedding_binary: {likely[0]}"
+        if likely
+        else "set input.embedding_binary to float32, float64 or float16 if they are that (little endian, no "
+        "header); otherwise write arrays of numbers",
+    )
 
 
 def _samples_schema(checked: StructType) -> StructType:
     from pyspark.sql import types as T
 
     return T.StructType(
-        [field for field in checked.fields if field.name != VECTOR]
+        [field for field in checked.fields if field.name not in (VECTOR, _SHAPE)]
         + [T.StructField(VECTOR, T.BinaryType()), T.StructField(DIMENSION, T.IntegerType())]
     )
 
 
-def _with_unit_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _with_unit_vectors(batches: Iterator[pa.RecordBatch], binary_type: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from spark_dbp.kernels.vectors import normalize_embeddings, slice_rows
 
     for batch in batches:
-        names = [name for name in batch.schema.names if name != VECTOR]
+        names = [name for name in batch.schema.names if name not in (VECTOR, _SHAPE)]
         for rows in slice_rows(batch.num_rows, batch.nbytes // max(1, batch.num_rows)):
             part = batch.slice(rows.start, rows.stop - rows.start)
-            vectors, dimensions, problems = normalize_embeddings(part.column(VECTOR))
+            vectors, dimensions, problems = normalize_embeddings(part.column(VECTOR), binary_type)
             columns = {name: part.column(name) for name in names}
-            columns[PROBLEM] = pc.coalesce(columns[PROBLEM], problems)
+            columns[PROBLEM] = pc.coalesce(columns[PROBLEM], part.column(_SHAPE), problems)
             columns |= {VECTOR: vectors, DIMENSION: dimensions}
             yield pa.RecordBatch.from_pydict(columns)
 
@@ -122,8 +189,8 @@ def _check_key_type(data_type: DataType) -> None:
     nested = (T.ArrayType, T.MapType, T.StructType, T.NullType, T.UserDefinedType)
     if isinstance(data_type, nested) or type(data_type).__name__ == "VariantType":
         raise InputError(
-            f"input.key: a column of type {data_type.simpleString().upper()} cannot be a key",
-            mend="name a column of strings, integers or another atomic type",
+            f"input.key: a column of type {describe_type(data_type)} cannot be a key",
+            mend="name a column of strings, integers or another atomic type; input.key: {sql: ...} makes one",
         )
 
 
@@ -134,8 +201,8 @@ def _checked_cluster_id(frame: DataFrame, name: str) -> tuple[Column, Column]:
     data_type = find_type(frame, name, "input.cluster_id")
     if not isinstance(data_type, T.IntegralType):
         raise InputError(
-            f"input.cluster_id: column {name!r} is {data_type.simpleString().upper()}",
-            mend="cluster ids are integers from 0; cast the column in a view",
+            f"input.cluster_id: column {name!r} is {describe_type(data_type)}",
+            mend="cluster ids are integers from 0; input.cluster_id: {sql: 'cast(... as int)'} makes some",
         )
     given = column(name).cast("bigint")
     in_range = given.between(0, 2**31 - 1)
@@ -150,8 +217,9 @@ def _checked_distance(frame: DataFrame, name: str) -> tuple[Column, Column]:
     data_type = find_type(frame, name, "input.distance_to_centroid")
     if not isinstance(data_type, T.FractionalType):
         raise InputError(
-            f"input.distance_to_centroid: column {name!r} is {data_type.simpleString().upper()}",
-            mend="distances are FLOAT or DOUBLE: 1 - cos to the centroid, in [0, 2]",
+            f"input.distance_to_centroid: column {name!r} is {describe_type(data_type)}",
+            mend="distances are FLOAT or DOUBLE: 1 - cos to the centroid, in [0, 2]; "
+            "input.distance_to_centroid: {sql: ...} makes some of another measure",
         )
     given = column(name).cast("double")
     in_range = given.isNotNull() & ~F.isnan(given) & given.between(-_DISTANCE_SLACK, 2 + _DISTANCE_SLACK)
@@ -300,6 +368,6 @@ def _refuse_duplicate_keys(samples: DataFrame) -> None:
     shown = ", ".join(f"{_shortened(name)!r} ({times} times)" for name, times in rows.collect())
     raise InputError(
         f"input.key: {n_keys:,} key{'s are' if n_keys > 1 else ' is'} not unique, such as {shown}",
-        mend="keep one row a key (for example a view with max_by(struct(*), ...) GROUP BY key), "
-        "or name a column that is unique",
+        mend="name a column that is unique, or make the key so, input.key: {sql: concat(...)}; or write the "
+        "table again with one row a key (max_by(struct(*), ...) GROUP BY key)",
     )

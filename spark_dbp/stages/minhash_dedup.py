@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
+from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, describe_type, find_type
 from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.candidates import find_candidate_pairs
 from spark_dbp.engine.compat import column as exact_column
@@ -183,8 +183,8 @@ def check_text(frame: DataFrame, name: str) -> None:
     data_type = find_type(frame, name, "dedup.minhash.column")
     if not isinstance(data_type, T.StringType):
         raise InputError(
-            f"dedup.minhash.column: {name!r} is {data_type.simpleString().upper()}, not text",
-            mend="name a column of strings, or cast it in a view",
+            f"dedup.minhash.column: {name!r} is {describe_type(data_type)}, not text",
+            mend="name a column of strings, or make one: dedup.minhash.column: {sql: concat_ws(' ', ...)}",
         )
 
 

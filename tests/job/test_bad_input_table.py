@@ -35,7 +35,7 @@ NAMES = [name for name, case in CASES.items() if case.needs_spark]
 # One of each kind for `make test`; all of them in `make test-all`.
 QUICK = {
     "missing path", "hidden files only", "a text among Parquet", "0 bytes among others", "truncated file",
-    "flipped bit, snappy", "missing table", "missing key column", "embedding of integers", "key of arrays",
+    "flipped bit, snappy", "missing table", "missing key column", "embedding of texts", "key of arrays",
     "float, then double", "empty table", "two dimensions", "null embedding", "NaN", "zero vector", "broken bytes",
     "null key", "duplicate keys", "more clusters than rows", "n_keep above the rows", "filter on no column",
     "filter fails on a row", "trie key is no SQL", "no column for exact", "null cluster_id", "distance outside",

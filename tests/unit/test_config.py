@@ -128,7 +128,7 @@ def test_secrets_are_blanked():
 def _keys(model, prefix=""):
     for name, field in model.model_fields.items():
         sections = [a for a in (field.annotation, *get_args(field.annotation)) if hasattr(a, "model_fields")]
-        if sections:
+        if sections and str not in get_args(field.annotation):  # a column may be a text or {sql: ...}
             yield from _keys(sections[0], f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -166,3 +166,54 @@ def test_shipped_configurations_are_valid(path: Path):
         )
     if path.name == "datacomp_medium.yaml":
         assert config.cluster.n_clusters == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("key: no", ["input.key", "the truth value false", "key: 'no'"]),
+        ("embedding: 0", ["input.embedding", "the number 0", "embedding: '0'"]),
+        ("cluster_id: 2020-01-01", ["input.cluster_id", "the date 2020-01-01", "cluster_id: '2020-01-01'"]),
+        ("key:", ["input.key: is empty"]),
+        ("table: yes", ["input.table", "table: 'yes'"]),
+        ("path: 2024", ["input.path", "path: '2024'"]),
+        ("path: [a, no]", ["input.path.1", "quotes around it: 'no'"]),
+        ("key: {sql: 3}", ["input.key.sql", "sql: '3'"]),
+        ("key: {sqll: a}", ["did you mean 'input.key.sql'"]),
+        ("key: {sql: a, as: b}", ["unknown key 'input.key.as'"]),
+        ("key: [a]", ["input.key: Input should be a valid string"]),
+    ],
+)
+def test_names_that_yaml_reads_as_something_else(text, words):
+    values = yaml.safe_load(
+        "input: {path: e}\noutput: {path: o}\ncluster: {n_clusters: 9}\nprune: {keep_ratio: 0.5}"
+    )
+    values["input"] |= yaml.safe_load(text)
+    if text.startswith("table"):
+        del values["input"]["path"]
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict(values)
+    lines = str(caught.value).splitlines()
+    for word in words:
+        assert word in str(caught.value)
+    if "YAML" in str(caught.value):
+        assert len(lines) == 3  # nothing about the other forms that the value might have had
+
+
+def test_sql_is_found_and_replaced_wherever_a_column_may_stand():
+    values = {
+        "input": {"path": "e", "key": {"sql": "now()"}, "filter": "now()"},
+        "output": {"path": "now()"},
+        "dedup": {"exact": {"columns": ["now()", {"sql": "now()"}]}, "minhash": {"column": {"sql": "x"}}},
+        "cluster": {"n_clusters": 9},
+        "prune": {"keep_ratio": 0.5},
+        "trie": {"key": "now()"},
+    }
+    config = RunConfig.from_dict(values)
+    assert [key for key, _ in config.list_sql()] == [
+        "input.filter", "trie.key", "input.key", "dedup.exact.columns", "dedup.minhash.column",
+    ]  # fmt: skip
+    replaced = config.replace_sql({"now()": "3"})
+    assert (str(replaced.input.key), replaced.input.filter, replaced.trie.key) == ("3", "3", "3")
+    assert [str(column) for column in replaced.dedup.exact.columns] == ["now()", "3"]
+    assert (replaced.output.path, replaced.dedup.columns) == ("now()", ["now()", "3", "x"])

@@ -25,7 +25,7 @@ KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
 STAGES = ENGINE | LOADERS | {"stages"}
-CONFIG = LAKE | {"config", "settings"}
+CONFIG = LAKE | {"config", "config_errors", "settings"}
 RUNS = CONFIG | KERNELS | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | RUNS | {"builds", "accounting", "pipeline"}
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "loaders": LOADERS,
     "stages": STAGES,
     "settings": BASE,
+    "config_errors": set(),
     "config": CONFIG - {"config"},
     "steps": set(),
     "runs": RUNS - {"runs"},
@@ -56,7 +57,18 @@ MAY_IMPORT = {
 }
 # What must work where pyspark is not installed: not even inside functions may it be imported there, but in the
 # one module of `lake` that digests DataFrames.
-WITHOUT_PYSPARK = BASE | {"kernels", "lake", "loaders", "config", "settings", "steps", "runs", "demo", "cli"}
+WITHOUT_PYSPARK = BASE | {
+    "kernels",
+    "lake",
+    "loaders",
+    "config",
+    "config_errors",
+    "settings",
+    "steps",
+    "runs",
+    "demo",
+    "cli",
+}
 WITH_PYSPARK = {"lake/digest.py"}
 MOST_LINES = 450
 

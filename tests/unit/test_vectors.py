@@ -91,7 +91,7 @@ def test_each_problem_is_told_apart():
 
 def test_broken_bytes():
     _, _, problems = v.normalize_embeddings(pa.array([b"12345", b"", RAW[0].tobytes()], pa.binary()))
-    assert problems.to_pylist() == [v.BROKEN_BINARY, v.EMPTY_EMBEDDING, None]
+    assert problems.to_pylist() == [v.BROKEN_BINARY.format("float32"), v.EMPTY_EMBEDDING, None]
 
 
 def test_doubles_beyond_float32_keep_their_direction():
