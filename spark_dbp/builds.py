@@ -37,6 +37,7 @@ from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.kernels.vectors import make_centroids_table
 from spark_dbp.lake.digest import add_digests, digest_columns
+from spark_dbp.loaders.keep_trie import MANIFEST
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.exact_dedup import exact_dedup
@@ -377,4 +378,5 @@ def build_trie(job: Job) -> None:
         key=trie.key,
         shards=trie.shards,
     )
-    job.report_table("keep_trie", manifest["n_keys"])
+    names = [MANIFEST, *(shard["file"] for shard in manifest["shards"])]
+    job.report_table("keep_trie", manifest["n_keys"], names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.arrow import CommittedTable, MappedRows
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names
 from spark_dbp.engine.compat import column
 from spark_dbp.engine.session import read_setting
 from spark_dbp.engine.spark_errors import translate_errors
@@ -208,6 +208,7 @@ class Job:
             dimension=self.info(table)["dimension"] if is_samples else None,
             has_problems=is_samples and bool(self.info(table)["dropped"]),
             progress=self.directory.progress,
+            names=tuple(self._step_of(table).files[table]),
         )
 
     def open_vectors(self, table: str) -> CommittedTable | DataFrame:
@@ -278,18 +279,22 @@ class Job:
             When something else was read back.
         """
         path = self._at_work.new_directory(table)
+        by_workers: list[str] = []
         if isinstance(rows, MappedRows):
-            rows.write_parquet(path)
+            by_workers = rows.write_parquet(path)
         else:
             rows.write.parquet(files.to_spark_path(path))
         back = self.spark.read.parquet(files.to_spark_path(path))
+        names = list_file_names(back)
+        if by_workers:
+            _check_files(table, names, by_workers)
         _check_equal(table, "columns", _describe_columns(back), _describe_columns(rows))
         # The first pass over what was written, by which it is also known that it can be read.
         totals = totals or {}
         n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
         _check_equal(table, "rows", n_rows, expected_rows)
         _check_equal(table, "digest of keys", keys, expected_keys)
-        self._at_work.report(table, n_rows, digest, keys)
+        self._at_work.report(table, n_rows, digest, keys, names=names)
         return WrittenTable(back, n_rows, digest, keys, dict(zip(totals, sums, strict=True)))
 
     def write_small_table(self, table: str, content: pa.Table) -> WrittenTable:
@@ -299,7 +304,7 @@ class Job:
         back = self.spark.read.parquet(files.to_spark_path(path))
         n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
-        self._at_work.report(table, n_rows, digest)
+        self._at_work.report(table, n_rows, digest, names=list_file_names(back))
         return WrittenTable(back, n_rows, digest)
 
     def new_directory(self, name: str) -> str:
@@ -310,9 +315,9 @@ class Job:
         """Delete a directory that was only needed on the way."""
         self._at_work.discard(name)
 
-    def report_table(self, table: str, n_rows: int) -> None:
-        """Record the rows of a table that was written by other means."""
-        self._at_work.report(table, n_rows)
+    def report_table(self, table: str, n_rows: int, names: list[str]) -> None:
+        """Record the rows and the names of the files of a table that was written by other means."""
+        self._at_work.report(table, n_rows, names=names)
 
 
 def carry_columns(names: list[str]) -> dict[str, str]:
@@ -328,6 +333,15 @@ def carry_columns(names: list[str]) -> dict[str, str]:
 
 def _describe_columns(rows: DataFrame | MappedRows) -> str:
     return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in rows.schema)
+
+
+def _check_files(table: str, read: list[str], written: list[str]) -> None:
+    for name in sorted(set(read) ^ set(written)):
+        raise SparkDbpError(
+            f"table {table}: file {name!r} was "
+            + ("read back and not written" if name in read else "written and not read back"),
+            mend="something else wrote to the run directory, or this is a bug: run again, then report it",
+        )
 
 
 def _check_equal(table: str, what: str, found: Any, expected: Any) -> None:

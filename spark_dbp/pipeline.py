@@ -25,6 +25,7 @@ from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import find_type
 from spark_dbp.config import RunConfig, name_column
 from spark_dbp.engine.expressions import evaluate_calls
+from spark_dbp.engine.probe import check_is_shared
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
@@ -281,6 +282,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     """
     spark = spark or get_session(config.spark)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
+        check_is_shared(spark, directory.path)
         if fresh:
             directory.forget()
         sql = config.list_sql()
@@ -372,6 +374,7 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
+        check_is_shared(spark, directory.path)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew

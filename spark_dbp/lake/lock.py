@@ -2,8 +2,11 @@
 
 ``lock.json`` names its owner, a process, which rewrites the file every few seconds. If the process ran on
 this machine, the lock is dead when the process has ended. If it cannot be looked up, the lock is dead when it
-stays the same while another run watches it. So the clocks of two machines are never compared. A run that was
-wrongly taken for dead notices that its lock is gone before it commits anything.
+stays the same while another run watches it. A run that was wrongly taken for dead notices that its lock is
+gone before it commits anything.
+
+A file that cannot be read now says nothing about the lock: it is read again, for a while. Only a file that is
+missing, or that names another owner, is a lock that was lost.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from spark_dbp.errors import ConfigError, ConflictError, SparkDbpError
@@ -34,6 +37,11 @@ _TAKEOVER = ".lock.takeover"
 # SETTLED: how long to wait before reading back whose lock an object store holds, as it cannot create a file
 # exclusively. TAKEOVER_AGE: a takeover takes milliseconds, so a mark older than this was left by a dead run.
 RENEWED, WATCHED, SETTLED, TAKEOVER_AGE = 20.0, 70.0, 1.0, 60.0
+# RETRIED: between a renewal that failed and the next try. PATIENCE: how long a lock that cannot be read is
+# read again before that is an error.
+RETRIED, PATIENCE = 2.0, 10.0
+
+Result = TypeVar("Result")
 
 
 class Lock:
@@ -42,8 +50,7 @@ class Lock:
     def __init__(self, path: str) -> None:
         self.path = path
         self._owner = {
-            "host": socket.gethostname(),
-            "process_space": _process_space(),
+            **_find_process_space(),
             "pid": os.getpid(),
             "started": _start_of(os.getpid()),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -58,8 +65,21 @@ class Lock:
         return (json.dumps({**self._owner, "renewals": self._renewals}) + "\n").encode()
 
     def is_ours(self) -> bool:
-        """Whether the lock file is still that of this process."""
-        return _parsed(_read(self.path)).get("token") == self._owner["token"]
+        """Whether the lock file is still that of this process.
+
+        Raises
+        ------
+        SparkDbpError
+            When the file cannot be read, so that this is not known.
+        """
+        return self._find_loss() is None
+
+    def _find_loss(self) -> str | None:
+        """How the lock was lost; None when it is still ours."""
+        holder = _read_holder(self.path)
+        if holder is None:
+            return "it was deleted"
+        return None if holder["token"] == self._owner["token"] else _named(holder)
 
     def check(self) -> None:
         """Refuse to go on when another run has taken the lock, or someone has deleted it.
@@ -67,11 +87,13 @@ class Lock:
         Raises
         ------
         ConflictError
+        SparkDbpError
+            When the lock file cannot be read, for longer than a passing error takes.
         """
-        if not self.is_ours():
-            holder = _parsed(_read(self.path))
+        loss = _try_patiently(self._find_loss)
+        if loss is not None:
             raise ConflictError(
-                f"{self.path} is no longer this run's: {_named(holder) if holder else 'it was deleted'}",
+                f"{self.path} is no longer this run's: {loss}",
                 mend="let one run at a time work in a directory; the same command goes on after the last "
                 "finished step",
             )
@@ -85,20 +107,34 @@ class Lock:
         self._done.set()
         self._keeper.join()
         try:
-            if self.is_ours():
-                files.delete(self.path)
+            _try_patiently(self._delete)
         except (OSError, SparkDbpError) as error:
-            log.warning("cannot delete %s: %s", self.path, error)
+            log.warning("cannot delete %s: %s", self.path, _describe(error))
+
+    def _delete(self) -> None:
+        if self.is_ours():
+            files.delete(self.path)
 
     def _keep(self) -> None:
-        while not self._done.wait(RENEWED):
+        """Renew the lock until it is released or lost. An error is no reason to stop: it may pass."""
+        renewed, n_failed, is_late = time.monotonic(), 0, False
+        while not self._done.wait(RETRIED if n_failed else RENEWED):
             try:
                 if not self.is_ours():
                     return  # `check` will raise the error
                 self._renewals += 1
                 files.write_bytes(self.path, self.content())
             except (OSError, SparkDbpError) as error:
-                log.warning("cannot renew %s: %s", self.path, error)
+                # Until WATCHED is over, nobody takes the lock for dead. After that it is ours as long as it
+                # names us, so trying on is right then too.
+                n_failed += 1
+                if n_failed == 1:
+                    log.warning("cannot renew %s, trying on: %s", self.path, _describe(error))
+                if not is_late and time.monotonic() - renewed > WATCHED - RENEWED:
+                    is_late = True
+                    log.warning("%s was not renewed for long: another run may take it for dead", self.path)
+            else:
+                renewed, n_failed, is_late = time.monotonic(), 0, False
 
 
 @contextmanager
@@ -125,7 +161,7 @@ def _acquire(lock: Lock, base: str) -> None:
     for _ in range(3):
         if _create_exclusively(lock.path, lock.content()):
             return
-        before = _read(lock.path)
+        before = _try_patiently(lambda: _read(lock.path))
         if before is None:
             continue  # it was released just now
         if not _is_dead(lock.path, before):
@@ -155,11 +191,16 @@ def _create_exclusively(path: str, content: bytes) -> bool:
             return False
         files.write_bytes(path, content)
         time.sleep(SETTLED)  # if two runs wrote at once, only the last one's lock is there by now
-        return _parsed(_read(path)).get("token") == json.loads(content)["token"]
+        return _parsed(_try_patiently(lambda: _read(path))).get("token") == json.loads(content)["token"]
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("xb") as stream:
-            stream.write(content)
+            try:
+                stream.write(content)
+                stream.flush()
+            except OSError:
+                Path(path).unlink(missing_ok=True)  # half a lock would be watched by the next run
+                raise
         return True
     except FileExistsError:
         return False
@@ -170,12 +211,19 @@ def _create_exclusively(path: str, content: bytes) -> bool:
         ) from None
 
 
+def _is_of_this_machine(holder: dict[str, Any]) -> bool:
+    """Whether the owner's process number is one of those that this process sees.
+
+    A lock of an earlier version names no boot. It may be another machine's.
+    """
+    here = _find_process_space()
+    return all(here.values()) and all(holder.get(name) == value for name, value in here.items())
+
+
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the owner ran on this machine and has ended."""
     pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return False
-    if holder.get("process_space", _process_space()) != _process_space():
+    if not _is_of_this_machine(holder) or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)
@@ -183,22 +231,23 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         return True
     except OSError:
         return False
-    started = holder.get("started")
-    return started is not None and started != _start_of(pid)  # another process may have the number by now
+    started, found = holder.get("started"), _start_of(pid)
+    # Another process may have the number by now.
+    return started is not None and found is not None and started != found
 
 
 def _is_dead(path: str, content: bytes) -> bool:
     holder = _parsed(content)
-    if _is_gone(holder):
-        return True
-    if holder.get("host") == socket.gethostname() and holder.get("process_space") == _process_space():
-        return False
+    if _is_of_this_machine(holder):
+        return _is_gone(holder)
     log.info("watching whether the lock of %s is renewed", _named(holder))
-    until = time.monotonic() + WATCHED
-    while time.monotonic() < until:
-        time.sleep(min(1.0, WATCHED / 10))
-        if _read(path) != content:
+    watched, pause = 0.0, min(1.0, WATCHED / 10)
+    while watched < WATCHED:
+        time.sleep(pause)
+        # A disk that cannot be read may be one that the owner cannot write, so that time does not count.
+        if _try_patiently(lambda: _read(path)) != content:
             return False
+        watched += pause
     return True
 
 
@@ -219,7 +268,7 @@ def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
         return False
     try:
         # Look again: before we made our mark, another run may have taken over the lock and removed its mark.
-        if _read(lock.path) != dead:
+        if _try_patiently(lambda: _read(lock.path)) != dead:
             return False
         files.write_bytes(lock.path, lock.content())
         return True
@@ -227,11 +276,56 @@ def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
         mark.unlink(missing_ok=True)
 
 
+def _try_patiently(action: Callable[[], Result]) -> Result:
+    """Call `action` until it works; after `PATIENCE` seconds its error is raised."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except (OSError, SparkDbpError):
+            if time.monotonic() >= until:
+                raise
+            time.sleep(min(0.5, PATIENCE / 10))
+
+
 def _read(path: str) -> bytes | None:
+    """Content of the lock file; None when there is none.
+
+    Raises
+    ------
+    SparkDbpError
+        When it cannot be read.
+    """
     try:
         return files.read_bytes(path)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _cannot_read(path, _describe(error)) from error
+    except SparkDbpError as error:
+        raise _cannot_read(path, error.what) from error
+
+
+def _read_holder(path: str) -> dict[str, Any] | None:
+    """Who the lock file names; None when there is none. Half a file, as a mount may show, is an error."""
+    content = _read(path)
+    if content is None:
+        return None
+    holder = _parsed(content)
+    if "token" not in holder:
+        raise _cannot_read(path, "its content is not that of a lock")
+    return holder
+
+
+def _cannot_read(path: str, reason: str) -> SparkDbpError:
+    return SparkDbpError(
+        f"the lock {path} cannot be read, so it is not known whose it is: {reason}",
+        mend="see to that disk or store; the same command goes on after the last finished step",
+    )
+
+
+def _describe(error: OSError | SparkDbpError) -> str:
+    return error.what if isinstance(error, SparkDbpError) else error.strerror or str(error)
 
 
 def _parsed(content: bytes | None) -> dict[str, Any]:
@@ -241,12 +335,19 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
         return {}
 
 
-def _process_space() -> str:
-    """Name of the space in which process numbers are unique. Containers may share a host name, not this."""
+def _find_process_space() -> dict[str, str]:
+    """What a process number is unique in: the machine, its boot, the name space. Empty texts: not known.
+
+    Two machines may share a host name, and so may containers. The first name space has the same number on
+    every machine, so only the boot tells machines apart.
+    """
     try:
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the kernel's name of the space, not a path
-    except OSError:
-        return ""
+        # The kernel's name of the space, not a path.
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # no Linux
+        space, boot = "all", _ask("sysctl", "-n", "kern.bootsessionuuid")
+    return {"host": socket.gethostname(), "boot": boot, "process_space": space}
 
 
 def _start_of(pid: int) -> str | None:
@@ -258,10 +359,12 @@ def _start_of(pid: int) -> str | None:
         return "ended" if fields[0] == "Z" else fields[19]
     except (OSError, IndexError):
         pass
+    return _ask("ps", "-o", "lstart=", "-p", str(pid)) or None
+
+
+def _ask(*command: str) -> str:
+    """What a command prints; empty when it cannot be run."""
     try:
-        done = subprocess.run(
-            ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
-        return None
-    return done.stdout.strip() or None
+        return ""

@@ -1,4 +1,6 @@
-"""The run directory: its steps, tables and run.json. Imports `files`, `lock`, `progress`; never pyspark.
+"""The run directory: its steps, tables and run.json.
+
+Imports `files`, `lock`, `progress` and `table_files`; never pyspark.
 
 ::
 
@@ -31,6 +33,7 @@ from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.lock import LOCK, Lock, acquire_lock
 from spark_dbp.lake.progress import show_progress
+from spark_dbp.lake.table_files import compare_files, list_table_files
 
 log = logging.getLogger("spark_dbp")
 
@@ -55,6 +58,8 @@ class FinishedStep:
         Table name to its number of rows, its digest, and the digest of its column ``key``.
     files : dict of str to dict
         Table name to the size in bytes of each of its files.
+    ignored : dict of str to list
+        Table name to the names of files that lay in its directory from the start and are no part of it.
     version : str
         Version of this package that wrote the tables.
     format_version : int
@@ -79,6 +84,7 @@ class FinishedStep:
     depends: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    ignored: dict[str, list[str]] = field(default_factory=dict)
 
     def hash_table(self, table: str) -> str:
         """Hash of how a table was made and of its content. Later steps depend on it.
@@ -187,11 +193,11 @@ class RunDirectory:
         try:
             with show_progress(title, self.progress, n_rows):
                 build(writer)
+            writer.list_files()
         except BaseException:
             writer.abandon()
             raise
         step = writer.step
-        step.files = {table: files.list_sizes(self.at(path)) for table, path in step.tables.items()}
         step.seconds = round(time.monotonic() - started, 3)
         self._mark(step)
         counted = ", ".join(f"{table} {rows:,} rows" for table, rows in step.rows.items())
@@ -224,7 +230,9 @@ class RunDirectory:
     def describe_damage(self, step: FinishedStep) -> str:
         """How the files of a step's tables differ from what its mark says; empty when they do not."""
         for table, path in step.tables.items():
-            difference = compare_files(files.list_sizes(self.at(path)), step.files.get(table, {}))
+            difference = compare_files(
+                files.list_sizes(self.at(path)), step.files.get(table, {}), step.ignored.get(table, ())
+            )
             if difference:
                 return f"{self.at(path)} is not as it was written: {difference}"
         return ""
@@ -311,6 +319,7 @@ class StepWriter:
     def __init__(self, directory: RunDirectory, step: FinishedStep) -> None:
         self._directory = directory
         self.step = step
+        self._names: dict[str, list[str]] = {}
         self._attempt = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
 
     def new_directory(self, table: str) -> str:
@@ -323,13 +332,30 @@ class StepWriter:
         files.delete(self._directory.at(self.step.tables.pop(table)))
         delete_if_empty(self._directory.at(f"tables/{table}"))
 
-    def report(self, table: str, rows: int, digest: str | None = None, key_digest: str | None = None) -> None:
-        """Record the number of rows and the digests that were read back from `table`."""
+    def report(
+        self,
+        table: str,
+        rows: int,
+        digest: str | None = None,
+        key_digest: str | None = None,
+        names: Iterable[str] = (),
+    ) -> None:
+        """Record what was read back from `table`, and the names of its files (by default all there are)."""
         self.step.rows[table] = rows
+        self._names[table] = list(names)
         if digest is not None:
             self.step.digests[table] = digest
         if key_digest is not None:
             self.step.key_digests[table] = key_digest
+
+    def list_files(self) -> None:
+        """Record the files of the tables, and what lies beside them, as a failed attempt may leave it."""
+        for table, path in self.step.tables.items():
+            sizes, others = list_table_files(self._directory.at(path), self._names.get(table, ()))
+            self.step.files[table] = sizes
+            if others:
+                self.step.ignored[table] = others
+                log.info("  %s: %d files are no part of it, such as %s", table, len(others), others[0])
 
     def abandon(self) -> None:
         """Delete what a failed attempt wrote, where possible."""
@@ -368,25 +394,6 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
                     delete_if_empty(files.join(base, name))
     finally:
         delete_if_empty(base)
-
-
-def compare_files(found: Mapping[str, int], written: Mapping[str, int]) -> str:
-    """How the files of a table, name to size, differ from those that were written; empty when they do not.
-
-    Examples
-    --------
-    >>> compare_files({"a": 3}, {"a": 4})
-    "file 'a' has 3 bytes where 4 were written"
-    >>> compare_files({"a": 3, "c": 1}, {"a": 3})
-    "file 'c' does not belong to it"
-    """
-    for name, size in written.items():
-        if name not in found:
-            return f"file {name!r} is missing"
-        if found[name] != size:
-            return f"file {name!r} has {found[name]:,} bytes where {size:,} were written"
-    alien = sorted(set(found) - set(written))
-    return f"file {alien[0]!r} does not belong to it" if alien else ""
 
 
 def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -> str:

@@ -95,6 +95,9 @@ def build_keep_trie(
     n_tasks = min(n_shards, max(_fewest_shards(n_keep, key_bytes), n_partitions))
 
     tasks = number_tasks(to_frame(keep_list), n_tasks)
+    # A task that runs twice writes two files, the second perhaps after the end of this step. So shards are
+    # drafts until the driver has heard of them.
+    draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
 
     def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return split_into_blocks(as_bytes(batches), n_shards, shard_numbers, tasks)
@@ -114,11 +117,10 @@ def build_keep_trie(
 
         for number, rows in read_parts(batches):
             keys = rows.column("text").to_pylist()
-            yield pa.RecordBatch.from_pylist([_write_shard(path, number, keys)], _arrow_schema())
+            yield pa.RecordBatch.from_pylist([_write_shard(draft, number, keys)], _arrow_schema())
 
     blocks = shuffle_blocks(_map_texts(keep_list, key, to_shards), n_tasks)
     written = map_in_arrow(blocks, write_shards, _SHARD_SCHEMA).collect()
-    # A task that ran twice wrote two files. Only the one that the manifest names belongs to the trie.
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
         "format": FORMAT,
@@ -133,6 +135,7 @@ def build_keep_trie(
             f"trie.key {key!r} makes {manifest['n_keys']:,} different texts of {n_keep:,} kept keys",
             mend="use an expression that is another text for every key",
         )
+    files.publish(draft, [shard["file"] for shard in named], path)
     files.write_bytes(files.join(path, MANIFEST), json.dumps(manifest, indent=1).encode())
     return manifest
 

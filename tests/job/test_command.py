@@ -81,13 +81,14 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
         "from spark_dbp.engine.session import *; import os\n"
         "print(read_java_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
     )
-    environment = {**without_java(tmp_path), "JAVA_HOME": str(home)}
+    cache = tmp_path / "cache"
+    environment = {**without_java(tmp_path), "JAVA_HOME": str(home), "XDG_CACHE_HOME": str(cache)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     version, chosen = done.stdout.split()
     assert version == "8"
-    assert "spark-dbp-java" in chosen
+    assert Path(chosen).parent == cache / "spark-dbp"
 
 
 def test_a_wheel_with_a_java_that_spark_cannot_use_is_named(tmp_path):

@@ -169,14 +169,15 @@ def test_workers_write_tables_and_read_them(workers, base, tmp_path):
 
     frame = workers.createDataFrame([("rest", -1)], "key STRING, cluster_id INT")
     path = files.join(base, "table")
-    MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
-    assert len(files.list_names(path)) == 4  # three tasks' files and the rest's; no draft
+    names = MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
+    assert files.list_names(path) == sorted(names)  # no draft
+    assert len(names) == 4  # three tasks' files and the rest's
     rows = files.read_parquet(path)
     expected = [("rest", -1), *((str(i), 2 * i) for i in range(1000))]
     assert sorted(zip(*rows.to_pydict().values(), strict=True)) == sorted(expected)
 
     notes = files.join(base, ".progress")
-    table = CommittedTable(workers, path, frame, progress=notes)
+    table = CommittedTable(workers, path, frame, progress=notes, names=tuple(names))
     back = map_batches(table, ["key"], lambda batches: batches, "key STRING").collect()
     assert sorted(row.key for row in back) == sorted(key for key, _ in expected)
     [one_pass] = files.list_names(notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_dbp.errors import ConfigError, ConflictError, InputError
+from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
 from spark_dbp.lake import files, store
 from spark_dbp.lake.cleaning import clean
 from spark_dbp.runs import open_run
@@ -131,6 +131,64 @@ def test_files_that_spark_does_not_read_are_no_damage(tmp_path):
             )
         for name in ("_SUCCESS", ".data.crc"):
             (table / name).touch()
+    assert len(calls) == 1
+
+
+def test_what_a_failed_attempt_left_is_no_part_of_a_table_and_no_damage(tmp_path, caplog):
+    """Files that are there from the start, and are not named; not those that come later."""
+    caplog.set_level(logging.INFO, "spark_dbp")
+    calls: list = []
+
+    def write(writer):
+        calls.append(1)
+        path = writer.new_directory("numbers")
+        for name in ("data", "left"):
+            files.write_bytes(files.join(path, name), b"x")
+        writer.report("numbers", rows=1, names=["data"])
+
+    for _ in range(2):
+        with store.open_run_directory(str(tmp_path / "run")) as run:
+            step = run.reuse_or_build("count", "Counting", {}, write)
+            table = Path(run.at(step.tables["numbers"]))
+            run.commit(DOCUMENT)
+    assert len(calls) == 1
+    assert (step.files, step.ignored) == ({"numbers": {"data": 1}}, {"numbers": ["left"]})
+    assert "1 files are no part of it, such as left" in caplog.text
+    assert open_run(tmp_path / "run").document["stages"]["count"]["ignored"] == step.ignored
+    (table / "left").unlink()  # who left it may clear it away
+    with store.open_run_directory(str(tmp_path / "run")) as run:
+        run.reuse_or_build("count", "Counting", {}, write)
+    assert len(calls) == 1
+    (table / "later").write_bytes(b"x")
+    with store.open_run_directory(str(tmp_path / "run")) as run:
+        run.reuse_or_build("count", "Counting", {}, write)
+    assert len(calls) == 2
+    assert "file 'later' does not belong to it" in caplog.text
+
+
+def test_a_file_that_was_written_and_is_not_there_fails_the_step(tmp_path):
+    def write(writer):
+        files.write_bytes(files.join(writer.new_directory("numbers"), "data"), b"x")
+        writer.report("numbers", rows=1, names=["data", "gone"])
+
+    with (
+        pytest.raises(SparkDbpError, match="file 'gone' was written and is not there"),
+        store.open_run_directory(str(tmp_path / "run")) as run,
+    ):
+        run.reuse_or_build("count", "Counting", {}, write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_that_names_no_such_files_is_read(tmp_path):
+    """As earlier versions wrote it."""
+    calls: list = []
+    for _ in range(2):
+        with store.open_run_directory(str(tmp_path / "run")) as run:
+            run.reuse_or_build("count", "Counting", {}, build(b"x", calls))
+        mark = tmp_path / "run/stages/count.json"
+        document = json.loads(mark.read_text())
+        document.pop("ignored", None)
+        mark.write_text(json.dumps(document))
     assert len(calls) == 1
 
 
