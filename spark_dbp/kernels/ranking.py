@@ -32,6 +32,7 @@ _DENSE_PLACES = 2**24
 _MOST_GAPS = 64
 # Half of the bits of a factor: products of numbers below 2**41 are divided in two steps of 64 bits.
 _HALF_BITS = 20
+_SLICE = 2**18
 GROUP, _SCORE = "group", "score"
 # What keeps by rank from the farthest row on.
 FARTHEST_FIRST = ("hard", "stratified")
@@ -326,15 +327,23 @@ def rank_rows(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     place = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     rank = groups.rows_before[group] + place + 1
-    quota = groups.quota[group]
-    if which_to_keep == "stratified":
-        n_items = groups.n_items[group]
-        earlier, rank = count_spread(rank - 1, n_items, quota), count_spread(rank, n_items, quota)
-        kept = rank > earlier
-    else:
-        kept = rank <= quota
+    kept = _spread(rank, group, groups) if which_to_keep == "stratified" else rank <= groups.quota[group]
     table = rows.select([KEY, CLUSTER_ID, DISTANCE]).take(pa.array(order[kept]))
     yield from table.append_column(RANK, pa.array(rank[kept].astype(np.int32))).to_batches()
+
+
+def _spread(
+    rank: npt.NDArray[np.int64], group: npt.NDArray[np.int32], groups: Groups
+) -> npt.NDArray[np.bool_]:
+    """Which of the rows ``stratified`` keeps; makes their ranks those among the kept."""
+    kept = np.empty(len(rank), dtype=np.bool_)
+    for start in range(0, len(rank), _SLICE):  # what is computed on the way takes ten times the memory
+        rows = slice(start, start + _SLICE)
+        of_cluster = groups.n_items[group[rows]], groups.quota[group[rows]]
+        earlier = count_spread(rank[rows] - 1, *of_cluster)
+        rank[rows] = count_spread(rank[rows], *of_cluster)
+        kept[rows] = rank[rows] > earlier
+    return kept
 
 
 def _order(

@@ -90,8 +90,8 @@ def select(
     -----
     The call itself computes the groups and collects them to the driver. A cluster has about one group for
     every 50,000 rows kept, or a single one. The shuffle moves the kept rows, and the other rows of a bin that
-    the quota cuts. For ``stratified`` it moves nearly all rows, fewer where a cluster keeps less than one row
-    in two bins.
+    the quota cuts. For ``stratified`` a cluster has about one group for every 50,000 rows, and at most 64
+    more; nearly all rows are moved, fewer where a cluster keeps less than one row in two bins.
     """
     return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).to_frame()
 

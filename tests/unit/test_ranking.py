@@ -106,6 +106,7 @@ def test_kernels_keep_what_a_plain_sort_keeps(monkeypatch, which, dense):
     """500 random tables each: groups and parts of any size, and bins that no worker may hold."""
     if not dense:
         monkeypatch.setattr(ranking, "_DENSE_PLACES", 0)
+        monkeypatch.setattr(ranking, "_SLICE", 3)
     rng = np.random.default_rng(7)
     n_large = n_kept = 0
     for _ in range(500):
