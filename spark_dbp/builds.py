@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,7 +44,7 @@ from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import check_binary_embeddings, check_samples, good_samples, ingest
 from spark_dbp.stages.keep_trie import build_keep_trie
 from spark_dbp.stages.minhash_dedup import minhash_dedup
-from spark_dbp.stages.quota import plan_quotas
+from spark_dbp.stages.quota import describe_quotas, plan_quotas
 from spark_dbp.stages.select import plan_selection
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
 
@@ -332,19 +332,7 @@ def build_quotas(job: Job) -> None:
     quotas = {CLUSTER_ID: columns[CLUSTER_ID], N_ITEMS: columns[N_ITEMS]}
     quotas |= {WEIGHT: plan["weight"], TARGET: plan["target"], QUOTA: plan["quota"]}
     job.write_small_table("quotas", pa.table(quotas))
-    job.note(**_describe_quotas(columns[N_ITEMS], plan["quota"], plan["floor"]), n_keep=n_keep)
-
-
-def _describe_quotas(n_items: Any, quota: Any, floor: Any) -> dict[str, Any]:
-    used = n_items > 0
-    return {
-        "clusters": int(used.sum()),
-        "empty_clusters": int((~used).sum()),
-        "cluster_sizes": [int(n_items[used].min()), int(n_items[used].max())],
-        "quotas": [int(quota[used].min()), int(quota[used].max())],
-        "saturated": int((used & (quota == n_items)).sum()),
-        "at_floor": int((used & (quota == floor) & (quota < n_items)).sum()),
-    }
+    job.note(**describe_quotas(columns[N_ITEMS], plan, prune.complexity), n_keep=n_keep)
 
 
 def build_keep_list(job: Job) -> None:

@@ -159,13 +159,17 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
-    from spark_dbp.demo import demo_config
+    from spark_dbp.demo import demo_config, read_labels
+    from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
     from spark_dbp.pipeline import run
 
     print(
         "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
     )
-    _report(run(demo_config(parsed.dir)))
+    done = run(demo_config(parsed.dir))
+    _report(done)
+    print("narrowest and widest clusters (mostly: the digit that most of its images show)")
+    print(format_clusters(describe_extreme_clusters(done, labels=read_labels(parsed.dir))))
     return 0
 
 

@@ -21,7 +21,8 @@ from spark_dbp.lake import files
 from spark_dbp.secrets import redact
 from spark_dbp.settings import apply_settings, read_yaml
 
-WhichToKeep = Literal["hard", "easy", "random"]
+Order = Literal["hard", "easy", "random"]
+WhichToKeep = Literal["hard", "easy", "random", "stratified"]
 Complexity = Literal["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"]
 
 MAX_CLUSTERS = 2**31 - 1
@@ -142,12 +143,21 @@ class MinHashConfig(_Section):
 Eps = Annotated[Real, Field(gt=0, lt=1)]
 
 
+def _no_stratified(value: Any) -> Any:
+    if value == "stratified":
+        raise ValueError(
+            "dedup.semantic.which_to_keep: 'stratified' does not say which of two duplicates comes first; "
+            "give 'hard', 'easy' or 'random' here (prune.which_to_keep takes 'stratified')"
+        )
+    return value
+
+
 class SemanticConfig(_Section):
     """Semantic deduplication within clusters."""
 
     eps: Eps | Annotated[list[Eps], Field(min_length=1)]
     n_clusters: Whole | None = Field(default=None, ge=1, le=MAX_CLUSTERS)
-    which_to_keep: WhichToKeep = "hard"
+    which_to_keep: Annotated[Order, BeforeValidator(_no_stratified)] = "hard"
     groups: Literal["earlier", "connected"] = "earlier"
     n_iter: Whole = Field(default=10, ge=1)
     max_points_per_centroid: Whole = Field(default=64, ge=1)

@@ -12,6 +12,8 @@ from spark_dbp.lake import files
 
 N_CLUSTERS = 20
 KEEP_RATIO = 0.3
+# The complexities of these clusters differ by 0.01: at the default of 0.1 all quotas would be about equal.
+TEMPERATURE = 0.005
 
 
 def write_digits(directory: str) -> tuple[str, str]:
@@ -67,6 +69,22 @@ def demo_config(directory: str) -> RunConfig:
             "input": {"path": embeddings},
             "output": {"path": files.join(files.normalize(directory), "run")},
             "cluster": {"n_clusters": N_CLUSTERS},
-            "prune": {"keep_ratio": KEEP_RATIO},
+            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEMPERATURE},
         }
     )
+
+
+def read_labels(directory: str) -> dict[str, str]:
+    """The digit that each image of the demo in `directory` shows, by key.
+
+    Parameters
+    ----------
+    directory : str
+
+    Returns
+    -------
+    dict of str to str
+    """
+    _, metadata = write_digits(files.join(files.normalize(directory), "input"))
+    keys, labels = files.read_parquet(metadata).select(["key", "label"]).columns
+    return dict(zip(keys.to_pylist(), map(str, labels.to_pylist()), strict=True))

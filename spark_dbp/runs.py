@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from spark_dbp.loaders.keep_trie import KeepTrie
 
 
+# How the summary puts what was kept within the quotas.
+_WHICH = {
+    "hard": "hard first",
+    "easy": "easy first",
+    "random": "at random (by a hash of the key)",
+    "stratified": "stratified (evenly over the distances)",
+}
 # Sections that every run.json must have.
 _PARTS = ("tables", "summary", "stages", "config", "accounting")
 
@@ -137,18 +144,21 @@ class RunSummary:
         dropped = [f"{rows:,} {reason}" for reason, rows in account["dropped"].items() if rows]
         kept, reached = account["kept"], summary["rows_to_prune"]
         dimension = document["stages"].get("ingest", {}).get("info", {}).get("dimension")
+        which = _WHICH.get(summary["which_to_keep"], summary["which_to_keep"])
         self.items: list[tuple[str, str]] = [
             ("rows in", f"{account['rows_in']:,}"),
             ("rows out", f"{', '.join(dropped) or 'none'}"),
             *([("embeddings", f"{dimension:,} dimensions")] if dimension else []),
             ("clusters", f"{summary['clusters']:,} (sizes {_span(summary['cluster_sizes'])})"),
-            ("kept", f"{kept:,} of {reached:,} ({kept / reached:.1%}), {summary['which_to_keep']} first"),
+            ("kept", f"{kept:,} of {reached:,} ({kept / reached:.1%}), {which}"),
             ("quotas", f"{_span(summary['quotas'])}; {summary['saturated']:,} clusters kept whole, "
                        f"{summary['at_floor']:,} at their floor"),
             ("distance", f"mean {summary['mean_distance']:.4f} to the centroid, "
                          f"{summary['mean_distance_kept']:.4f} among the kept"),
             ("digest", f"{document['digests']['keep_list']} (of the keep list)"),
         ]  # fmt: skip
+        if hint := _give_hint(summary):
+            self.items.append(("hint", hint))
         self.tables = [(name, run.table_path(name)) for name in document["tables"]]
 
     def __str__(self) -> str:
@@ -170,6 +180,28 @@ class RunSummary:
 
 def _span(pair: list[int]) -> str:
     return f"{pair[0]:,} to {pair[1]:,}"
+
+
+def _give_hint(summary: dict[str, Any]) -> str:
+    """What would let the quotas show, where they hardly do; else nothing. Earlier runs do not say."""
+    saturated, at_floor = summary["saturated"], summary["at_floor"]
+    if summary.get("mostly_bound"):
+        what = (
+            f"{saturated + at_floor:,} of {summary['clusters']:,} clusters are kept whole or at their floor"
+        )
+        if saturated > at_floor:
+            mend = "keep fewer samples, which leaves more to choose"
+        else:
+            mend = "keep more samples, or lower prune.min_per_cluster or prune.cluster_balance"
+    elif summary.get("nearly_equal"):
+        what = f"the weights are nearly equal, the largest {summary['weight_ratio']:.2g} times the smallest"
+        mend = ""
+    else:
+        return ""
+    if summary["proposed_temperature"] is not None:
+        temperature, ratio = summary["proposed_temperature"], summary["proposed_weight_ratio"]
+        mend = f"try --set prune.temperature={temperature:g} (largest weight {ratio:.2g} times the smallest)"
+    return f"{what}; {mend}" if mend else what
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

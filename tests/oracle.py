@@ -110,6 +110,18 @@ def quotas(target: list[float], lower: list[int], upper: list[int], n_keep: int)
     return x
 
 
+def choose(ordered: list, quota: int, evenly: bool) -> list:
+    """The first `quota` of them; or as many, evenly over all (DESIGN's rule of ``stratified``)."""
+    if not evenly:
+        return ordered[:quota]
+    m = len(ordered)
+    return [
+        row
+        for r, row in enumerate(ordered, start=1)
+        if (2 * r * quota + m) // (2 * m) > (2 * (r - 1) * quota + m) // (2 * m)
+    ]
+
+
 @dataclass
 class Answer:
     centroids: np.ndarray
@@ -162,12 +174,14 @@ def prune(
         "hard": lambda row: (-float(row[2]), row[0]),
         "easy": lambda row: (float(row[2]), row[0]),
         "random": lambda row: (spark_xxhash64(row[0], seed), row[0]),
+        "stratified": lambda row: (-float(row[2]), row[0]),
     }[which_to_keep]
     rows = [(key, int(c), float(d)) for key, c, d in zip(keys, labels, distances, strict=True)]
     kept = []
     for j in range(k):
         members = sorted((row for row in rows if row[1] == j), key=order)
-        kept += [(*row, rank) for rank, row in enumerate(members[: quota[j]], start=1)]
+        chosen = choose(members, quota[j], which_to_keep == "stratified")
+        kept += [(*row, rank) for rank, row in enumerate(chosen, start=1)]
     return Answer(centroids, sorted(rows), n_items, d_intra, d_inter, quota, sorted(kept))
 
 

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 # With up to this many places of all clusters, the group of each place is looked up in an array. A binary
 # search takes ten times as long.
 _DENSE_PLACES = 2**24
+# ``stratified`` leaves neighbouring bins without a kept row out where they hold at least this share of their
+# cluster. So a cluster gets at most this many more groups.
+_MOST_GAPS = 64
+# Half of the bits of a factor: products of numbers below 2**41 are divided in two steps of 64 bits.
+_HALF_BITS = 20
+_SLICE = 2**18
 GROUP, _SCORE = "group", "score"
+# What keeps by rank from the farthest row on.
+FARTHEST_FIRST = ("hard", "stratified")
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Groups:
         Samples of the cluster in earlier groups.
     n_rows : ndarray of int64, shape (g,)
         Samples in the group.
-    quota : ndarray of int64, shape (g,)
-        Quota of the cluster.
+    n_items, quota : ndarray of int64, shape (g,)
+        Samples in the cluster, and its quota.
     part : ndarray of int32, shape (g,)
         Number of the part that holds the group. -1 for a group that is too large for a worker, which is
         always a single bin.
@@ -54,6 +62,7 @@ class Groups:
     last_place: npt.NDArray[np.int64]
     rows_before: npt.NDArray[np.int64]
     n_rows: npt.NDArray[np.int64]
+    n_items: npt.NDArray[np.int64]
     quota: npt.NDArray[np.int64]
     part: npt.NDArray[np.int32]
 
@@ -85,10 +94,84 @@ class Groups:
         return np.repeat(group[1:-1], np.diff(bounds[1:]))
 
 
+def count_spread(
+    rank: npt.NDArray[np.int64], n_items: npt.ArrayLike, quota: npt.ArrayLike
+) -> npt.NDArray[np.int64]:
+    """How many of the first ``rank`` rows of a cluster ``stratified`` keeps.
+
+    That is ``floor((2 * rank * quota + n_items) / (2 * n_items))``. A row is kept where this is more than for
+    the rank before, and is then its number among the kept. So exactly `quota` rows are kept, evenly over the
+    ranks; a quota of 1 keeps the median.
+
+    Parameters
+    ----------
+    rank : ndarray of int64, shape (n,)
+        In [0, n_items].
+    n_items : array_like of int64, shape (n,) or ()
+        Rows of the cluster, from 1 to 2**41.
+    quota : array_like of int64, shape (n,) or ()
+        In [0, n_items].
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+
+    Examples
+    --------
+    >>> count_spread(np.arange(6), 5, 2).tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    # rank * quota may not fit into 64 bits: long division, the upper bits of the rank first.
+    n_items, quota = np.asarray(n_items, dtype=np.int64), np.asarray(quota, dtype=np.int64)
+    upper, rest = np.divmod((rank >> _HALF_BITS) * quota, n_items)
+    lower, rest = np.divmod((rest << _HALF_BITS) + (rank & (1 << _HALF_BITS) - 1) * quota, n_items)
+    return (upper << _HALF_BITS) + lower + (2 * rest >= n_items)
+
+
+def find_reached_bins(
+    n_items: npt.NDArray[np.int64], quota: int, which_to_keep: str
+) -> npt.NDArray[np.bool_]:
+    """Which bins of a cluster are looked at: those that hold a kept row, for ``stratified`` a few others too.
+
+    Parameters
+    ----------
+    n_items : ndarray of int64, shape (m,)
+        Samples in each bin, in the order of keeping.
+    quota : int
+    which_to_keep : str
+
+    Returns
+    -------
+    ndarray of bool, shape (m,)
+
+    Examples
+    --------
+    >>> find_reached_bins(np.array([10, 10, 10]), 11, "hard").tolist()
+    [True, True, False]
+    >>> find_reached_bins(np.array([10, 10, 10]), 1, "stratified").tolist()
+    [False, True, False]
+    """
+    until = np.cumsum(n_items)
+    if which_to_keep != "stratified":
+        return until - n_items < quota
+    if not len(until):
+        return np.zeros(0, dtype=np.bool_)
+    kept = count_spread(np.concatenate(([0], until)), until[-1], quota)
+    reached = kept[1:] > kept[:-1]
+    starts = np.flatnonzero(np.diff(reached, prepend=~reached[0]))
+    run_rows = np.add.reduceat(n_items, starts)  # of neighbouring bins that are all reached, or all not
+    small = _MOST_GAPS * run_rows < until[-1]
+    return reached | np.repeat(small, np.diff(starts, append=len(reached)))
+
+
 def cut_into_groups(
-    place: npt.NDArray[np.int64], n_items: npt.NDArray[np.int64], quota: int, group_rows: int
+    place: npt.NDArray[np.int64],
+    n_items: npt.NDArray[np.int64],
+    quota: int,
+    group_rows: int,
+    which_to_keep: str = "hard",
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Cut the histogram of one cluster into groups. Bins beyond the quota are left out.
+    """Cut the histogram of one cluster into groups of the bins that `find_reached_bins` names.
 
     Parameters
     ----------
@@ -99,6 +182,7 @@ def cut_into_groups(
     quota : int
     group_rows : int
         About how many rows a group has. A bin with more rows is a group of its own.
+    which_to_keep : str
 
     Returns
     -------
@@ -111,16 +195,17 @@ def cut_into_groups(
     [[0, 4], [3, 4], [0, 60000], [60000, 9000000]]
     """
     before = np.cumsum(n_items) - n_items
-    n = int(np.searchsorted(before, quota, side="left"))
-    place, n_items, before = place[:n], n_items[:n], before[:n]
+    reached = find_reached_bins(n_items, quota, which_to_keep)
+    place, n_items, before = place[reached], n_items[reached], before[reached]
     alone = n_items > group_rows
     number = before // group_rows
-    begins = np.ones(n, dtype=np.bool_)
+    begins = np.ones(len(place), dtype=np.bool_)
     begins[1:] = (number[1:] != number[:-1]) | alone[1:] | alone[:-1]
+    begins[1:] |= before[1:] > before[:-1] + n_items[:-1]  # bins between the two are left out
     starts = np.flatnonzero(begins)
     if not len(starts):
         return place, place, before, n_items
-    ends = np.append(starts[1:], n) - 1
+    ends = np.append(starts[1:], len(place)) - 1
     return place[starts], place[ends], before[starts], np.add.reduceat(n_items, starts)
 
 
@@ -134,7 +219,7 @@ def order_histogram(
     >>> [column.tolist() for column in order_histogram("hard", np.array([0, 2047]), np.array([5, 6]))]
     [[0, 2047], [6, 5]]
     """
-    places = N_BINS - 1 - bins if which_to_keep == "hard" else bins
+    places = N_BINS - 1 - bins if which_to_keep in FARTHEST_FIRST else bins
     order = np.argsort(places)
     return places[order], n_items[order]
 
@@ -166,7 +251,7 @@ def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.
 
     Parameters
     ----------
-    which_to_keep : {"hard", "easy", "random"}
+    which_to_keep : {"hard", "easy", "random", "stratified"}
     scores : ndarray of shape (n,)
         Distances to the centroid, or 64-bit hashes for ``random``.
 
@@ -183,7 +268,7 @@ def find_places(which_to_keep: str, scores: npt.NDArray[Any]) -> npt.NDArray[np.
     if which_to_keep == "random":
         return (scores.astype(np.int64) >> HASH_BIN_SHIFT) + N_BINS // 2
     bins = find_bins(scores)
-    return N_BINS - 1 - bins if which_to_keep == "hard" else bins
+    return N_BINS - 1 - bins if which_to_keep in FARTHEST_FIRST else bins
 
 
 def find_reached(
@@ -237,14 +322,28 @@ def rank_rows(rows: pa.Table, groups: Groups, which_to_keep: str) -> Iterator[pa
 
     group = rows.column(GROUP).to_numpy()
     score = rows.column(_SCORE if which_to_keep == "random" else DISTANCE).to_numpy()
-    order = _order(group, score, rows.column(KEY), descending=which_to_keep == "hard")
+    order = _order(group, score, rows.column(KEY), descending=which_to_keep in FARTHEST_FIRST)
     group = group[order]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     place = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     rank = groups.rows_before[group] + place + 1
-    kept = rank <= groups.quota[group]
+    kept = _spread(rank, group, groups) if which_to_keep == "stratified" else rank <= groups.quota[group]
     table = rows.select([KEY, CLUSTER_ID, DISTANCE]).take(pa.array(order[kept]))
     yield from table.append_column(RANK, pa.array(rank[kept].astype(np.int32))).to_batches()
+
+
+def _spread(
+    rank: npt.NDArray[np.int64], group: npt.NDArray[np.int32], groups: Groups
+) -> npt.NDArray[np.bool_]:
+    """Which of the rows ``stratified`` keeps; makes their ranks those among the kept."""
+    kept = np.empty(len(rank), dtype=np.bool_)
+    for start in range(0, len(rank), _SLICE):  # what is computed on the way takes ten times the memory
+        rows = slice(start, start + _SLICE)
+        of_cluster = groups.n_items[group[rows]], groups.quota[group[rows]]
+        earlier = count_spread(rank[rows] - 1, *of_cluster)
+        rank[rows] = count_spread(rank[rows], *of_cluster)
+        kept[rows] = rank[rows] > earlier
+    return kept
 
 
 def _order(

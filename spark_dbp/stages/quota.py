@@ -21,6 +21,15 @@ from spark_dbp.kernels.quota_solver import FloatVector, solve_quotas
 # does not.
 _EXACTLY = Context(prec=25)
 
+# Complexities whose weights are no softmax.
+WITHOUT_TEMPERATURE = ("cluster_size", "uniform")
+# What `propose_temperature` aims at: the largest weight over the smallest, before the temperature is rounded.
+SPREAD = 10.0
+# With a largest weight below this many times the smallest, the quotas look equal.
+NEARLY_EQUAL = 1.5
+# Complexities that differ by a smaller share than this are equal: the rest may be rounding.
+_SAME_COMPLEXITY = 1e-6
+
 
 def weigh_by_softmax(complexity: npt.ArrayLike, temperature: float) -> FloatVector:
     """Weights ``P_j = exp(C_j / temperature) / sum_i exp(C_i / temperature)``, without overflow.
@@ -116,7 +125,7 @@ def plan_quotas(
     sizes = np.asarray(n_items, dtype=np.int64)
     used = sizes > 0
     weight = np.zeros(len(sizes))
-    if complexity in ("cluster_size", "uniform"):
+    if complexity in WITHOUT_TEMPERATURE:
         values = sizes.astype(np.float64) if complexity == "cluster_size" else np.ones(len(sizes))
         weight[used] = weigh_by_size(values[used])
     else:
@@ -131,3 +140,110 @@ def plan_quotas(
     lower = np.minimum(floor, sizes)
     quota = solve_quotas(target, lower, sizes, n_keep)
     return {"complexity": values, "weight": weight, "target": target, "floor": lower, "quota": quota}
+
+
+def propose_temperature(complexity: npt.ArrayLike, spread: float = SPREAD) -> float | None:
+    """The temperature at which the largest weight is about `spread` times the smallest.
+
+    Parameters
+    ----------
+    complexity : array_like of float, shape (k,)
+        nan for clusters without samples, which do not count.
+    spread : float
+        Above 1.
+
+    Returns
+    -------
+    float or None
+        With one significant digit, so for 10 the ratio of the weights is between 5 and 32. None where there
+        are not two clusters of different complexity.
+
+    Examples
+    --------
+    >>> propose_temperature([0.010, 0.013, 0.021]), propose_temperature([0.5, 0.5])
+    (0.005, None)
+    """
+    values = np.asarray(complexity, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return None
+    range_ = float(values.max() - values.min())
+    if not range_ > _SAME_COMPLEXITY * float(values.max()):
+        return None
+    temperature = float(f"{range_ / math.log(spread):.0e}")
+    return temperature if 0 < temperature < math.inf else None
+
+
+def describe_quotas(n_items: npt.ArrayLike, plan: dict[str, Any], complexity: str) -> dict[str, Any]:
+    """What the summary of a run says of its quotas.
+
+    Parameters
+    ----------
+    n_items : array_like of int, shape (k,)
+        Cluster sizes.
+    plan : dict of ndarray
+        From `plan_quotas`.
+    complexity : str
+        As `plan_quotas` was given it.
+
+    Returns
+    -------
+    dict
+        Of JSON values. ``clusters``, ``empty_clusters``; ``cluster_sizes``, ``quotas``: smallest and largest;
+        ``saturated``: clusters that are kept whole; ``at_floor``: others whose quota is the floor;
+        ``weight_ratio``: largest weight over smallest, None where the smallest is 0;
+        ``nearly_equal``: whether a softmax made weights of a ratio below `NEARLY_EQUAL`; ``mostly_bound``:
+        whether most clusters are saturated or at their floor; both False for a single cluster, or where all
+        samples are kept;
+        ``proposed_temperature``, ``proposed_weight_ratio``: where one of the two is so, that of
+        `propose_temperature`, if at most half of the clusters are saturated or at their floor with it; else
+        None.
+
+    Examples
+    --------
+    >>> sizes = [100, 100, 100]
+    >>> plan = plan_quotas(sizes, [0.1, 0.105, 0.12], [0.2, 0.2, 0.2], 90)
+    >>> found = describe_quotas(sizes, plan, "d_intra*d_inter")
+    >>> found["quotas"], round(found["weight_ratio"], 2), found["proposed_temperature"]
+    ([29, 31], 1.04, 0.002)
+    """
+    sizes = np.asarray(n_items, dtype=np.int64)
+    used, quota, floor = sizes > 0, plan["quota"], plan["floor"]
+    saturated = int((used & (quota == sizes)).sum())
+    at_floor = int((used & (quota == floor) & (quota < sizes)).sum())
+    n_used, n_keep = int(used.sum()), int(quota.sum())
+    has_choice = n_used > 1 and n_keep < int(sizes.sum())
+    has_temperature = complexity not in WITHOUT_TEMPERATURE
+    ratio = _divide_weights(plan["weight"][used])
+    nearly_equal = has_choice and has_temperature and ratio is not None and ratio < NEARLY_EQUAL
+    mostly_bound = has_choice and 2 * (saturated + at_floor) > n_used
+    temperature = proposed_ratio = None
+    if (nearly_equal or mostly_bound) and has_temperature:
+        temperature = propose_temperature(plan["complexity"][used])
+    if temperature is not None:
+        weight = weigh_by_softmax(plan["complexity"][used], temperature)
+        other = solve_quotas(weight * n_keep, floor[used], sizes[used], n_keep)
+        bound = int(((other == sizes[used]) | (other == floor[used])).sum())
+        proposed_ratio = _divide_weights(weight)
+        if 2 * bound > n_used:
+            temperature = proposed_ratio = None
+    return {
+        "clusters": n_used,
+        "empty_clusters": int((~used).sum()),
+        "cluster_sizes": [int(sizes[used].min()), int(sizes[used].max())],
+        "quotas": [int(quota[used].min()), int(quota[used].max())],
+        "saturated": saturated,
+        "at_floor": at_floor,
+        "weight_ratio": ratio,
+        "nearly_equal": nearly_equal,
+        "mostly_bound": mostly_bound,
+        "proposed_temperature": temperature,
+        "proposed_weight_ratio": proposed_ratio,
+    }
+
+
+def _divide_weights(weight: FloatVector) -> float | None:
+    """Largest over smallest; None where that is no number."""
+    smallest = float(weight.min())
+    ratio = float(weight.max()) / smallest if smallest > 0 else math.inf
+    return ratio if math.isfinite(ratio) else None

@@ -1,10 +1,11 @@
-"""Keep the N_j hardest (or easiest, or random) samples of every cluster, with their ranks.
+"""Keep N_j samples of every cluster, the hardest or others, with their ranks.
 
-Imports `arrow`, `blocks`, `compat`, `histogram`, `ranking` and `cluster_stats`; pyspark and pyarrow inside
-functions.
+Imports `arrow`, `blocks`, `compat`, `errors`, `histogram`, `ranking` and `cluster_stats`; pyspark and pyarrow
+inside functions.
 
 A large cluster must not overload one worker. So a histogram of each cluster tells which bins are kept whole
-and which bin the quota cuts. Rows of later bins are never shuffled. The others are sorted in groups (see
+and which bin the quota cuts; for ``stratified`` it tells which bins hold a kept rank. Rows of bins from which
+nothing is kept are not shuffled. The others are sorted in groups (see
 `ranking`), and the first rank of a group follows from the number of rows before it. No worker holds a whole
 cluster. A single bin that is too large for a worker goes through Spark's sort.
 """
@@ -20,8 +21,10 @@ from spark_dbp.columns import BIN, CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_ITEMS
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, measure_key_bytes, to_frame
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
+from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.histogram import BIN_SQL, HASH_BIN_SHIFT, N_BINS
 from spark_dbp.kernels.ranking import (
+    FARTHEST_FIRST,
     GROUP,
     Groups,
     cut_into_groups,
@@ -40,6 +43,11 @@ if TYPE_CHECKING:
 # three where keys are long.
 _GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 4_000_000
 _GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 96 << 20, 512 << 20
+_CHOICES = ("hard", "easy", "random", "stratified")
+# `kernels.ranking.count_spread` in SQL. The product may not fit into a long.
+_COUNT_SPREAD_SQL = (
+    f"(2 * cast({{rank}} AS DECIMAL(19)) * cast({QUOTA} AS DECIMAL(19)) + {N_ITEMS}) div (2 * {N_ITEMS})"
+)
 
 
 def select(
@@ -50,7 +58,7 @@ def select(
     seed: int = 0,
     stats: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows to keep: the first ``quota`` of every cluster in the order that `which_to_keep` names.
+    """Rows to keep: ``quota`` of every cluster, chosen as `which_to_keep` says.
 
     Parameters
     ----------
@@ -58,9 +66,10 @@ def select(
         ``key`` (unique), ``cluster_id``, ``distance_to_centroid``.
     quotas : DataFrame
         ``cluster_id`` and ``quota``, at most the size of the cluster.
-    which_to_keep : {"hard", "easy", "random"}
-        Farthest from the centroid first, nearest first, or by ``xxhash64(key, seed)``. Samples with equal
-        distances (or hashes) are ordered by key.
+    which_to_keep : {"hard", "easy", "random", "stratified"}
+        Those farthest from the centroid, those nearest to it, the first by ``xxhash64(key, seed)``, or evenly
+        over the distances (see `kernels.ranking.count_spread`). Samples with equal distances (or hashes) are
+        ordered by key; ``stratified`` orders as ``hard`` does.
     seed : int
         For ``random`` only.
     stats : DataFrame, optional
@@ -72,11 +81,17 @@ def select(
     DataFrame
         ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank`` INT (1 = first kept in its cluster).
 
+    Raises
+    ------
+    ConfigError
+        When `which_to_keep` is unknown.
+
     Notes
     -----
     The call itself computes the groups and collects them to the driver. A cluster has about one group for
     every 50,000 rows kept, or a single one. The shuffle moves the kept rows, and the other rows of a bin that
-    the quota cuts.
+    the quota cuts. For ``stratified`` a cluster has about one group for every 50,000 rows, and at most 64
+    more; nearly all rows are moved, fewer where a cluster keeps less than one row in two bins.
     """
     return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).to_frame()
 
@@ -93,6 +108,10 @@ def plan_selection(
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
+    if which_to_keep not in _CHOICES:
+        raise ConfigError(
+            f"which_to_keep {which_to_keep!r} is unknown", mend=f"give one of {', '.join(_CHOICES)}"
+        )
     frame = to_frame(assignments)
     score = F.xxhash64(KEY, F.lit(seed).cast("bigint"))
     if which_to_keep == "random":
@@ -101,7 +120,7 @@ def plan_selection(
         bins = F.collect_list(F.struct(BIN, N_ITEMS)).alias(HISTOGRAM)
         histograms = counted.groupBy(CLUSTER_ID).agg(bins)
     else:
-        place = N_BINS - 1 - F.expr(BIN_SQL) if which_to_keep == "hard" else F.expr(BIN_SQL)
+        place = N_BINS - 1 - F.expr(BIN_SQL) if which_to_keep in FARTHEST_FIRST else F.expr(BIN_SQL)
         histograms = stats if stats is not None else cluster_stats(assignments)
     groups = _groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
@@ -149,11 +168,12 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
             for cluster, quota, histogram in zip(*batch.columns, strict=True):
                 bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
                 place, n_items = order_histogram(which_to_keep, bins, n_items)
-                columns = cut_into_groups(place, n_items, quota.as_py(), group_rows)
-                same = [np.full(len(columns[0]), value.as_py(), np.int64) for value in (cluster, quota)]
+                columns = cut_into_groups(place, n_items, quota.as_py(), group_rows, which_to_keep)
+                of_cluster = (cluster.as_py(), n_items.sum(), quota.as_py())
+                same = [np.full(len(columns[0]), value, np.int64) for value in of_cluster]
                 yield pa.RecordBatch.from_arrays([pa.array(c) for c in (*columns, *same)], names)
 
-    names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, QUOTA]
+    names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, N_ITEMS, QUOTA]
     rows = quotas.select(CLUSTER_ID, QUOTA).join(histograms.select(CLUSTER_ID, HISTOGRAM), CLUSTER_ID)
     schema = ", ".join(f"{name} BIGINT" for name in names)
     found = collect_arrow(map_in_arrow(rows, cut, schema))
@@ -168,13 +188,21 @@ def _sorted_by_spark(
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    columns = (groups.cluster_id, groups.first_place, groups.quota, groups.rows_before)
+    columns = (groups.cluster_id, groups.first_place, groups.n_items, groups.quota, groups.rows_before)
     large = [tuple(column[i].item() for column in columns) for i in np.flatnonzero(groups.part < 0)]
-    schema = f"{CLUSTER_ID} INT, place INT, {QUOTA} BIGINT, rows_before BIGINT"
+    schema = f"{CLUSTER_ID} INT, place INT, {N_ITEMS} BIGINT, {QUOTA} BIGINT, rows_before BIGINT"
     bins = F.broadcast(frame.sparkSession.createDataFrame(large, schema))
-    candidates = frame.withColumn("place", place).join(bins, [CLUSTER_ID, "place"])
-    order = {"hard": F.col(DISTANCE).desc(), "easy": F.col(DISTANCE).asc(), "random": score.asc()}
+    rows = frame.select(KEY, CLUSTER_ID, DISTANCE)  # another column may have one of the names used here
+    candidates = rows.withColumn("place", place).join(bins, [CLUSTER_ID, "place"])
+    farthest, nearest = F.col(DISTANCE).desc(), F.col(DISTANCE).asc()
+    order = {"hard": farthest, "stratified": farthest, "easy": nearest, "random": score.asc()}
     in_bin = Window.partitionBy(CLUSTER_ID, "place").orderBy(order[which_to_keep], F.col(KEY).asc())
-    rank = (F.col("rows_before") + F.row_number().over(in_bin)).cast("int")
-    kept = candidates.withColumn(RANK, rank).where(F.col(RANK) <= F.col(QUOTA))
-    return kept.select(KEY, CLUSTER_ID, DISTANCE, RANK)
+    ranked = candidates.withColumn(RANK, F.col("rows_before") + F.row_number().over(in_bin))
+    if which_to_keep == "stratified":
+        earlier = F.expr(_COUNT_SPREAD_SQL.format(rank=f"({RANK} - 1)"))
+        ranked = ranked.withColumn("earlier", earlier)
+        ranked = ranked.withColumn(RANK, F.expr(_COUNT_SPREAD_SQL.format(rank=RANK)))
+        kept = ranked.where(F.col(RANK) > F.col("earlier"))
+    else:
+        kept = ranked.where(F.col(RANK) <= F.col(QUOTA))
+    return kept.select(KEY, CLUSTER_ID, DISTANCE, F.col(RANK).cast("int").alias(RANK))

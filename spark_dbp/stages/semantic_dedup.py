@@ -1,7 +1,7 @@
 """Semantic deduplication within clusters (SemDeDup, arXiv 2303.09540), exact at any cluster size.
 
-Imports numpy, `arrow`, `compat`, `tiles`, `pairwise`, `files` and `select`; pyspark, pyarrow and `components`
-inside functions.
+Imports numpy, `arrow`, `compat`, `errors`, `tiles`, `pairwise`, `files` and `select`; pyspark, pyarrow and
+`components` inside functions.
 
 The samples of a cluster are put in an order. A sample is a duplicate when its cosine similarity to an earlier
 one is above ``1 - eps``. So its similarity to the most similar earlier sample decides for every eps at once.
@@ -18,6 +18,7 @@ from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILA
 from spark_dbp.engine.arrow import CommittedTable, to_frame, write_and_read_back
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.tiles import TileReader, TileRef, count_tile_rows, write_tiles
+from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs
 from spark_dbp.lake import files
 from spark_dbp.stages.select import select
@@ -70,12 +71,22 @@ def semantic_dedup(
         first), ``similarity`` DOUBLE. ``connected``: ``duplicate_of`` is the first of the connected samples,
         and ``similarity`` is null.
 
+    Raises
+    ------
+    ConfigError
+        When `which_to_keep` is no order.
+
     Notes
     -----
     A task holds two tiles of 12 MiB and 4 MiB of scores, whatever the size of the cluster.
     """
     from pyspark.sql import functions as F
 
+    if which_to_keep == "stratified":
+        raise ConfigError(
+            "which_to_keep 'stratified' is no order in which one duplicate comes before another",
+            mend="give one of hard, easy, random",
+        )
     sizes = assignments.groupBy(CLUSTER_ID).agg(F.count(F.lit(1)).alias(QUOTA))
     ranks = select(assignments, sizes, which_to_keep=which_to_keep, seed=seed).select(KEY, CLUSTER_ID, RANK)
     alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # a single sample has nothing to compare with

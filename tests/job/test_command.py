@@ -63,8 +63,17 @@ def test_demo_on_a_machine_without_java(tmp_path):
         "kept        539 of 1,797 (30.0%)",
         "what next",
         "clusters kept whole",
+        "digest      fc8ae021282c203b",
     ):
         assert words in done.stdout
+    table = done.stdout.split("narrowest and widest clusters")[1].splitlines()
+    assert table[1].split() == [
+        "cluster_id", "n_items", "d_intra", "d_inter", "complexity", "quota", "kept", "mostly",
+    ]  # fmt: skip
+    kept = [int(line.split()[6].rstrip("%")) for line in table[2:]]
+    assert len(kept) == 6
+    assert max(kept[:3]) < 15  # quotas that show
+    assert min(kept[3:]) > 45
     assert "Keeping the 539 samples" in done.stderr
     run = open_run(tmp_path / "demo/run")
     assert len(run.keep_trie()) == 539

@@ -96,6 +96,8 @@ lane = {"version": spark.version, "session": type(spark).__module__}
 if lane["session"].startswith("pyspark.sql.connect"):
     again = prune_again(done, config.output.path + "-again", ["prune.which_to_keep=random"], spark)
     lane["kept_again"] = len(again.keep_trie())
+    evenly = prune_again(done, config.output.path + "-evenly", ["prune.which_to_keep=stratified"], spark)
+    lane["evenly"] = evenly.document["digests"]["keep_list"]
     dimension = done.document["stages"]["ingest"]["info"]["dimension"]
     samples = good_samples(ingest(spark.read.parquet(config.input.path)), dimension)
     model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)
@@ -214,6 +216,8 @@ def test_connect(spark, source, classic, answer, tmp_path):
     assert done.document["digests"] == classic.document["digests"]
     assert done.document["input"]["files"] == 4
     assert lane["kept_again"] == 900
+    settings = {"n_clusters": 12, "n_iter": 8, "keep_ratio": 0.3, "which_to_keep": "stratified"}
+    assert lane["evenly"] == oracle.digest(oracle.run(KEYS, EMBEDDINGS, **settings).keep_list)
 
     samples = good_samples(ingest(spark.read.parquet(str(source))), DIM)
     model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)

@@ -12,7 +12,7 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, prune_again, run, verify
 from spark_dbp.cli import main
-from spark_dbp.errors import InputError
+from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.stages import semantic_dedup
 from spark_dbp.stages.exact_dedup import exact_dedup
 from spark_dbp.stages.ingest import good_samples, ingest
@@ -62,6 +62,11 @@ def clustered(spark, tmp_path_factory):
     model.transform(samples).write.parquet(str(path))
     labels, distances = oracle.assign(oracle.unit(EMBEDDINGS), model.centroids_)
     return source, samples, spark.read.parquet(str(path)), labels, distances
+
+
+def test_stratified_is_no_order_of_duplicates():
+    with pytest.raises(ConfigError, match="'stratified' is no order"):
+        semantic_dedup.semantic_dedup(None, None, eps=0.1, dim=2, scratch="x", which_to_keep="stratified")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_the_trie_holds_the_keep_list_and_nothing_else(spark, base):
     [
         pytest.param({"which_to_keep": "easy"}, marks=pytest.mark.slow),
         {"which_to_keep": "random", "seed": 5},
+        pytest.param({"which_to_keep": "stratified", "keep_ratio": 0.11}, marks=pytest.mark.slow),
         pytest.param({"keep_ratio": 0.9, "complexity": "cluster_size"}, marks=pytest.mark.slow),
         pytest.param({"keep_ratio": 0.05, "complexity": "uniform"}, marks=pytest.mark.slow),
         {"complexity": "d_intra", "temperature": 0.02, "cluster_balance": 0.8},

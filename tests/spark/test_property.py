@@ -41,7 +41,7 @@ def jobs(draw) -> dict:
         "complexity": draw(
             st.sampled_from(["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"])
         ),
-        "which_to_keep": draw(st.sampled_from(["hard", "easy", "random"])),
+        "which_to_keep": draw(st.sampled_from(["hard", "easy", "random", "stratified"])),
         "min_per_cluster": draw(st.integers(0, 1)),
         "cluster_balance": draw(st.sampled_from([0.0, 0.5])),
         "seed": draw(st.integers(-(2**31), 2**31)),

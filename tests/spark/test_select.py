@@ -7,11 +7,14 @@ from collections import defaultdict
 from fractions import Fraction
 from itertools import product
 
+import oracle
 import pytest
 import xxhash
 from conftest import rows_of
+from pyspark.sql import functions as F
 
 from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.errors import ConfigError
 from spark_dbp.kernels import ranking
 from spark_dbp.kernels.histogram import BIN_SQL, WHOLE_DISTANCE_SQL, find_bins, to_whole_distances
 from spark_dbp.stages import cluster_stats as stats_module
@@ -50,11 +53,14 @@ def expected(rows, quotas, which_to_keep):
         "hard": lambda row: (-row[1], row[0].encode()),
         "easy": lambda row: (row[1], row[0].encode()),
         "random": lambda row: (hash_of(row[0]), row[0].encode()),
+        "stratified": lambda row: (-row[1], row[0].encode()),
     }[which_to_keep]
     return sorted(
         (key, cluster, distance, rank)
         for cluster, members in by_cluster(rows).items()
-        for rank, (key, distance) in enumerate(sorted(members, key=order)[: quotas[cluster]], 1)
+        for rank, (key, distance) in enumerate(
+            oracle.choose(sorted(members, key=order), quotas[cluster], which_to_keep == "stratified"), 1
+        )
     )
 
 
@@ -75,7 +81,9 @@ def case(request, spark, tmp_path_factory):
 
 CASES = list(
     product(
-        ["hard", "easy", "random"], ["frame", "committed"], [None, (40, 100, 10**6), (40, 100, 60), (1, 1, 0)]
+        ["hard", "easy", "random", "stratified"],
+        ["frame", "committed"],
+        [None, (40, 100, 10**6), (40, 100, 60), (1, 1, 0)],
     )
 )
 # tests/unit/test_ranking.py has the same through the kernels, for thousands of tables.
@@ -84,6 +92,7 @@ QUICK = [
     ("hard", "committed", (40, 100, 60)),
     ("easy", "frame", (40, 100, 60)),
     ("random", "frame", (1, 1, 0)),
+    ("stratified", "committed", (40, 100, 60)),
 ]
 
 
@@ -169,3 +178,29 @@ def test_bins_and_whole_distances_are_the_same_in_sql_and_in_numpy(spark):
     assert [row[1] for row in found] == find_bins(given).tolist()
     assert [row[2] for row in found] == to_whole_distances(given).tolist()
     assert [field.dataType.simpleString() for field in frame.select(F.expr(BIN_SQL), F.expr(WHOLE_DISTANCE_SQL)).schema] == ["int", "bigint"]  # fmt: skip
+
+
+def test_spread_in_sql_is_exact_where_the_product_does_not_fit_into_a_long(spark):
+    rng = random.Random(4)
+    cases = [(1, 1, 1), (5, 5, 0), (10**10, 10**10, 10**10), (2**41, 2**41, 2**41 - 1)]
+    for n_items in (7, 1000, 10**10, 10**10 + 7, 2**41):
+        cases += [(rng.randint(0, n_items), n_items, rng.randint(0, n_items)) for _ in range(40)]
+    frame = spark.createDataFrame(cases, "rank bigint, n_items bigint, quota bigint")
+    found = frame.select("*", F.expr(select_module._COUNT_SPREAD_SQL.format(rank="rank"))).collect()
+    assert {tuple(row) for row in found} == {(r, m, n, (2 * r * n + m) // (2 * m)) for r, m, n in cases}
+
+
+def test_other_columns_and_unknown_choices(spark, monkeypatch):
+    """Columns of the user's that have names which the selection uses, where Spark sorts a bin."""
+    monkeypatch.setattr(select_module, "_MOST_ROWS", 0)
+    rows = [(f"{i}", 0, 0.5, 9, 9, 9, 9, 9, 9) for i in range(9)]
+    frame = spark.createDataFrame(
+        rows,
+        "key string, cluster_id int, distance_to_centroid float, quota int, n_items int, rank int, place int, "
+        "rows_before int, earlier int",
+    )
+    quotas = spark.createDataFrame([(0, 3)], "cluster_id int, quota bigint")
+    kept = select(frame, quotas, which_to_keep="stratified")
+    assert [(row[0], row[3]) for row in rows_of(kept)] == [("1", 1), ("4", 2), ("7", 3)]
+    with pytest.raises(ConfigError, match=r"'stratfied' is unknown\n.*stratified"):
+        select(frame, quotas, which_to_keep="stratfied")

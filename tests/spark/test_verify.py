@@ -59,7 +59,11 @@ def test_a_run_as_it_was_committed(spark, good):
 
 @pytest.mark.slow
 def test_runs_pruned_again(spark, good, tmp_path):
-    for settings in (["which_to_keep=random", "seed=4"], ["complexity=uniform", "which_to_keep=easy"]):
+    for settings in (
+        ["which_to_keep=random", "seed=4"],
+        ["complexity=uniform", "which_to_keep=easy"],
+        ["which_to_keep=stratified", "keep_ratio=0.2"],
+    ):
         out = str(tmp_path / settings[0].replace("=", "-"))
         again = prune_again(good, out, [f"prune.{item}" for item in settings], spark)
         assert len(verify(again, spark)) == 9

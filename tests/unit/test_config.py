@@ -37,7 +37,15 @@ BASE = {
         ("prune.n_keep=5", "exactly one of prune.keep_ratio and prune.n_keep"),
         ("prune.temperature=0", "prune.temperature: .* greater than 0"),
         ("prune.temperature=.inf", "prune.temperature: .* finite"),
-        ("prune.which_to_keep=hardest", "prune.which_to_keep: .*'hard', 'easy' or 'random'"),
+        ("prune.which_to_keep=hardest", "prune.which_to_keep: .*'hard', 'easy', 'random' or 'stratified'"),
+        (
+            "dedup.semantic={eps: 0.1, n_clusters: 2, which_to_keep: stratified}",
+            "- dedup.semantic.which_to_keep: 'stratified' does not say which .* give 'hard', 'easy' or 'random'",
+        ),
+        (
+            "dedup.semantic={eps: 0.1, n_clusters: 2, which_to_keep: hardest}",
+            "dedup.semantic.which_to_keep: .*'hard', 'easy' or 'random' .got 'hardest'",
+        ),
         ("prune.complexity=density", "prune.complexity: .*'uniform'"),
         ("prune.cluster_balance=2", "prune.cluster_balance"),
         ("cluster.n_clusters=0", "cluster.n_clusters"),

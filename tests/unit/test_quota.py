@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import oracle
@@ -13,7 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, minimize
 
 from spark_dbp.errors import InfeasibleError
 from spark_dbp.kernels.quota_solver import solve_quotas
-from spark_dbp.stages.quota import plan_quotas, weigh_by_softmax
+from spark_dbp.stages.quota import describe_quotas, plan_quotas, propose_temperature, weigh_by_softmax
 
 
 @st.composite
@@ -153,3 +154,93 @@ def test_plan_covers_empty_clusters_and_floors(complexity, balance):
 def test_higher_complexity_gets_more():
     plan = plan_quotas([100, 100, 100], [0.1, 0.2, 0.3], [0.5, 0.5, 0.5], 90)
     assert plan["quota"][0] < plan["quota"][1] < plan["quota"][2]
+
+
+@pytest.mark.parametrize(
+    ("complexity", "temperature"),
+    [
+        ([0.0102, 0.0211], 0.005),
+        ([0.0211, np.nan, 0.0102, 0.015], 0.005),
+        ([0.0, 2.0], 0.9),
+        ([0.0, 1e-7], 4e-08),
+        ([0.3], None),
+        ([], None),
+        ([np.nan], None),
+        ([0.0, 0.0], None),
+        ([0.3, 0.3 + 1e-9], None),  # rounding
+        ([0.0, np.inf], None),
+        ([0.0, 5e-324], None),
+    ],
+)
+def test_the_temperature_that_spreads_the_weights(complexity, temperature):
+    assert propose_temperature(complexity) == temperature
+
+
+def test_the_proposed_temperature_spreads_the_weights_by_about_ten():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        complexity = rng.random(rng.integers(2, 30)) * 10.0 ** rng.integers(-6, 1) + rng.random() * 0.01
+        temperature = propose_temperature(complexity)
+        assert float(f"{temperature:.0e}") == temperature
+        weight = weigh_by_softmax(complexity, temperature)
+        assert 5 < weight.max() / weight.min() < 32
+
+
+def describe(sizes, d_intra, n_keep, complexity="d_intra", **settings) -> dict:
+    plan = plan_quotas(sizes, d_intra, d_intra, n_keep, complexity=complexity, **settings)
+    found = describe_quotas(sizes, plan, complexity)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    return found
+
+
+WIDTHS = np.arange(10) / 1000 + 0.3
+SIZES = np.full(10, 100)
+
+
+def test_nearly_equal_weights_are_told_with_a_temperature():
+    found = describe(SIZES, WIDTHS, 300)
+    assert (found["nearly_equal"], found["mostly_bound"]) == (True, False)
+    assert found["weight_ratio"] == pytest.approx(np.exp(0.09))
+    assert found["proposed_temperature"] == 0.004
+    assert found["proposed_weight_ratio"] == pytest.approx(np.exp(0.009 / 0.004))
+    spread = describe(SIZES, WIDTHS, 300, temperature=found["proposed_temperature"])
+    assert spread["weight_ratio"] == found["proposed_weight_ratio"]
+    assert not spread["nearly_equal"]
+    assert spread["proposed_temperature"] is None
+    assert spread["quotas"][1] > 5 * spread["quotas"][0]
+
+
+def test_clusters_kept_whole_or_at_their_floor_are_told():
+    frozen = describe(SIZES, WIDTHS, 100, temperature=1e-6)
+    assert (frozen["at_floor"], frozen["mostly_bound"]) == (9, True)
+    assert frozen["weight_ratio"] is None  # the smallest weight is 0
+    assert frozen["proposed_temperature"] == 0.004
+    # No temperature helps where nearly all is kept, or where there is hardly more than one for each cluster.
+    much = describe(np.array([10] * 9 + [1000]), WIDTHS, 1080)
+    assert (much["saturated"], much["mostly_bound"], much["proposed_temperature"]) == (9, True, None)
+    few = describe(SIZES, WIDTHS, 11)
+    assert (few["at_floor"], few["mostly_bound"], few["proposed_temperature"]) == (9, True, None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "widths", "n_keep", "more"),
+    [
+        (SIZES, WIDTHS, 1000, {}),  # all are kept
+        (SIZES[:1], WIDTHS[:1], 30, {}),  # one cluster
+        (np.array([0, 100, 0]), np.array([np.nan, 0.3, np.nan]), 30, {}),
+        (SIZES, WIDTHS * 10, 300, {}),  # they differ enough
+        (SIZES, WIDTHS, 300, {"complexity": "uniform"}),
+        (SIZES, WIDTHS, 300, {"complexity": "cluster_size"}),
+    ],
+)
+def test_nothing_is_told_where_there_is_nothing_to_tell(sizes, widths, n_keep, more):
+    found = describe(sizes, widths, n_keep, **more)
+    assert not found["nearly_equal"]
+    assert not found["mostly_bound"]
+    assert found["proposed_temperature"] is None
+
+
+def test_clusters_of_one_complexity_have_no_temperature():
+    found = describe(SIZES, np.full(10, 0.3), 300)
+    assert (found["nearly_equal"], found["weight_ratio"]) == (True, 1.0)
+    assert found["proposed_temperature"] is None
