@@ -48,6 +48,12 @@ def is_ml_vector(data_type: Any) -> bool:
     return type(data_type).__name__ == "VectorUDT"
 
 
+def read_collation(data_type: Any) -> str | None:
+    """Name of the collation by which Spark 4 compares a text column; None where it compares bytes."""
+    collation = getattr(data_type, "collation", None)
+    return None if collation == "UTF8_BINARY" else collation
+
+
 def can_choose_partitions(frame: DataFrame) -> bool:
     """Whether rows can be sent to a partition by its number: Spark 4.1 and later."""
     return hasattr(frame, "repartitionById")
@@ -123,6 +129,27 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
     streams = [row.stream for row in map_in_arrow(frame, to_bytes, "stream BINARY").collect()]
     tables = [pa.ipc.open_stream(stream).read_all() for stream in streams]
     return pa.concat_tables(tables) if tables else to_arrow_schema(frame.schema).empty_table()
+
+
+def collect_rows(frame: DataFrame) -> list[tuple[Any, ...]]:
+    """The rows of a small DataFrame, to show them: bytes of text that are not UTF-8 become U+FFFD.
+
+    A Connect client fails on such text.
+    """
+    from pyspark.sql import types as T
+
+    texts = [isinstance(field.dataType, T.StringType) for field in frame.schema.fields]
+    columns = [
+        column(name).cast("binary").alias(name) if is_text else column(name)
+        for name, is_text in zip(frame.columns, texts, strict=True)
+    ]
+    return [
+        tuple(
+            bytes(value).decode("utf-8", "replace") if is_text and value is not None else value
+            for value, is_text in zip(row, texts, strict=True)
+        )
+        for row in frame.select(*columns).collect()
+    ]
 
 
 def count_shuffle_partitions(spark: SparkSession) -> int:

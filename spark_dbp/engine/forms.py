@@ -5,11 +5,12 @@ Imports `columns`, `compat`, `errors` and `expressions`; pyspark inside function
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import describe_type, find_path, find_type, quote_name
-from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array, read_collation
 from spark_dbp.engine.expressions import check_expression
 from spark_dbp.errors import ConfigError, InputError
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 NOT_ONE_BY_D = "embedding of several lists, or of none, where 1 x d is read"
+
+log = logging.getLogger("spark_dbp")
+
+# Spark's name in a column's metadata for the CHAR or VARCHAR that a table declares.
+_DECLARED = "__CHAR_VARCHAR_TYPE_STRING"
 
 
 def compute_columns(
@@ -138,11 +144,47 @@ def _name_mend(setting: str, name: str, data_type: DataType) -> str:
     return f"or give SQL that makes one of them: {setting}: {{sql: ...}}"
 
 
-def to_plain_column(frame: DataFrame, name: str) -> Column:
-    """The column of exactly this name in types that Parquet and Arrow hold; equal and ordered as before.
+def to_key_column(frame: DataFrame, name: str) -> Column:
+    """The column of keys; text as plain STRING, which Spark compares by its bytes, whatever its type.
 
-    Vectors of ``pyspark.ml`` become arrays, and intervals of years and months become months, also inside
-    structs and arrays. Other columns stay as they are.
+    Raises
+    ------
+    InputError
+        When there is no such column.
+    """
+    from pyspark.sql import types as T
+
+    data_type = find_type(frame, name, "input.key")
+    is_text = isinstance(data_type, T.StringType | T.CharType | T.VarcharType)
+    return column(name).cast("string") if is_text else column(name)
+
+
+def log_how_text_compares(frame: DataFrame, key: str, carried: Sequence[str]) -> None:
+    """Say in the log where values of the input compare otherwise than its declared types would have it."""
+    for name in dict.fromkeys([key, *carried]):
+        collations = _find_collations(frame.schema[name].dataType)
+        if collations:
+            log.info(
+                "  column %r has the collation %s, but is compared by value: 'A' and 'a' are two values",
+                name,
+                ", ".join(sorted(collations)),
+            )
+    field = frame.schema[key]
+    declared = (field.metadata or {}).get(_DECLARED, field.dataType.simpleString())
+    if declared.startswith("char("):
+        log.info(
+            "  input.key: column %r is %s, so Spark pads its keys with blanks: look them up with the blanks, "
+            "or set trie.key: rtrim(key)",
+            key,
+            declared.upper(),
+        )
+
+
+def to_plain_column(frame: DataFrame, name: str) -> Column:
+    """The column of exactly this name in types that Parquet and Arrow hold, which Spark compares by value.
+
+    Vectors of ``pyspark.ml`` become arrays, intervals of years and months become months, and text loses its
+    collation, also inside structs and arrays. Other columns stay as they are.
     """
     return _to_plain(column(name), frame.schema[name].dataType)
 
@@ -159,6 +201,8 @@ def _to_plain(value: Column, data_type: DataType) -> Column:
         return vector_to_array(value)
     if isinstance(data_type, T.NullType):
         return F.lit(None).cast("string")
+    if isinstance(data_type, T.StringType):
+        return value.cast("string")
     if isinstance(data_type, T.ArrayType):
         return F.transform(value, lambda item: _to_plain(item, data_type.elementType))
     if isinstance(data_type, T.StructType):
@@ -168,7 +212,8 @@ def _to_plain(value: Column, data_type: DataType) -> Column:
 
 
 # By name, for not every version of Spark has all of these types.
-_CONVERTED = {"VectorUDT", "NullType", "YearMonthIntervalType"}
+_COLLATED = "text with a collation"
+_CONVERTED = {"VectorUDT", "NullType", "YearMonthIntervalType", _COLLATED}
 _WITHOUT_ORDER = {"MapType", "VariantType", "CalendarIntervalType"}
 
 
@@ -184,4 +229,15 @@ def _holds(data_type: DataType, names: set[str]) -> bool:
         return _holds(data_type.elementType, names)
     if isinstance(data_type, T.StructType):
         return any(_holds(field.dataType, names) for field in data_type.fields)
-    return type(data_type).__name__ in names
+    return (_COLLATED if read_collation(data_type) else type(data_type).__name__) in names
+
+
+def _find_collations(data_type: Any) -> set[str]:
+    from pyspark.sql import types as T
+
+    if isinstance(data_type, T.ArrayType):
+        return _find_collations(data_type.elementType)
+    if isinstance(data_type, T.StructType):
+        return {name for field in data_type.fields for name in _find_collations(field.dataType)}
+    collation = read_collation(data_type)
+    return {collation} if collation else set()

@@ -107,7 +107,7 @@ def _write_file(batches: Iterator[pa.RecordBatch], path: str) -> list[tuple[Any,
 
     name = f"{uuid4().hex}.parquet"
     references: list[tuple[Any, ...]] = []
-    group: list[dict[str, Any]] = []
+    group: list[pa.Table] = []
     group_bytes = row_group = 0
     writer = None
     for (cluster_id, tile), keys, matrix in _tiles_of(batches):
@@ -115,13 +115,16 @@ def _write_file(batches: Iterator[pa.RecordBatch], path: str) -> list[tuple[Any,
             schema = pa.schema([(KEY, pa.list_(keys.type)), (VECTOR, pa.large_binary())])
             writer = files.ParquetSink(files.join(path, name), schema)
         if group and group_bytes + matrix.nbytes > _GROUP_BYTES:
-            writer.write(pa.Table.from_pylist(group, schema))
+            writer.write(pa.concat_tables(group))
             group, group_bytes, row_group = [], 0, row_group + 1
         references.append((cluster_id, tile, len(keys), name, row_group, len(group)))
-        group.append({KEY: keys.to_pylist(), VECTOR: matrix.tobytes()})
+        # Keys never become Python values: bytes that are not UTF-8, and dates after 9999, have none.
+        keys = pa.ListArray.from_arrays([0, len(keys)], keys)
+        matrix_bytes = pa.array([matrix.tobytes()], pa.large_binary())
+        group.append(pa.Table.from_arrays([keys, matrix_bytes], schema=schema))
         group_bytes += matrix.nbytes
     if writer is not None:
-        writer.write(pa.Table.from_pylist(group, schema))
+        writer.write(pa.concat_tables(group))
         writer.close()
     return references
 

@@ -3,8 +3,8 @@
 Imports numpy, `engine`, `lake`, `loaders.keep_trie` and the stages that are computed again; pyspark inside
 functions.
 
-Statistics, quotas and the keep list are computed again from the tables that they were made from. Every kept
-key is looked up in the trie. The samples and the centroids are not computed again.
+Statistics, quotas and the keep list are computed again from the tables that they were made from. The value of
+every kept key is looked up in the trie. The samples and the centroids are not computed again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from spark_dbp.columns import (
     WEIGHT,
 )
 from spark_dbp.engine.arrow import CommittedTable
-from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.compat import collect_rows, map_in_arrow
 from spark_dbp.engine.session import TIME_ZONE, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
@@ -45,7 +45,7 @@ from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.ingest import good_samples
-from spark_dbp.stages.keep_trie import to_key_text
+from spark_dbp.stages.keep_trie import find_missing_keys
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
 
@@ -384,16 +384,6 @@ def _trie(tables: _Tables) -> Problems:
                     n_keys = len(marisa_trie.BinaryTrie().frombytes(content))
                 yield pa.RecordBatch.from_pydict({"file": [name], "n_keys": pa.array([n_keys], pa.int64())})
 
-    def look_up(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in batches:
-            texts = batch.column(0).to_pylist()
-            missing = [
-                text for text, found in zip(texts, trie.contains_many(texts), strict=True) if not found
-            ]
-            yield pa.RecordBatch.from_pydict({KEY: pa.array(missing, pa.string())})
-
     names = tables.spark.createDataFrame([(name,) for name in sorted(named)], "file STRING")
     n_found = 0
     for file, n_keys in map_in_arrow(names, look_at_shards, "file STRING, n_keys BIGINT").collect():
@@ -401,15 +391,14 @@ def _trie(tables: _Tables) -> Problems:
             yield f"table keep_trie: shard {file!r} is not as it was written (its CRC-32 differs)"
             return
         n_found += n_keys
-    kept = tables.run.keep_list(tables.spark)
-    texts = kept.select(to_key_text(kept, tables.config.trie.key).alias(KEY))
-    n_kept = kept.count()
+    kept = tables.committed("keep_list")
+    n_kept = kept.frame.count()
     if not n_found == n_kept == manifest["n_keys"]:
         yield (
             f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "
             f"the keep list has {n_kept:,}"
         )
-    missing = map_in_arrow(texts, look_up, f"{KEY} STRING")
+    missing = find_missing_keys(kept, trie, tables.config.trie.key)
     if n := missing.agg(F.count(F.lit(1))).collect()[0][0]:
         yield f"table keep_trie: {n:,} kept keys are not in it, such as {_examples(missing)}"
 
@@ -418,5 +407,5 @@ def _examples(rows: DataFrame) -> str:
     from pyspark.sql import functions as F
 
     name = KEY if KEY in rows.columns else rows.columns[0]
-    found = rows.select(F.col(name).cast("string")).orderBy(name).limit(_EXAMPLES).collect()
+    found = collect_rows(rows.select(F.col(name).cast("string")).orderBy(name).limit(_EXAMPLES))
     return ", ".join(repr((row[0] or "null")[:80]) for row in found)

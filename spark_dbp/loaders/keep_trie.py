@@ -1,6 +1,6 @@
-"""Read the tries of the kept keys. Imports numpy and `files`; marisa_trie inside a function; never pyspark.
+"""Read the tries of the kept keys. Imports numpy, `files`, `key_text`; marisa_trie in a function; no pyspark.
 
-A key lies in shard ``crc32(key) % n_shards``, so a look-up opens one shard only. Local shards are
+A key lies in shard ``crc32(its text) % n_shards``, so a look-up opens one shard only. Local shards are
 memory-mapped: they take memory of the page cache, not of the process.
 """
 
@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from spark_dbp.errors import InputError
 from spark_dbp.lake import files
+from spark_dbp.loaders.key_text import VERSION_1, open_key_text
 
 MANIFEST = "manifest.json"
 FORMAT = "spark-dbp keep trie"
-FORMAT_VERSION = 1
+# Version 1 does not say of which type its keys are.
+FORMAT_VERSION = 2
 
 
 def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
@@ -28,7 +30,7 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
     Parameters
     ----------
     keys : list of bytes, n of them
-        In UTF-8.
+        Their texts.
     n_shards : int
 
     Returns
@@ -46,12 +48,21 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
 class KeepTrie:
     """The set of kept keys, on disk.
 
+    Look up values of the key column: ``str`` or ``bytes`` for STRING, ``bytes`` or ``uuid.UUID`` for BINARY,
+    else ``int``, ``float``, ``Decimal``, ``bool``, ``date`` or ``datetime``. A ``str`` is the stored text of
+    a key of any type. Where ``trie.key`` was set, look up the text that it makes.
+
     Parameters
     ----------
     path : str
         The ``keep_trie`` directory of a run.
     manifest : dict
         Content of its ``manifest.json``.
+
+    Raises
+    ------
+    TypeError
+        By a look-up of a value that cannot be a key of that column. The message says what to pass.
 
     Examples
     --------
@@ -65,6 +76,9 @@ class KeepTrie:
         self._n_shards = int(manifest["n_shards"])
         self._shards = {int(shard["shard"]): shard for shard in manifest["shards"]}
         self._tries: list[Any] = [None] * self._n_shards  # None: not open yet
+        self.version = int(manifest["version"])
+        text = VERSION_1 if self.version == 1 else open_key_text(manifest["key_type"], manifest["expression"])
+        self._encode_str, self._encode = text.encode_str, text.encode
 
     @classmethod
     def open(cls, path: str) -> KeepTrie:
@@ -95,7 +109,7 @@ class KeepTrie:
                 f"no keep trie at {path}: {error}",
                 mend="give the directory of a finished run, or its keep_trie directory",
             ) from None
-        if manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
+        if manifest.get("format") != FORMAT or manifest.get("version") not in range(1, FORMAT_VERSION + 1):
             raise InputError(
                 f"{path} holds {manifest.get('format')!r} version {manifest.get('version')!r}, "
                 f"not {FORMAT!r} version {FORMAT_VERSION}",
@@ -107,27 +121,32 @@ class KeepTrie:
         return int(self._manifest["n_keys"])
 
     def __contains__(self, key: Any) -> bool:
-        try:
-            text = key.encode()
-        except (AttributeError, UnicodeEncodeError):
-            # Integer keys are stored in decimal. Names in a tar file may be bytes that are not UTF-8.
-            text = str(key).encode("utf-8", "surrogateescape")
+        try:  # the shortest way for a str: `_encode_str` is `str.encode`, but for few types of keys
+            text = self._encode_str(key)
+        except (TypeError, UnicodeEncodeError):
+            text = self._encode(key)
         number = crc32(text) % self._n_shards  # the same as in `find_shards`
         trie = self._tries[number]
         if trie is None:
             trie = self._tries[number] = self._open_shard(number)
         return text in trie
 
-    def contains_many(self, keys: Iterable[str]) -> npt.NDArray[np.bool_]:
+    def contains_many(self, keys: Iterable[Any]) -> npt.NDArray[np.bool_]:
         """Whether each of `keys` is kept.
 
         Parameters
         ----------
-        keys : iterable of str, n of them
+        keys : iterable, n of them
+            Of what ``in`` takes: a list, a column of pyarrow or pandas, a numpy array.
 
         Returns
         -------
         ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        TypeError
+            For a value that cannot be a key of this column.
         """
         return np.fromiter((key in self for key in keys), dtype=np.bool_)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, describe_type, find_type
 from spark_dbp.engine.compat import column, is_ml_vector
-from spark_dbp.engine.forms import can_be_compared, to_plain_column
+from spark_dbp.engine.forms import can_be_compared, to_key_column, to_plain_column
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def exact_dedup(
     key : str
         Column of unique keys.
     columns : list of str
-        Such as a checksum, a URL, a caption, or the embedding itself.
+        Such as a checksum, a URL, a caption, or the embedding itself. Texts are compared by their bytes,
+        whatever the collation of the column.
     order_by : str, optional
         Of equal rows, the first by this column and then by key survives. Without it, the first by key.
 
@@ -53,8 +54,8 @@ def exact_dedup(
     if order_by is not None:
         check_order(frame, order_by, "dedup.exact.order_by")
         check_no_nulls(frame, order_by, "dedup.exact.order_by")
-        order = [column(order_by).alias("first_by")]
-    rows = frame.select(column(key).alias(KEY), *order, *values).dropna(subset=names)
+        order = [to_plain_column(frame, order_by).alias("first_by")]
+    rows = frame.select(to_key_column(frame, key).alias(KEY), *order, *values).dropna(subset=names)
     first = F.struct(*([F.col("first_by")] if order else []), F.col(KEY))
     groups = (
         rows.groupBy(*names)

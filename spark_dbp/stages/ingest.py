@@ -21,9 +21,10 @@ from spark_dbp.columns import (
     find_type,
     name_carried,
 )
-from spark_dbp.engine.compat import collect_arrow, column, map_in_arrow
-from spark_dbp.engine.forms import to_embedding_column, to_plain_column
+from spark_dbp.engine.compat import collect_arrow, collect_rows, column, map_in_arrow
+from spark_dbp.engine.forms import log_how_text_compares, to_embedding_column, to_key_column, to_plain_column
 from spark_dbp.errors import InputError
+from spark_dbp.loaders.key_text import find_key_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +63,7 @@ def ingest(
     ----------
     frame : DataFrame
     key : str
-        Column of any atomic type that identifies a sample.
+        Column that identifies a sample, of any atomic type but TIME and intervals of months.
     embedding : str or None
         Column of arrays of numbers, BINARY (bare numbers, little endian) or ``pyspark.ml`` vectors; see
         `engine.forms.to_embedding_column`. None when no vectors are needed.
@@ -77,8 +78,9 @@ def ingest(
     Returns
     -------
     DataFrame
-        ``key`` in its own type. With `embedding`: ``vector`` BINARY (float32 little endian, unit norm) and
-        ``dimension`` INT. Where given: ``cluster_id`` INT, ``distance_to_centroid`` FLOAT. Then ``problem``
+        ``key`` in its own type, text as plain STRING (compared by its bytes, whatever the collation). With
+        `embedding`: ``vector`` BINARY (float32 little endian, unit norm) and ``dimension`` INT. Where given:
+        ``cluster_id`` INT, ``distance_to_centroid`` FLOAT. Then ``problem``
         STRING, null for a good row, and the carried columns.
 
     Raises
@@ -89,7 +91,8 @@ def ingest(
     from pyspark.sql import functions as F
 
     _check_key_type(find_type(frame, key, "input.key"))
-    columns = [column(key).alias(KEY)]
+    log_how_text_compares(frame, key, carry)
+    columns = [to_key_column(frame, key).alias(KEY)]
     problems = [F.when(column(key).isNull(), F.lit(NULL_KEY))]
     if cluster_id is not None:
         value, problem = _checked_cluster_id(frame, cluster_id)
@@ -186,11 +189,10 @@ def _with_unit_vectors(batches: Iterator[pa.RecordBatch], binary_type: str) -> I
 def _check_key_type(data_type: DataType) -> None:
     from pyspark.sql import types as T
 
-    nested = (T.ArrayType, T.MapType, T.StructType, T.NullType, T.UserDefinedType)
-    if isinstance(data_type, nested) or type(data_type).__name__ == "VariantType":
+    if find_key_text(data_type.simpleString()) is None or isinstance(data_type, T.UserDefinedType):
         raise InputError(
             f"input.key: a column of type {describe_type(data_type)} cannot be a key",
-            mend="name a column of strings, integers or another atomic type; input.key: {sql: ...} makes one",
+            mend="name a column of text, numbers, dates, times or BINARY; input.key: {sql: ...} makes one",
         )
 
 
@@ -338,7 +340,7 @@ def _bad_rows_error(
 def _example_keys(frame: DataFrame) -> str:
     from pyspark.sql import functions as F
 
-    rows = frame.select(F.col(KEY).cast("string")).orderBy(KEY).limit(_EXAMPLES).collect()
+    rows = collect_rows(frame.select(F.col(KEY).cast("string")).orderBy(KEY).limit(_EXAMPLES))
     return ", ".join(repr(_shortened(row[0])) for row in rows)
 
 
@@ -365,7 +367,7 @@ def _refuse_duplicate_keys(samples: DataFrame) -> None:
     if n_keys == 0:
         return
     rows = repeated.select(F.col(KEY).cast("string"), "times").orderBy(F.desc("times"), KEY).limit(_EXAMPLES)
-    shown = ", ".join(f"{_shortened(name)!r} ({times} times)" for name, times in rows.collect())
+    shown = ", ".join(f"{_shortened(name)!r} ({times} times)" for name, times in collect_rows(rows))
     raise InputError(
         f"input.key: {n_keys:,} key{'s are' if n_keys > 1 else ' is'} not unique, such as {shown}",
         mend="name a column that is unique, or make the key so, input.key: {sql: concat(...)}; or write the "

@@ -1,12 +1,13 @@
 """Write the tries of the kept keys in the workers, one shard at a time.
 
-Imports numpy, `arrow`, `blocks`, `compat`, `spark_errors`, `files` and the names of `loaders.keep_trie`;
-pyspark and pyarrow inside functions; marisa_trie in the workers.
+Imports numpy, `arrow`, `blocks`, `compat`, `spark_errors`, `files`, `loaders`; pyspark and pyarrow inside
+functions; marisa_trie in the workers.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,19 @@ import numpy.typing as npt
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
 from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes, to_frame
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
-from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions, map_in_arrow
+from spark_dbp.engine.compat import count_shuffle_partitions, map_in_arrow
 from spark_dbp.engine.spark_errors import read_condition, read_first_line
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.lake import files
-from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, MANIFEST, find_shards
+from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, MANIFEST, KeepTrie, find_shards
+from spark_dbp.loaders.key_text import find_key_text, list_key_values, write_key_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType
+
+log = logging.getLogger("spark_dbp")
 
 # Small shards are built a third faster than large ones, and take 1.5 % more bytes. Once there are
 # `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys: building one takes a worker about 100
@@ -37,19 +41,6 @@ _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
 _SHARD_BYTES = 96 << 20
 
 _SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT, crc32 BIGINT"
-
-
-def write_key_text(keep_list: DataFrame) -> Column:
-    """The key as text: BINARY in hexadecimal, TIMESTAMP as microseconds since 1970, other types cast."""
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
-
-    data_type = keep_list.schema[KEY].dataType
-    if isinstance(data_type, T.BinaryType):
-        return F.lower(F.hex(KEY))
-    if isinstance(data_type, T.TimestampType):
-        return F.unix_micros(KEY).cast("string")
-    return F.col(KEY).cast("string")
 
 
 def build_keep_trie(
@@ -87,6 +78,9 @@ def build_keep_trie(
     InputError
         When `key` is null for a kept row, or the same for two rows.
     """
+    key_type = to_frame(keep_list).schema[KEY].dataType.simpleString()
+    if key is None:
+        _log_what_is_stored(key_type)
     key_bytes = measure_key_bytes(keep_list)
     n_shards = shards or count_shards(n_keep, key_bytes)
     # A task builds several shards, one after the other. A task for each small shard would cost more than it
@@ -99,6 +93,8 @@ def build_keep_trie(
     # drafts until the driver has heard of them.
     draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
 
+    text_type = key_type if key is None else "string"
+
     def to_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return split_into_blocks(as_bytes(batches), n_shards, shard_numbers, tasks)
 
@@ -106,8 +102,7 @@ def build_keep_trie(
         import pyarrow as pa
 
         for batch in batches:
-            texts = batch.column(0).cast(pa.string()).cast(pa.binary())
-            yield pa.RecordBatch.from_arrays([texts], ["text"])
+            yield pa.RecordBatch.from_arrays([write_key_texts(batch.column(0), text_type)], ["text"])
 
     def shard_numbers(rows: pa.Table) -> npt.NDArray[np.uint32]:
         return find_shards(rows.column("text").to_pylist(), n_shards)
@@ -119,7 +114,8 @@ def build_keep_trie(
             keys = rows.column("text").to_pylist()
             yield pa.RecordBatch.from_pylist([_write_shard(draft, number, keys)], _arrow_schema())
 
-    blocks = shuffle_blocks(_map_texts(keep_list, key, to_shards), n_tasks)
+    texts = keep_list if key is None else _write_expression(to_frame(keep_list), key)
+    blocks = shuffle_blocks(map_batches(texts, [KEY], to_shards, BLOCKS), n_tasks)
     written = map_in_arrow(blocks, write_shards, _SHARD_SCHEMA).collect()
     named = sorted((row.asDict() for row in written), key=lambda row: row["shard"])
     manifest = {
@@ -127,7 +123,9 @@ def build_keep_trie(
         "version": FORMAT_VERSION,
         "n_keys": sum(row["n_keys"] for row in named),
         "n_shards": n_shards,
-        "shard_function": "crc32(utf8(key)) % n_shards",
+        "shard_function": "crc32(text) % n_shards",
+        "key_type": key_type,
+        "expression": key,
         "shards": named,
     }
     if manifest["n_keys"] != n_keep:
@@ -158,21 +156,77 @@ def _fewest_shards(n_keys: int, key_bytes: float) -> int:
     return max(-(-n_keys // _MANY_KEYS), math.ceil(n_keys * key_bytes / _SHARD_BYTES))
 
 
-def _map_texts(keep_list: DataFrame | CommittedTable, key: str | None, function: BatchFunction) -> DataFrame:
-    """Apply `function`, which makes blocks, to the texts to store."""
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
+def _log_what_is_stored(key_type: str) -> None:
+    form = find_key_text(key_type)
+    if form is None or not form.stored:
+        return
+    log.info("  keys of type %s are stored as %s; look up %s", key_type.upper(), form.stored, form.values)
+    if key_type == "binary":
+        log.info(
+            "  where these keys are text, set trie.key: decode(key, 'utf-8'), or let Spark read them as text "
+            "(spark.sql.parquet.binaryAsString)"
+        )
 
-    frame = to_frame(keep_list)
-    if key is None and isinstance(frame.schema[KEY].dataType, T.StringType | T.IntegralType):
-        return map_batches(keep_list, [KEY], function, BLOCKS)
-    texts = frame.select(to_key_text(frame, key).alias("text"))
-    n_null = 0 if key is None else texts.where(F.col("text").isNull()).count()
+
+def _write_expression(keep_list: DataFrame, key: str) -> DataFrame:
+    """The texts that the expression `key` makes, as ``key``. None is null."""
+    from pyspark.sql import functions as F
+
+    texts = keep_list.select(to_key_text(keep_list, key).alias(KEY))
+    n_null = texts.where(F.col(KEY).isNull()).count()
     if n_null:
         raise InputError(
             f"trie.key {key!r} is null for {n_null:,} kept rows", mend="use coalesce() in the expression"
         )
-    return map_in_arrow(texts, function, BLOCKS)
+    return texts
+
+
+def find_missing_keys(keep_list: DataFrame | CommittedTable, trie: KeepTrie, key: str | None) -> DataFrame:
+    """Look every kept key up in its trie, by its value as training code has it.
+
+    Parameters
+    ----------
+    keep_list : DataFrame or CommittedTable
+    trie : KeepTrie
+    key : str or None
+        The expression that the trie was built with.
+
+    Returns
+    -------
+    DataFrame
+        ``key`` BINARY: the texts of the keys that are not found.
+    """
+    frame = to_frame(keep_list)
+    looked_up: DataFrame | CommittedTable = keep_list
+    if key is not None:
+        looked_up = frame.select(to_key_text(frame, key).alias(KEY))
+    elif trie.version == 1:
+        looked_up = frame.select(_write_key_as_version_1(frame).alias(KEY))
+    text_type = to_frame(looked_up).schema[KEY].dataType.simpleString()
+
+    def look_up(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            keys = batch.column(0)
+            missing = ~trie.contains_many(list_key_values(keys, text_type))
+            texts = write_key_texts(keys.filter(pa.array(missing)), text_type)
+            yield pa.RecordBatch.from_arrays([texts], [KEY])
+
+    return map_batches(looked_up, [KEY], look_up, f"{KEY} BINARY")
+
+
+def _write_key_as_version_1(keep_list: DataFrame) -> Column:
+    """The text of a key in tries of version 1."""
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    data_type = keep_list.schema[KEY].dataType
+    if isinstance(data_type, T.BinaryType):
+        return F.lower(F.hex(KEY))
+    if isinstance(data_type, T.TimestampType):
+        return F.unix_micros(KEY).cast("string")
+    return F.col(KEY).cast("string")
 
 
 def check_key_expression(spark: SparkSession, key_type: DataType, key: str | None) -> None:
@@ -209,12 +263,10 @@ def _arrow_schema() -> pa.Schema:
     )
 
 
-def to_key_text(keep_list: DataFrame, key: str | None) -> Column:
-    """The text that the trie stores for a row: `write_key_text`, or the expression `key`."""
+def to_key_text(keep_list: DataFrame, key: str) -> Column:
+    """The text that the expression `key` makes of a row."""
     from pyspark.sql import functions as F
 
-    if key is None:
-        return write_key_text(keep_list)
     try:
         text = F.expr(key).cast("string")  # Spark 3.5 parses here, later versions below
         _ = keep_list.select(text).schema

@@ -1,7 +1,7 @@
 """Find near-duplicate texts by MinHash.
 
-Imports `arrow`, `candidates`, `compat`, `components`, `files`, kernels and `exact_dedup`; pyspark and pyarrow
-inside functions.
+Imports `arrow`, `candidates`, `compat`, `components`, `forms`, `files`, kernels, `exact_dedup`; pyspark and
+pyarrow inside functions.
 
 MinHash signatures and LSH bands give candidate pairs. Each pair is then checked by the exact Jaccard
 similarity of the shingles. Texts that the remaining pairs connect, directly or through others, form one
@@ -20,6 +20,7 @@ from spark_dbp.engine.candidates import find_candidate_pairs
 from spark_dbp.engine.compat import column as exact_column
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.components import find_components
+from spark_dbp.engine.forms import to_key_column, to_plain_column
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.signatures import (
     BandPlan,
@@ -107,7 +108,6 @@ def minhash_dedup(
         raise ConfigError(
             f"dedup.minhash.tokens {tokens!r} is neither 'characters' nor 'words'", mend="give one of the two"
         )
-    find_type(frame, key, "input.key")
     log.info(
         "  %d bands of %d: expected recall %.3f at a similarity of %g",
         plan.bands,
@@ -150,9 +150,9 @@ def _rows(frame: DataFrame, key: str, column: str, normalize: bool, order_by: st
     if order_by is not None:
         check_order(frame, order_by, "dedup.minhash.order_by")
         check_no_nulls(frame, order_by, "dedup.minhash.order_by")
-        first_by = exact_column(order_by)
+        first_by = to_plain_column(frame, order_by)
     rows = frame.select(
-        exact_column(key).alias(KEY),
+        to_key_column(frame, key).alias(KEY),
         first_by.alias("first_by"),
         exact_column(column).cast("string").alias("text"),
     )
