@@ -40,6 +40,8 @@ _GUARDED_CONF = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.session.timeZone": "UTC",
+    # Not INT96, in which Spark 3.5 to 4.3 write TIMESTAMP by default: other readers lose its zone there.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # Spark writes a checksum with every Parquet page, but verifies it only when told to.
     "parquet.page.verify-checksum.enabled": "true",
 }
