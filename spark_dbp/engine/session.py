@@ -41,6 +41,8 @@ TIME_ZONE = "spark.sql.session.timeZone"
 _GUARDED_CONF = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    # Not INT96, in which Spark 3.5 to 4.3 write TIMESTAMP by default: other readers lose its zone there.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # Spark writes a checksum with every Parquet page, but verifies it only when told to.
     "parquet.page.verify-checksum.enabled": "true",
 }

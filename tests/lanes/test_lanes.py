@@ -77,8 +77,9 @@ def check(done: Run, answer: oracle.Answer) -> None:
 LANE = """
 import json, os, sys
 from threadpoolctl import threadpool_info
-from spark_dbp import RunConfig, SphericalKMeans, good_samples, ingest, prune_again, run
+from spark_dbp import RunConfig, SphericalKMeans, check_samples, good_samples, ingest, prune_again, run
 from spark_dbp.engine.session import start_local_session
+from spark_dbp.errors import InputError
 
 def threads():
     import numpy as np
@@ -101,6 +102,12 @@ if lane["session"].startswith("pyspark.sql.connect"):
     dimension = done.document["stages"]["ingest"]["info"]["dimension"]
     samples = good_samples(ingest(spark.read.parquet(config.input.path)), dimension)
     model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)
+    bad = ingest(spark.sql("SELECT cast(unhex('636166E9') AS STRING) AS key, array(0F) AS embedding"))
+    bad.write.parquet(config.output.path + "-bad")
+    try:
+        check_samples(spark.read.parquet(config.output.path + "-bad"))
+    except InputError as error:
+        lane["message"] = str(error)
     lane["refined"] = [float(x) for x in model.centroids_.sum(axis=0)]
 else:
     workers = spark.range(0, 8, 1, 8).mapInArrow(of_worker, "daemon BIGINT, threads STRING").collect()
@@ -218,6 +225,9 @@ def test_connect(spark, source, classic, answer, tmp_path):
     assert lane["kept_again"] == 900
     settings = {"n_clusters": 12, "n_iter": 8, "keep_ratio": 0.3, "which_to_keep": "stratified"}
     assert lane["evenly"] == oracle.digest(oracle.run(KEYS, EMBEDDINGS, **settings).keep_list)
+    assert (
+        "such as key 'caf\ufffd'" in lane["message"]
+    )  # bytes that are not UTF-8, which no client can collect
 
     samples = good_samples(ingest(spark.read.parquet(str(source))), DIM)
     model = SphericalKMeans(3, n_iter=2, train="full").fit(samples)
