@@ -295,7 +295,15 @@ def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
         "table": given.table,
         "predicate": given.filter,
         "columns": list(dict.fromkeys(columns)),
+        "compared": _list_compared(config),
     }
+
+
+def _list_compared(config: RunConfig) -> list[str]:
+    """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
+    return list(dict.fromkeys(compared))
 
 
 def _check_early(job: Job) -> None:
