@@ -73,7 +73,7 @@ def _list_by_spark(setting: str, frame: DataFrame, listing: Listing) -> None:
         rows = frame.sparkSession.read.format("binaryFile").option("recursiveFileLookup", True).load(entry)
         listed = [(row.path, row.length) for row in rows.select("path", "length").collect()]
         add_files(listing, entry, listed)
-        filled |= {find_key(unquote(path)) for path, _ in listed}
+        filled |= {find_key(path) for path, _ in listed}
     # It leaves files of 0 bytes out. Object stores mark directories with such, so only names of
     # Parquet files count.
     all_filled = filled | {find_key(one.path) for one in listing.found if one.size}
@@ -126,7 +126,8 @@ def read_folders_as_text(
     """
     from pyspark.sql import types as T
 
-    folders = below_root(next(iter(uris), ""), paths) or []
+    first = next(iter(uris), "")
+    folders = below_root(unquote(first), paths) or below_root(first, paths) or []
     ignore_case = (frame.sparkSession.conf.get("spark.sql.caseSensitive") or "false").lower() != "true"
     named = {unquote(folder.split("=")[0]) for folder in folders if "=" in folder}
     named = {name.lower() for name in named} if ignore_case else named

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.lake import files, paths
@@ -154,10 +153,9 @@ def expand_glob(entry: str) -> list[tuple[str, str | None]]:
 
 def _expand_names(folder: str, names: list[str], hidden_by: str | None) -> list[tuple[str, str | None]]:
     if not names:
-        return [(folder, hidden_by)]
+        return [(folder, hidden_by)] if _exists(folder) else []
     if paths.is_literal(names[0]):
-        below = files.join(folder, paths.unescape_glob(names[0]))
-        return _expand_names(below, names[1:], hidden_by) if names[1:] or _exists(below) else []
+        return _expand_names(files.join(folder, paths.unescape_glob(names[0])), names[1:], hidden_by)
     wanted = paths.compile_name(names[0])
     found = []
     for name, is_folder in sorted(_list_kinds(folder).items()):
@@ -236,30 +234,37 @@ def _walk_store(entry: str, root: str, known: list[tuple[str, str]]) -> Iterator
 
 
 def add_files(listing: Listing, entry: str, listed: Iterable[tuple[str, int]]) -> None:
-    """Add what Spark has listed under an item, URIs and sizes, where this program could not list it."""
-    for uri, size in listed:
-        folders = below_root(uri, [entry])
+    """Add what Spark has listed under an item, paths and sizes, where this program could not list it."""
+    for path, size in listed:
+        folders = below_root(path, [entry])
         if folders is not None:
-            path = unquote(uri)
-            names = tuple(path.split("/")[len(path.split("/")) - len(folders) - 1 :]) if folders else ()
-            root = path.removesuffix("/".join(("", *names))) if names else posixpath.dirname(path)
-            listing.found.append(Found(path, entry, root, names, size, path))
+            names = path.split("/")
+            n_below = len(folders) + 1 if folders or not _is_named(path, entry) else 0
+            below = tuple(names[len(names) - n_below :])
+            root = "/".join(names[: len(names) - n_below])
+            listing.found.append(Found(path, entry, root, below, size, path))
 
 
-def below_root(uri: str, entries: list[str]) -> list[str] | None:
-    """Folders between what one of `entries` names and a file, given as Spark names it; None without a match.
+def _is_named(path: str, entry: str) -> bool:
+    """Whether an item names this file itself, not a folder that holds it."""
+    depths = {find_key(files.normalize(pattern)).count("/") for pattern in paths.expand_braces(entry)}
+    return find_key(path).count("/") in depths
+
+
+def below_root(path: str, entries: list[str]) -> list[str] | None:
+    """Folders between what one of `entries` names and a file, as Spark names it; None without a match.
 
     Examples
     --------
-    >>> below_root("file:/x/in/uid=a%20b/p.parquet", ["/x/i*"])
+    >>> below_root("file:/x/in/uid=a b/p.parquet", ["/x/i*"])
     ['uid=a b']
     """
+    key = find_key(path)
     for entry in entries:
         for pattern in paths.expand_braces(entry):
             wanted = find_key(files.normalize(pattern))
-            for key in (find_key(unquote(uri)), find_key(uri)):
-                if paths.lies_in(key, wanted):
-                    return key.split("/")[wanted.count("/") + 1 : -1]
+            if paths.lies_in(key, wanted):
+                return key.split("/")[wanted.count("/") + 1 : -1]
     return None
 
 

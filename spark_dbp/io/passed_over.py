@@ -51,7 +51,9 @@ class PassedOver:
         self.partitioned = any("=" in folder for one in visible for folder in one.folders)
         self.reasons = {one.path: self._find_reason(one) for one in listing.found}
         if read is None:
-            self.is_read = {path for path, reason in self.reasons.items() if reason is None}
+            self.is_read = {
+                one.path for one in listing.found if self.reasons[one.path] is None and one.target is None
+            }
         else:
             self.is_read = {one.path for one in listing.found if find_key(one.path) in keys}
 
@@ -105,14 +107,16 @@ class PassedOver:
             (entry for entry, roots in self.listing.roots.items() if any(_is_near(r, folder) for r in roots)),
             folder,
         )
-        lies = "is the folder of" if entry.rstrip("/") == folder else "lies in, or holds, the folder of"
-        more = "" if entry.rstrip("/") == folder else f" ({folder})"
+        is_it = entry.rstrip("/") == folder
+        lies = "is the folder of" if is_it else f"lies in, or holds, the folder {folder} of"
+        section = self.setting.split(".")[0]
         self._refuse(
             entry,
-            f"it {lies} a {kind} table{more}, whose files also hold rows that were deleted or replaced",
-            f"name the table in {self.setting.split('.')[0]}.table: as the catalog knows it, or a view made "
-            f"with spark.read.format({kind.lower()!r}).load({folder!r}).createOrReplaceTempView('samples') "
-            "before spark_dbp.run(config, spark); or write its rows as Parquet to another folder",
+            f"it {lies} a table ({kind}), whose files also hold rows that were deleted or replaced",
+            f"name it in {section}.table, as a catalog knows it, or a view that you make before "
+            "spark_dbp.run(config, spark): "
+            f"spark.read.format({kind.lower()!r}).load({folder!r}).createOrReplaceTempView('samples'); "
+            "or write its rows as Parquet to another folder",
         )
 
     def _refuse_dead_links(self) -> None:
@@ -321,9 +325,7 @@ class PassedOver:
 
     def _log(self) -> None:
         for entry, reason in self.listing.unchecked.items():
-            log.warning(
-                "%s %s: not checked for files that Spark passes over: %s", self.setting, entry, reason
-            )
+            log.warning("%s %s: not checked for hidden files and links: %s", self.setting, entry, reason)
         left_out = sorted({name for _, name in self.listing.known})
         if left_out:
             log.info("%s: left out, as Spark does: %s", self.setting, ", ".join(left_out[:10]))
