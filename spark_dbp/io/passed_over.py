@@ -83,9 +83,9 @@ class PassedOver:
         """
         self._refuse_table()
         self._refuse_dead_links()
-        if self.read and not self.is_read and self.listing.found:
-            reason = f"Spark reads other files, such as {sorted(self.read)[0]}"
-            self.listing.unchecked |= dict.fromkeys(self.listing.roots, reason)
+        if self.read and not self.is_read:
+            reason = f"Spark reads other files, such as {min(self.read)}"
+            self.listing.unchecked = dict.fromkeys(self.listing.roots, reason) | self.listing.unchecked
         else:
             self._refuse_lost()
             self._refuse_hidden_by_glob()
