@@ -572,6 +572,7 @@ LOST_FILES = {
         at(["{tmp}/in", "{tmp}/in/a.parquet"]),
     ),
     "a folder twice": Case(3, ["2 files are named"], laid("a.parquet", "b.parquet"), at(["{tmp}/in", "{tmp}/in/"])),
+    "a folder twice, word for word": Case(3, ["2 files are named"], laid("a.pq", "b.pq"), at(["{tmp}/in"] * 2)),
     "a folder in another spelling": Case(
         3, ["2 files are named"], laid("a.parquet", "b.parquet"), at(["{tmp}/in", "file://{tmp}/x/../in"])
     ),

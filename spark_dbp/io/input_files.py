@@ -6,13 +6,14 @@ Imports `listing`, `passed_over`, `compat`, `spark_errors`, `lake` and `errors`;
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
-from spark_dbp.errors import InputError
+from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.listing import Listing, add_files, below_root, expand_glob, find_key, list_paths
 from spark_dbp.io.passed_over import PassedOver, empty_files_error
 from spark_dbp.lake import files
@@ -53,7 +54,7 @@ def read_checked(
     listing = list_paths(paths)
     try:
         frame = read()
-    except InputError:
+    except SparkDbpError:
         PassedOver(setting, listing, None).check(list)
         raise
     with translate_errors(f"{setting} {', '.join(paths)}"):
@@ -91,7 +92,9 @@ def name_literally(paths: list[str]) -> list[str]:
     for path in paths:
         literal = take_literally(path)
         if literal != path:
-            others = [root for root, _ in expand_glob(path) if root != files.normalize(path)]
+            others = [
+                root for root, _ in expand_glob(path) if root != os.path.normpath(files.normalize(path))
+            ]
             if others:
                 raise InputError(
                     f"input.path {path} is the name of a path and a glob that names {others[0]}",

@@ -109,9 +109,9 @@ def list_paths(entries: list[str]) -> Listing:
     Nothing is raised: what cannot be listed is in ``unchecked``.
     """
     listing = Listing()
-    for entry in dict.fromkeys(entries):
+    for entry in entries:
+        listing.roots.setdefault(entry, [])
         try:
-            listing.roots[entry] = []
             for root, hidden_by in expand_glob(entry):
                 listing.roots[entry].append(root)
                 if hidden_by is not None:
@@ -141,14 +141,19 @@ def expand_glob(entry: str) -> list[tuple[str, str | None]]:
         When a bracket is not closed.
     """
     if not paths.has_glob(entry):
-        return [(files.normalize(entry), None)]
+        return [(_make_absolute(entry), None)]
     found = []
     for pattern in paths.expand_braces(entry):
         names = pattern.split("/")
         n_plain = next((i for i, name in enumerate(names) if not paths.is_literal(name)), len(names))
         begin = paths.unescape_glob("/".join(names[:n_plain])) or ("/" if pattern.startswith("/") else ".")
-        found += _expand_names(files.normalize(begin), [name for name in names[n_plain:] if name], None)
+        found += _expand_names(_make_absolute(begin), [name for name in names[n_plain:] if name], None)
     return found
+
+
+def _make_absolute(path: str) -> str:
+    """As Hadoop does: ``..`` takes the name before it away, be that a link or nothing."""
+    return os.path.normpath(files.normalize(path)) if files.is_local(path) else files.normalize(path)
 
 
 def _expand_names(folder: str, names: list[str], hidden_by: str | None) -> list[tuple[str, str | None]]:

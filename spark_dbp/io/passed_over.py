@@ -49,10 +49,10 @@ class PassedOver:
         keys = {key for uri in read or () for key in (find_key(uri), find_key(unquote(uri)))}
         visible = [one for one in listing.found if not any(map(is_hidden, one.folders))]
         self.partitioned = any("=" in folder for one in visible for folder in one.folders)
-        self.reasons = {one.path: self._find_reason(one) for one in listing.found}
+        self.reasons = {one: self._find_reason(one) for one in listing.found}
         if read is None:
             self.is_read = {
-                one.path for one in listing.found if self.reasons[one.path] is None and one.target is None
+                one.path for one in listing.found if self.reasons[one] is None and one.target is None
             }
         else:
             self.is_read = {one.path for one in listing.found if find_key(one.path) in keys}
@@ -142,7 +142,7 @@ class PassedOver:
         lost = [
             one
             for one in self.listing.found
-            if self.reasons[one.path] is not None
+            if self.reasons[one] is not None
             and one.path not in self.is_read
             and one.size > 0
             and one.place not in places
@@ -157,7 +157,7 @@ class PassedOver:
             one
             for one in found
             if one.name.endswith("._COPYING_")
-            or (self.reasons[one.path] != _HIDDEN_FOLDER and one not in named)
+            or (self.reasons[one] != _HIDDEN_FOLDER and one not in named)
         ] if len(named) < len(found) else []  # fmt: skip
         others.sort(key=lambda one: "." in one.name.lstrip("._"))  # names without a suffix first
         if len(others) > _MOST_OPENED:
@@ -174,7 +174,7 @@ class PassedOver:
         lost = self._find_lost()
         by_reason: dict[str | None, list[Found]] = {}
         for one in sorted(lost, key=lambda one: one.path):
-            by_reason.setdefault(self.reasons[one.path], []).append(one)
+            by_reason.setdefault(self.reasons[one], []).append(one)
         if _UPLOAD in by_reason:
             those = by_reason[_UPLOAD]
             self._refuse(
@@ -209,7 +209,7 @@ class PassedOver:
     def _refuse_subfolders(self, those: list[Found]) -> None:
         first = those[0]
         same = [one for one in self.listing.found if one.root == first.root]
-        read = [one for one in same if self.reasons[one.path] is None and _PARQUET.fullmatch(one.name)]
+        read = [one for one in same if self.reasons[one] is None and _PARQUET.fullmatch(one.name)]
         where = "beside subfolders that it does not look into" if read else "only in subfolders"
         self._refuse(
             first.entry,
@@ -222,13 +222,9 @@ class PassedOver:
 
     def _write_globs(self, root: str, wanted: list[Found], all_there: list[Found]) -> list[str]:
         """Globs that name all `wanted` files below a root, each once."""
-        hidden = any(map(is_hidden, {one.names[0] for one in all_there if one.folders})) or any(
-            folder == root for folder, _ in self.listing.known
-        )
-        star = "[!_.]*" if hidden else "*"
-        begin = paths.escape_glob(root) if self.listing.roots else root
+        star, begin = self._write_star(root), paths.escape_glob(root)
         depths = sorted({len(one.names) for one in wanted})
-        shown = [one for one in all_there if self.reasons[one.path] in (None, _SUBFOLDER)]
+        shown = [one for one in all_there if self.reasons[one] in (None, _SUBFOLDER)]
         if any(one.size and not _PARQUET.fullmatch(one.name) for one in shown):
             suffixes = {posixpath.splitext(one.name)[1] for one in wanted}
             if len(suffixes) == 1:  # other files lie there too
@@ -244,17 +240,25 @@ class PassedOver:
             globs.append("/".join([begin, *[star] * depth]))
         return globs
 
+    def _write_star(self, root: str) -> str:
+        """The glob of all names; without hidden ones where a root has hidden folders."""
+        inside = [one for one in self.listing.found if one.root == root]
+        is_known = any(f"{folder}/".startswith(f"{root}/") for folder, _ in self.listing.known)
+        return "[!_.]*" if is_known or any(is_hidden(name) for one in inside for name in one.folders) else "*"
+
     def _refuse_beside(self, those: list[Found]) -> None:
         folders = {name for one in self.listing.found for name in one.folders if "=" in name}
         names = sorted({name.split("=")[0] for name in folders})
-        begin = paths.escape_glob(those[0].root)
+        first = those[0]
+        glob = "/".join([first.root, *first.folders])
+        glob = f"{paths.escape_glob(glob)}/{self._write_star(first.root)}"
         self._refuse(
-            those[0].entry,
+            first.entry,
             f"Spark reads only the partition folders ({_show(sorted(folders))}) and leaves out "
             f"{_count(those, 'Parquet file that lies', 'Parquet files that lie')} beside them: "
             + _show(map(_name, those)),
             "move them into a partition folder or to another place; or read all, without "
-            f"{', '.join(names)} as a column: {self.setting}: {_write_list([f'{begin}/*'])}",
+            f"{', '.join(names)} as a column: {self.setting}: {_write_list([glob])}",
         )
 
     def _refuse_hidden_by_glob(self) -> None:
@@ -273,7 +277,7 @@ class PassedOver:
         first: dict[str, Found] = {}
         twice: list[tuple[Found, Found]] = []
         for one in self.listing.found:
-            if one.path in self.is_read and one.size > 0:
+            if one.path in self.is_read and self.reasons[one] is None and one.size > 0:
                 before = first.setdefault(one.place, one)
                 if before is not one:
                     twice.append((before, one))
@@ -292,7 +296,7 @@ class PassedOver:
         empty = sorted(
             one.path
             for one in self.listing.found
-            if self.reasons[one.path] is None
+            if self.reasons[one] is None
             and one.size == 0
             and one.target is None
             and _PARQUET.fullmatch(one.name)
@@ -305,7 +309,7 @@ class PassedOver:
         unseen = [
             one
             for one in self.listing.found
-            if self.reasons[one.path] is None
+            if self.reasons[one] is None
             and one.path not in self.is_read
             and one.size > 0
             and _PARQUET.fullmatch(one.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,33 @@ def test_what_is_harmless_is_not_refused(spark, tmp_path, caplog):
     assert (
         "input.path: left out, as Spark does: .git, .ipynb_checkpoints, _draft-1, _temporary" in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.parquet", "x/b.parquet"],
+        ["x/a.parquet", "y/b.parquet", "_temporary/0/c.parquet"],
+        ["x/y/a.parquet", "x/b.parquet", "x/b.json"],
+        ["a.parquet", "x/y/b.parquet", "x/z/c.parquet"],
+        ["x [1]/it's/a.parquet", "b.parquet"],
+        ["p.parquet", "s=1/q.parquet", ".h/r.json"],
+        ["x/p.parquet", "x/s=1/q.parquet"],
+    ],
+)
+def test_the_mend_mends_it(spark, tmp_path, names):
+    """What the message says to write reads all files, each once."""
+    source = lay(tmp_path / "in [v2]", *names)
+    for name in names:
+        if name.endswith(".json"):
+            (source / name).write_text("{}")
+    with pytest.raises(InputError) as caught:
+        opened(spark, source)
+    line = re.search(r"input\.path: (\[?'.*'\]?)", caught.value.mend)[1]
+    given = yaml.safe_load(line)
+    mended = opened(spark, *([given] if isinstance(given, str) else given))
+    wanted = [name for name in names if name.endswith(".parquet") and "_temporary" not in name]
+    assert mended.snapshot.files == len(wanted)
 
 
 def test_an_item_from_which_nothing_comes_is_told(spark, tmp_path, caplog):
