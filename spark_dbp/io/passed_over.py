@@ -48,7 +48,7 @@ class PassedOver:
         self.read = read
         keys = {key for uri in read or () for key in (find_key(uri), find_key(unquote(uri)))}
         visible = [one for one in listing.found if not any(map(is_hidden, one.folders))]
-        self.partitioned = any("=" in folder for one in visible for folder in one.folders)
+        self.partitioned = {one.root for one in visible if any("=" in folder for folder in one.folders)}
         self.reasons = {one: self._find_reason(one) for one in listing.found}
         if read is None:
             self.is_read = {
@@ -65,8 +65,8 @@ class PassedOver:
             return _UPLOAD
         if is_hidden(one.name):
             return _HIDDEN
-        if self.partitioned:
-            return _BESIDE if one.names and not any("=" in folder for folder in one.folders) else None
+        if one.root in self.partitioned:
+            return None if any("=" in folder for folder in one.folders) else _BESIDE
         return _SUBFOLDER if one.folders else None
 
     def check(self, list_seen: Callable[[], list[str]]) -> None:
