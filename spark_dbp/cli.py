@@ -7,7 +7,9 @@ locked or in conflict, 1 anything else.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -23,10 +25,11 @@ from spark_dbp.secrets import redact
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
 
+# Paths as Python and as a shell read them.
 _NEXT = """what next
-  join the keep list     spark.read.parquet("{keep_list}").join(metadata, "key")
-  filter while loading   "some-key" in spark_dbp.KeepTrie.open("{run}")
-  another ratio          spark-dbp select {run} --set prune.keep_ratio=0.2 --out {run}-0.2"""
+  join the keep list     spark.read.parquet({keep_list}).join(metadata, "key")
+  filter while loading   "some-key" in spark_dbp.KeepTrie.open({run})
+  another ratio          spark-dbp select {run_argument} --set prune.keep_ratio=0.2 --out {out_argument}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,7 +222,18 @@ def _clean(parsed: argparse.Namespace) -> int:
 
 def _report(run: Run) -> None:
     print(redact(f"\n{run.path}\n{run.summary()}"))
-    print(redact(_NEXT.format(run=run.path, keep_list=run.table_path("keep_list"))))
+    print(redact(_tell_next(run.path, run.table_path("keep_list"))))
+
+
+def _tell_next(run: str, keep_list: str) -> str:
+    from spark_dbp.lake.paths import escape_glob
+
+    return _NEXT.format(
+        run=json.dumps(run, ensure_ascii=False),
+        keep_list=json.dumps(escape_glob(keep_list), ensure_ascii=False),
+        run_argument=shlex.quote(run),
+        out_argument=shlex.quote(f"{run}-0.2"),
+    )
 
 
 @contextmanager

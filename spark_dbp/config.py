@@ -1,4 +1,4 @@
-"""The typed configuration of a run. Imports pydantic, `config_errors`, `files`, `secrets`, `settings`.
+"""The typed configuration of a run. Imports pydantic, `config_errors`, `paths`, `secrets` and `settings`.
 
 Every key is documented in ``conf/example.yaml``.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from spark_dbp.config_errors import explain_errors
 from spark_dbp.errors import ConfigError, InfeasibleError
-from spark_dbp.lake import files
+from spark_dbp.lake import paths
 from spark_dbp.secrets import redact
 from spark_dbp.settings import apply_settings, read_yaml
 
@@ -36,6 +42,7 @@ def _no_bool(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+UserPath = Annotated[str, AfterValidator(paths.expand_home)]
 
 
 class _Section(BaseModel):
@@ -65,7 +72,7 @@ def name_column(column: ColumnOrSql | None) -> str | None:
 class InputConfig(_Section):
     """Where the samples are, and the names of their columns."""
 
-    path: str | list[str] | None = None
+    path: UserPath | list[UserPath] | None = None
     table: str | None = None
     key: ColumnOrSql = "key"
     embedding: ColumnOrSql = "embedding"
@@ -73,7 +80,7 @@ class InputConfig(_Section):
     filter: str | None = None
     cluster_id: ColumnOrSql | None = None
     distance_to_centroid: ColumnOrSql | None = None
-    centroids: str | None = None
+    centroids: UserPath | None = None
     on_bad_rows: Literal["fail", "drop"] = "fail"
 
     @model_validator(mode="after")
@@ -83,9 +90,9 @@ class InputConfig(_Section):
         if self.path is not None and (not self.path or not all(self.paths)):
             raise ValueError("input.path is empty")
         for path in self.paths:
-            _check_path("input.path", path)
+            _check_path("input.path", path, by_spark=True)
         if self.centroids is not None:
-            _check_path("input.centroids", self.centroids)
+            _check_path("input.centroids", self.centroids, by_spark=not self.centroids.endswith(".npy"))
         for name in ("distance_to_centroid", "centroids"):
             if getattr(self, name) is not None and self.cluster_id is None:
                 raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
@@ -102,7 +109,7 @@ class InputConfig(_Section):
 class OutputConfig(_Section):
     """Where the run is written."""
 
-    path: str = Field(min_length=1)
+    path: UserPath = Field(min_length=1)
     format: Literal["parquet"] = "parquet"
 
     @model_validator(mode="after")
@@ -111,7 +118,7 @@ class OutputConfig(_Section):
         return self
 
 
-def _check_path(key: str, path: str) -> None:
+def _check_path(key: str, path: str, *, by_spark: bool = False) -> None:
     if "\0" in path:
         raise ValueError(f"{key} {path!r} holds a NUL character")
     if redact(path) != path:
@@ -119,6 +126,9 @@ def _check_path(key: str, path: str) -> None:
             f"{key} {path!r} holds credentials: paths are written down, and Spark takes none from there; "
             "give them in the spark section (spark.hadoop.fs.s3a.access.key ...) or in the environment"
         )
+    better = paths.find_better_form(path, by_spark=by_spark)
+    if better is not None:
+        raise ValueError(f"{key} {path!r}: write {better}")
 
 
 class ExactConfig(_Section):
@@ -287,14 +297,15 @@ class RunConfig(_Section):
         bad = [name for name in self.spark if not name.startswith("spark.")]
         if bad:
             raise ValueError(f"spark.{bad[0]!r} is no Spark setting: the names start with 'spark.'")
-        out = _place(self.output.path)
+        out = paths.locate(self.output.path)
         for given in self.input.paths:
-            if _lies_in(out, _place(given)):
+            patterns = paths.locate_globs(given)
+            if any(paths.lies_in(out, pattern) for pattern in patterns):
                 raise ValueError(
                     f"output.path {self.output.path} lies in input.path {given}: the run's own tables would "
                     "be read as input; name a directory outside of it"
                 )
-            if _place(given).startswith(f"{out}/"):
+            if any(paths.lies_around(out, pattern) for pattern in patterns):
                 raise ValueError(
                     f"input.path {given} lies in output.path {self.output.path}, where the run's own tables "
                     "are; name another directory for the run"
@@ -407,16 +418,3 @@ class RunConfig(_Section):
     def to_redacted_dict(self) -> dict[str, Any]:
         """All values with secrets blanked out, for run.json and logs."""
         return redact(self.model_dump())
-
-
-def _place(path: str) -> str:
-    """`path` in a form to compare: links are followed, and all schemes of one store become the same."""
-    if files.is_local(path):
-        return os.path.realpath(files.normalize(path))
-    return re.sub(r"^s3[an]://", "s3://", files.normalize(path))
-
-
-def _lies_in(path: str, pattern: str) -> bool:
-    """Whether `path` is named by `pattern`, a path or a glob, or lies below what it names."""
-    names, wanted = path.split("/"), re.sub(r"\{[^/]*\}", "*", pattern).split("/")
-    return len(names) >= len(wanted) and all(map(fnmatchcase, names, wanted))

@@ -19,7 +19,7 @@ from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.sources import Source
 from spark_dbp.kernels.vectors import split_centroids_table
-from spark_dbp.lake import files
+from spark_dbp.lake import files, paths
 from spark_dbp.lake.digest import digest_and_sum
 from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
 from spark_dbp.stages.ingest import good_samples
@@ -195,7 +195,7 @@ class Job:
 
     def read_table(self, table: str) -> DataFrame:
         """A table as a DataFrame; of ``samples`` the good rows."""
-        frame = self.spark.read.parquet(files.to_spark_path(self._path_of(table)))
+        frame = self.spark.read.parquet(paths.to_spark_source(self._path_of(table)))
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
     def open_table(self, table: str) -> CommittedTable:
@@ -284,7 +284,7 @@ class Job:
             by_workers = rows.write_parquet(path)
         else:
             rows.write.parquet(files.to_spark_path(path))
-        back = self.spark.read.parquet(files.to_spark_path(path))
+        back = self.spark.read.parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:
             _check_files(table, names, by_workers)
@@ -301,7 +301,7 @@ class Job:
         """Write a table of O(k) rows from the driver, and read it back, as `write_table` does."""
         path = self._at_work.new_directory(table)
         files.write_parquet(path, content)
-        back = self.spark.read.parquet(files.to_spark_path(path))
+        back = self.spark.read.parquet(paths.to_spark_source(path))
         n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
         self._at_work.report(table, n_rows, digest, names=list_file_names(back))

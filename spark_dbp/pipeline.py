@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp import builds
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import find_type
-from spark_dbp.config import RunConfig, name_column
-from spark_dbp.engine.expressions import evaluate_calls
+from spark_dbp.config import RunConfig, SqlColumn, name_column
+from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import check_is_shared
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
@@ -308,7 +308,16 @@ def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
         "predicate": given.filter,
         "columns": list(dict.fromkeys(columns)),
         "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
+        "compared": _list_compared(config),
     }
+
+
+def _list_compared(config: RunConfig) -> list[str]:
+    """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
+    names = [find_names(column.sql) if isinstance(column, SqlColumn) else [column] for column in compared]
+    return list(dict.fromkeys(name for of_column in names for name in of_column))
 
 
 def _check_early(job: Job, steps: list[Step]) -> None:

@@ -14,7 +14,7 @@ from spark_dbp._version import __version__
 from spark_dbp.config import RunConfig
 from spark_dbp.errors import InputError
 from spark_dbp.kernels.vectors import split_centroids_table
-from spark_dbp.lake import files
+from spark_dbp.lake import files, paths
 from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
 from spark_dbp.secrets import HIDDEN
 
@@ -78,7 +78,7 @@ class Run:
 
     def table(self, name: str, spark: SparkSession) -> DataFrame:
         """Any Parquet table of the run as a DataFrame."""
-        return spark.read.parquet(files.to_spark_path(self.table_path(name)))
+        return spark.read.parquet(paths.to_spark_source(self.table_path(name)))
 
     def keep_list(self, spark: SparkSession) -> DataFrame:
         """Kept samples: ``key``, ``cluster_id``, ``distance_to_centroid``, ``rank``."""

@@ -485,11 +485,137 @@ CASES = {
 }  # fmt: skip
 
 
+# Files that Spark passes over or reads twice.
+
+
+def laid(*names: str) -> Callable[[Path], None]:
+    """Halves of the table under these names in turn; a name that ends in ``/`` is an empty folder."""
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        for number, name in enumerate(names):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith("/"):
+                (path / name).mkdir(exist_ok=True)
+            else:
+                pq.write_table(half(number % 2), path / name)
+
+    return write
+
+
+def linked(target: str, name: str, *names: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        laid(*names)(path)
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).symlink_to(path.parent / target)
+
+    return write
+
+
+def delta(path: Path) -> None:
+    laid("old.parquet", "new.parquet")(path)
+    (path / "_delta_log").mkdir()
+    (path / "_delta_log" / f"{0:020d}.json").write_text("{}")
+
+
+def iceberg(path: Path) -> None:
+    laid("data/old.parquet", "data/new.parquet", "metadata/")(path)
+    (path / "metadata/00001-0e4a7b0c-93f1-4a2f-9a57-8d1f0f8f4c11.metadata.json").write_text("{}")
+
+
+def at(path: str | list[str], **more: object) -> dict:
+    return {"input": {"path": path, **more}}
+
+
+GIVEN_CENTROIDS = {"input": {**GIVEN, "centroids": "{tmp}/c"}}
+LOST_FILES = {
+    "hidden part": Case(3, ["1 Parquet file: _part-1.parquet", "rename"], laid("part-0.parquet", "_part-1.parquet")),
+    "hidden part without suffix": Case(3, ["1 Parquet file: .part-1"], laid("part-0", ".part-1")),
+    "hidden parts only": Case(3, ["2 Parquet files: _a.parquet, _b.PARQUET"], laid("_a.parquet", "_b.PARQUET")),
+    "hidden part named": Case(3, ["in/_b.parquet"], laid("a.parquet", "_b.parquet"), at("{tmp}/in/_b.parquet")),
+    "hidden part in a glob": Case(3, ["in/_b.parq"], laid("a.parquet", "_b.parq"), at("{tmp}/in/*")),
+    "hidden part in a partition": Case(3, ["c=1/_b.parquet"], laid("c=0/a.parquet", "c=1/_b.parquet")),
+    "named _metadata and more": Case(3, ["_metadata-1.parquet"], laid("a.parquet", "_metadata-1.parquet")),
+    "hidden folder": Case(
+        3, ["folders whose names begin with", "_more/b.parquet", "['{tmp}/in', '{tmp}/in/_more']"],
+        laid("a.parquet", "_more/b.parquet"),
+    ),
+    "hidden folder in a glob": Case(
+        3, ["the glob also names hidden folders", "in/.old/b.parquet", "[!_.]*"],
+        laid("new/a.parquet", ".old/b.parquet"), at("{tmp}/in/*"),
+    ),
+    "being copied": Case(3, ["._COPYING_", "b.parquet"], laid("a.parquet", "b.parquet._COPYING_")),
+    "subfolder beside files": Case(
+        3, ["more/part-1.parquet", "input.path: '{tmp}/in/*' reads all"], laid("part-0.parquet", "more/part-1.parquet")
+    ),
+    "subfolder without suffix": Case(3, ["more/part-1"], laid("part-0", "more/part-1")),
+    "subfolders of two levels": Case(
+        3, ["only in subfolders", "input.path: '{tmp}/in/*/*' reads all"], laid("x/y/a.parquet", "x/b.parquet")
+    ),
+    "only subfolders": Case(3, ["only in subfolders", "'{tmp}/in/*'"], laid("x/a.parquet", "y/b.parquet")),
+    "subfolder in a glob": Case(3, ["y/b.parquet"], laid("x/a.parquet", "x/y/b.parquet"), at("{tmp}/in/x*")),
+    "file beside partitions": Case(
+        3, ["partition folders (split=train)", "p.parquet", "'{tmp}/in/*'"], laid("p.parquet", "split=train/p.parquet")
+    ),
+    "file beside partitions, no suffix": Case(3, ["beside them: part-0"], laid("part-0", "split=train/part-0")),
+    "subfolder beside partitions": Case(3, ["beside them: x/a.parquet"], laid("x/a.parquet", "split=1/b.parquet")),
+    "dangling link": Case(
+        3, ["1 link leads nowhere", "b.parquet -> {tmp}/gone"], linked("gone", "b.parquet", "a.parquet")
+    ),
+    "dangling link to a folder": Case(3, ["c=1 -> {tmp}/gone"], linked("gone", "c=1", "c=0/a.parquet")),
+    "dangling link as the input": Case(3, ["leads nowhere", "{tmp}/in/b"], linked("gone", "b"), at("{tmp}/in/b")),
+    "dangling link in a glob": Case(
+        3, ["b.parquet -> {tmp}/gone"], linked("gone", "b.parquet", "a.parquet"), at("{tmp}/in/*.parquet")
+    ),
+    "a folder and its file": Case(
+        3, ["1 file is named more than once", "{tmp}/in and {tmp}/in/a.parquet"], laid("a.parquet", "b.parquet"),
+        at(["{tmp}/in", "{tmp}/in/a.parquet"]),
+    ),
+    "a folder twice": Case(3, ["2 files are named"], laid("a.parquet", "b.parquet"), at(["{tmp}/in", "{tmp}/in/"])),
+    "a folder twice, word for word": Case(3, ["2 files are named"], laid("a.pq", "b.pq"), at(["{tmp}/in"] * 2)),
+    "a folder in another spelling": Case(
+        3, ["2 files are named"], laid("a.parquet", "b.parquet"), at(["{tmp}/in", "file://{tmp}/x/../in"])
+    ),
+    "globs that overlap": Case(
+        3, ["1 file is named", "in/a*"], laid("a.parquet", "b.parquet"), at(["{tmp}/in/a*", "{tmp}/in/*.parquet"])
+    ),
+    "a link to the folder": Case(
+        3, ["2 files are named", "(links)"], laid("a.parquet", "b.parquet"), at(["{tmp}/in", "{tmp}/link"]),
+        before=lambda tmp: (tmp / "link").symlink_to(tmp / "in"),
+    ),
+    "a link to the file beside it": Case(3, ["1 file is named"], linked("in/a.parquet", "c.parquet", "a.parquet")),
+    "a partition and its folder": Case(
+        3, ["1 file is named"], laid("c=0/a.parquet", "c=1/b.parquet"), at(["{tmp}/in", "{tmp}/in/c=0"])
+    ),
+    "Delta table": Case(3, ["is the folder of a table (Delta)", "input.table", "format('delta')"], delta),
+    "file of a Delta table": Case(3, ["the folder {tmp}/in of a table (Delta)"], delta, at("{tmp}/in/new.parquet")),
+    "glob in a Delta table": Case(3, ["the folder {tmp}/in of a table (Delta)"], delta, at("{tmp}/in/n*")),
+    "Iceberg table": Case(3, ["a table (Iceberg)", "input.table"], iceberg),
+    "data of an Iceberg table": Case(3, ["the folder {tmp}/in of a table (Iceberg)"], iceberg, at("{tmp}/in/data")),
+    "Hudi table": Case(3, ["a table (Hudi)"], laid(".hoodie/x.commit", "c=0/a.parquet")),
+    "partition of a Hudi table": Case(3, ["a table (Hudi)"], laid(".hoodie/x", "c=0/a.parquet"), at("{tmp}/in/c=0")),
+    "brackets of a path and of a glob": Case(
+        3, ["is the name of a path and a glob that names {tmp}/in1", r"write {tmp}/in\[12\]"], laid("a.parquet"),
+        at("{tmp}/in[12]"), before=lambda tmp: [(tmp / name).mkdir() for name in ("in1", "in[12]")],
+    ),
+    "hidden part of the centroids": Case(
+        3, ["input.centroids {tmp}/c", "1 Parquet file: _b.parquet"], clustered(IDS), GIVEN_CENTROIDS,
+        before=lambda tmp: [
+            file_at("c/" + name)(tmp) or (tmp / "c" / name).write_bytes(centroids_table([number], [ONE]))
+            for number, name in enumerate(["a.parquet", "_b.parquet"])
+        ],
+    ),
+}  # fmt: skip
+CASES |= LOST_FILES
+
+
 def filled(value: object, tmp: Path) -> object:
     if isinstance(value, str):
         return value.replace("{tmp}", str(tmp)).replace("{{", "{").replace("}}", "}")
     if isinstance(value, dict):
         return {name: filled(item, tmp) for name, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item, tmp) for item in value]
     return value
 
 

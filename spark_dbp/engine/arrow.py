@@ -1,6 +1,6 @@
 """Let workers read committed tables and write new ones themselves, as Parquet.
 
-Imports `files`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
+Imports `files`, `paths`, `columns`, `compat` and `progress`; pyspark and pyarrow inside functions.
 
 Most of what a run moves is vectors. Spark would decode them into rows, encode them as Arrow and send them
 through a socket before a worker sees them. So workers read the files of committed tables themselves, at the
@@ -25,7 +25,7 @@ from spark_dbp.engine.compat import (
     read_parquet_codec,
     to_arrow_schema,
 )
-from spark_dbp.lake import files
+from spark_dbp.lake import files, paths
 from spark_dbp.lake.progress import name_pass, report_progress
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
 def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
     """Write `frame` to a new directory and read it back, so that what is used twice is computed once."""
     frame.write.parquet(files.to_spark_path(path))
-    return frame.sparkSession.read.schema(frame.schema).parquet(files.to_spark_path(path))
+    return frame.sparkSession.read.schema(frame.schema).parquet(paths.to_spark_source(path))
 
 
 def to_frame(samples: DataFrame | CommittedTable) -> DataFrame:

@@ -105,6 +105,18 @@ def find_bare_names(sql: str) -> list[str]:
     return [call.bare for call in _find_calls(sql) if call.bare]
 
 
+def find_names(sql: str) -> list[str]:
+    """Names in an expression that may be columns of the input.
+
+    Examples
+    --------
+    >>> find_names("concat(shard, '/', `file name`)")
+    ['concat', 'shard', 'file name']
+    """
+    names = [text for kind, text, _, _ in _tokenize(sql) if kind in ("word", "quoted")]
+    return [name[1:-1].replace("``", "`") if name.startswith("`") else name for name in names]
+
+
 def has_subquery(sql: str) -> bool:
     """Whether an expression reads other tables.
 

@@ -1,7 +1,7 @@
 """Read the centroids that the user gives with clustered data.
 
-Imports numpy, `compat`, `embeddings`, `spark_errors`, `sources`, `geometry`, `vectors` and `files`; pyspark
-inside functions.
+Imports numpy, `compat`, `embeddings`, `spark_errors`, `input_files`, `sources`, `geometry`, `vectors` and
+`lake`; pyspark inside functions.
 
 They come as Parquet (``cluster_id``, ``centroid``), or as a ``.npy`` matrix whose row number is the cluster
 id.
@@ -22,10 +22,12 @@ from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import InputError
+from spark_dbp.io.input_files import read_checked
 from spark_dbp.io.sources import take_snapshot
 from spark_dbp.kernels.geometry import normalize_rows
 from spark_dbp.kernels.vectors import group_by_dimension
 from spark_dbp.lake import files
+from spark_dbp.lake.paths import take_literally
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -122,13 +124,13 @@ def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating
 
 def _read_parquet(spark: SparkSession, path: str) -> DataFrame:
     with translate_errors(f"input.centroids {path}"):
-        return spark.read.parquet(path)
+        return spark.read.parquet(take_literally(path))
 
 
 def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     from pyspark.sql import functions as F
 
-    frame = _read_parquet(spark, path)
+    frame, _ = read_checked("input.centroids", [take_literally(path)], lambda: _read_parquet(spark, path))
     find_type(frame, CLUSTER_ID, f"input.centroids {path}")
     centroid, problem = to_embedding_column(frame, CENTROID, f"input.centroids {path}")
     chosen = frame.select(F.col(CLUSTER_ID).cast("bigint"), centroid.alias(CENTROID), problem.alias(PROBLEM))

@@ -1,15 +1,15 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `spark_errors`, `errors` and `digest`; pyspark inside functions.
+Imports `compat`, `spark_errors`, `errors`, `input_files` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 from uuid import uuid4
 
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
@@ -17,9 +17,11 @@ from spark_dbp.engine.expressions import check_expression, refuse_ambiguous_name
 from spark_dbp.engine.forms import compute_columns
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
-from spark_dbp.lake.digest import digest_and_sum, digest_table
+from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
+from spark_dbp.lake.digest import digest_table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 
@@ -134,6 +136,7 @@ def open_source(
     columns: list[str],
     computed: Iterable[tuple[str, str]] = (),
     written: Iterable[tuple[str, str]] = (),
+    compared: Collection[str] = (),
 ) -> Source:
     """Open the input table and take its snapshot.
 
@@ -151,6 +154,9 @@ def open_source(
         For those of `columns` that are SQL, the key of the configuration and the SQL.
     written : iterable of (str, str)
         All SQL as the user wrote it, before what depends on the moment was replaced.
+    compared : collection of str
+        Columns whose values are told apart: the key, and those that deduplication compares. Where they come
+        from names of folders, they are read as texts.
 
     Returns
     -------
@@ -159,61 +165,25 @@ def open_source(
     Raises
     ------
     InputError
-        When there is no such path or table.
+        When there is no such path or table, or files of it are passed over or named twice (`passed_over`).
     ConfigError
         When SQL of the configuration is refused.
     """
-    paths = paths or []
-    frame = _read(spark, paths, table)
-    refuse_ambiguous_names(written, frame.columns)
-    if predicate is not None:
-        check_expression(frame, predicate, "input.filter")
-    frame = compute_columns(frame, columns, computed)
+    paths, found = name_literally(paths or []), None
+    if paths:
+        frame, found = read_checked("input.path", paths, lambda: _read(spark, paths, None))
+    else:
+        frame = _read(spark, [], table)
     with translate_errors(_name(paths, table)):
-        snapshot = take_snapshot(frame, columns)
-        if paths and snapshot.files is not None:
-            _refuse_empty_files(spark, paths, frame, snapshot.files)
+        if found is not None:
+            uris = found.column("file_path").to_pylist()
+            frame = read_folders_as_text(frame, paths, uris, compared)
+        refuse_ambiguous_names(written, frame.columns)
+        if predicate is not None:
+            check_expression(frame, predicate, "input.filter")
+        frame = compute_columns(frame, columns, computed)
+        snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
     return Source(spark, paths, table, predicate, frame, snapshot)
-
-
-def _refuse_empty_files(spark: SparkSession, paths: list[str], table: DataFrame, n_files: int) -> None:
-    """Refuse Parquet files of 0 bytes. Spark skips them without a word, so their rows would be missing.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    paths : list of str
-    table : DataFrame
-        The DataFrame that Spark reads from `paths`.
-    n_files : int
-        Number of files with rows, from the snapshot. Sizes are looked up only if there are other files.
-
-    Raises
-    ------
-    InputError
-    """
-    listed = table.inputFiles()
-    if len(listed) == n_files:
-        return
-    filled = spark.read.format("binaryFile").load(paths).select("path")
-    with_bytes = {_plain(row.path) for row in filled.collect()}
-    # Object stores mark directories with empty files, so only names of Parquet files count.
-    empty = sorted(
-        path
-        for path in map(_plain, listed)
-        if path not in with_bytes and path.endswith((".parquet", ".parq"))
-    )
-    if empty:
-        raise InputError(
-            f"input.path: {len(empty):,} Parquet file{'s have' if len(empty) > 1 else ' has'} 0 bytes, "
-            f"such as {', '.join(empty[:5])}",
-            mend="write them again, or move them away",
-        )
-
-
-def _plain(uri: str) -> str:
-    """The URI of a file in one spelling, because Spark uses two."""
-    return re.sub(r"^file:/+", "/", unquote(uri))
 
 
 def _name(paths: list[str], table: str | None) -> str:
@@ -261,22 +231,16 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapsho
     -------
     Snapshot
     """
-    from pyspark.sql import functions as F
+    found = list_read_files(frame)
+    return _summarize(found) if found is not None else _snapshot_of_rows(frame, columns or frame.columns)
 
-    fields = ["file_path", "file_size", "file_modification_time"]
-    try:
-        files = frame.groupBy(*[F.col(f"_metadata.{name}").alias(name) for name in fields]).agg(
-            F.count(F.lit(1)).alias("rows")
-        )
-        _ = files.schema
-    except Exception as error:
-        if not read_condition(error):
-            raise
-        return _snapshot_of_rows(frame, frame.columns if columns is None else columns)
-    n_files, (digest,), (rows, size) = digest_and_sum(
-        files, [files.columns], [column("rows"), column("file_size")]
+
+def _summarize(found: pa.Table) -> Snapshot:
+    rows = sorted(tuple(row.values()) for row in found.to_pylist())
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    return Snapshot(
+        rows=sum(row[3] for row in rows), files=len(rows), bytes=sum(row[1] for row in rows), digest=digest
     )
-    return Snapshot(rows=rows, files=n_files, bytes=size, digest=digest)
 
 
 def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:

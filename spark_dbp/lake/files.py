@@ -48,10 +48,10 @@ def normalize(path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path)
     if not is_local(text):
-        return text.rstrip("/")
+        return re.sub(r"^([^:/]+):/(?!/)", r"\1:///", text).rstrip("/")  # hdfs:/x is hdfs:///x
     if text.startswith("file:"):
         text = "/" + text[len("file:") :].lstrip("/")
-    return str(Path(text).expanduser().absolute())
+    return str(Path(os.path.expanduser(text)).absolute())  # noqa: PTH111  (leaves ./~x as it is)
 
 
 def to_spark_path(path: str) -> str:
@@ -165,6 +165,33 @@ def list_sizes(path: str) -> dict[str, int]:
         found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     shown = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
     return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
+
+
+def list_kinds(path: str) -> dict[str, bool]:
+    """Names of all files and directories in the directory `path`, and whether each is a directory."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return {info.base_name: info.type == fs.FileType.Directory for info in found}
+
+
+def list_tree(path: str) -> dict[str, int]:
+    """Relative paths and sizes of all files below a directory; of a file its size, under an empty name."""
+    from pyarrow import fs
+
+    with _reached(path) as (filesystem, inner):
+        info = filesystem.get_file_info(inner)
+        if info.is_file:
+            return {"": int(info.size)}
+        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    return {posixpath.relpath(item.path, inner): int(item.size) for item in found if item.is_file}
+
+
+def read_start(path: str, n_bytes: int) -> bytes:
+    """The first bytes of a file."""
+    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as stream:
+        return bytes(stream.read(n_bytes))
 
 
 def measure_tree(path: str) -> int:

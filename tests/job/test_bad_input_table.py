@@ -40,7 +40,8 @@ QUICK = {
     "null key", "duplicate keys", "more clusters than rows", "n_keep above the rows", "filter on no column",
     "filter fails on a row", "trie key is no SQL", "no column for exact", "null cluster_id", "distance outside",
     "centroids of objects", "centroid ids twice", "an unknown codec", "output.path is a file",
-    "output.path with something else",
+    "output.path with something else", "hidden part", "subfolder beside files", "file beside partitions",
+    "a folder and its file",
 }  # fmt: skip
 assert set(NAMES) >= QUICK
 

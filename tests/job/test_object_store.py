@@ -23,6 +23,8 @@ from pyarrow import fs
 from spark_dbp import KeepTrie, RunConfig, open_run, run
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches
 from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.io.listing import list_paths
+from spark_dbp.io.passed_over import PassedOver
 from spark_dbp.lake import files, lock
 from spark_dbp.lake.store import open_run_directory
 from spark_dbp.stages.keep_trie import build_keep_trie
@@ -80,6 +82,34 @@ def test_paths_are_taken_as_they_are(credentials, name):
     assert name in files.list_names("s3a://lake/names")
     assert files.list_names(base) == ["file"]
     assert files.read_bytes(files.join(base, "file")) == name.encode()
+
+
+def test_what_lies_under_a_path_is_listed(base):
+    names = ["a.parquet", "_b.parquet", "c=1/d.parquet", "x [1]/e.parquet", "_temporary/0/f.parquet", ".h/g"]
+    for name in names:
+        files.write_bytes(files.join(base, name), b"PAR1 and more")
+
+    def read(*entries: str) -> list[str]:
+        listing = list_paths([entry.replace("BASE", base) for entry in entries])
+        assert not listing.unchecked
+        read = PassedOver("", listing, None).is_read
+        return sorted(path.removeprefix(f"{base}/") for path in read)
+
+    assert read("BASE/a.parquet", "BASE/c=1") == ["a.parquet", "c=1/d.parquet"]
+    assert read("BASE/[ax]*") == ["a.parquet", "x [1]/e.parquet"]
+    assert read("BASE/{c=1,x*}/*.parquet", r"BASE/x \[1\]/none") == ["c=1/d.parquet", "x [1]/e.parquet"]
+    listing = list_paths([f"{base}/"])
+    assert [name for _, name in listing.known] == ["_temporary"]
+    with pytest.raises(InputError, match=r"1 Parquet file: _b\.parquet"):
+        PassedOver("input.path", listing, [f"{base}/c=1/d.parquet", f"{base}/a.parquet"]).check(list)
+    with pytest.raises(InputError, match=r"is named more than once"):
+        twice = [f"{base}/a.parquet", f"{base.replace('s3a', 's3')}/[!_]*.parquet"]
+        PassedOver("input.path", list_paths(twice), None).check(list)
+    files.write_bytes(files.join(base, "_delta_log", "00000000000000000000.json"), b"{}")
+    with pytest.raises(InputError, match=r"lies in, or holds, the folder .* of a table \(Delta\)"):
+        PassedOver("input.path", list_paths([f"{base}/c=1/*"]), None).check(list)
+    (reason,) = list_paths(["gopher://x/y"]).unchecked.values()
+    assert "cannot open 'gopher://x/'" in reason
 
 
 def test_directories_are_there_while_they_hold_something(base):
