@@ -29,7 +29,7 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
     Returns
     -------
     Column
-        ARRAY<FLOAT>, ARRAY<DOUBLE> or BINARY.
+        ARRAY<FLOAT>, ARRAY<DOUBLE>, ARRAY<BINARY> (half floats) or BINARY.
 
     Raises
     ------
@@ -42,10 +42,16 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> Column:
     if is_ml_vector(data_type):
         return ml_vector_to_array(name)
     is_array = isinstance(data_type, T.ArrayType) and isinstance(
-        data_type.elementType, T.FloatType | T.DoubleType
+        data_type.elementType, T.FloatType | T.DoubleType | T.BinaryType
     )
     if is_array or isinstance(data_type, T.BinaryType):
         return column(name)
+    if isinstance(data_type, T.IntegerType):
+        raise InputError(
+            f"{setting}: column {name!r} is INT, which Spark takes also a column for that is null in all "
+            "rows of the first file",
+            mend="write that file with the type of the others, leave it out, or name another column",
+        )
     raise InputError(
         f"{setting}: column {name!r} is {data_type.simpleString().upper()}",
         mend="embeddings are ARRAY<FLOAT>, ARRAY<DOUBLE>, BINARY (float32, little endian) or pyspark.ml "

@@ -1,11 +1,12 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `spark_errors`, `errors` and `digest`; pyspark inside functions.
+Imports `compat`, `spark_errors`, `footers`, `errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -14,6 +15,7 @@ from uuid import uuid4
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
 from spark_dbp.engine.spark_errors import read_condition, read_first_line, translate_errors
 from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.io.footers import read_parquet, take_types_from_rows
 from spark_dbp.lake.digest import digest_and_sum, digest_table
 
 if TYPE_CHECKING:
@@ -153,11 +155,12 @@ def open_source(
         When there is no such path or table.
     """
     paths = paths or []
-    frame = _read(spark, paths, table)
+    frame = _read(spark, paths, table, columns, predicate)
     with translate_errors(_name(paths, table)):
         snapshot = take_snapshot(frame, columns)
         if paths and snapshot.files is not None:
             _refuse_empty_files(spark, paths, frame, snapshot.files)
+            frame = take_types_from_rows(frame, paths, snapshot.files, columns, predicate)
     return Source(spark, paths, table, predicate, frame, snapshot)
 
 
@@ -205,9 +208,15 @@ def _name(paths: list[str], table: str | None) -> str:
     return f"input.path {', '.join(paths)}" if paths else f"input.table {table}"
 
 
-def _read(spark: SparkSession, paths: list[str], table: str | None) -> DataFrame:
+def _read(
+    spark: SparkSession,
+    paths: list[str],
+    table: str | None,
+    columns: Sequence[str] = (),
+    predicate: str | None = None,
+) -> DataFrame:
     with translate_errors(_name(paths, table), opening=True):
-        frame = spark.read.table(table) if table else spark.read.parquet(*paths)
+        frame = spark.read.table(table) if table else read_parquet(spark, paths, columns, predicate)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
 
