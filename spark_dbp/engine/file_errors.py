@@ -18,7 +18,7 @@ _FILE = re.compile(r"\b(?:file|https?|s3a?|s3n|gs|hdfs|abfss?|wasbs?|dbfs|viewfs
 _NAMED_FILE = re.compile(r"(?:reading file|footer for file:|converted in file) (\S.*?)\.\s")
 _UNREADABLE = (
     "FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer"
-    "|Encountered error while reading file"  # Spark 3.5
+    "|Encountered error while reading file|can not read class org.apache.parquet.format"  # Spark 3.5
 )
 _OTHER_TYPE = "Data type mismatches when reading|Parquet column cannot be converted"
 _NESTED_TYPE = (
@@ -110,7 +110,7 @@ def translate_file_error(text: str, place: Place) -> SparkDbpError | None:
         return _other_type(text, file, place)
     if "URISyntaxException" in text and ":" in file.rsplit("/", 1)[-1]:
         return place.refuse(f"cannot read {file}{place}: Hadoop takes no colon in a name", "rename the file")
-    if re.search(_UNREADABLE, text):
+    if re.search(f"{_UNREADABLE}|ChecksumException", text):
         return _unreadable(text, file, place)
     if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
         return _vanished(text, file, place)
@@ -216,7 +216,6 @@ def _vanished(text: str, file: str, place: Place) -> SparkDbpError:
 
 def _unreadable(text: str, file: str, place: Place) -> SparkDbpError:
     """A file that Spark could not read: damaged only where nothing else explains it."""
-    name = place.setting or "input.path"
     cannot = f"cannot read {file}{place}"
     if "ChecksumException" in text:
         folder, _, last = file.rpartition("/")
@@ -271,10 +270,11 @@ def _unreadable(text: str, file: str, place: Place) -> SparkDbpError:
             f"{cannot}: its store did not answer",
             mend="run the same command again when the store can be reached",
         )
-    return _by_its_bytes(cannot, file, place, name)
+    return _by_its_bytes(text, file, place)
 
 
-def _by_its_bytes(cannot: str, file: str, place: Place, name: str) -> SparkDbpError:
+def _by_its_bytes(text: str, file: str, place: Place) -> SparkDbpError:
+    cannot, name = f"cannot read {file}{place}", place.setting or "input.path"
     kind = recognize_file(file) if _FILE.match(file) else None
     if kind is not None and kind != "Parquet":
         mend = {

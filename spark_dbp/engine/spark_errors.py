@@ -64,9 +64,9 @@ def translate_errors(reading: str = "", *, opening: bool = False, own: str = "")
         raise
     except Exception as error:
         translated = _translate(error, Place(reading, own), PySparkException)
-        refused = isinstance(error, AnalysisException) or is_about_types(error)
-        if opening and refused and not isinstance(translated, InputError):
-            why = _cause(str(error).split("JVM stacktrace")[0]) or read_first_line(error)
+        in_plan = isinstance(error, AnalysisException) and not isinstance(translated, InputError)
+        if opening and (in_plan or is_about_types(error)):
+            why = _cause(str(error)) or read_first_line(error)
             translated = InputError(f"cannot read {reading}: {_without_codes(why)}", mend=_mend_of(error))
         if translated is None:
             raise
@@ -173,6 +173,13 @@ def _mend_of(error: Exception) -> str:
     text = str(error)
     if "COLUMN_ALREADY_EXISTS" in text:
         return "rename one of the columns; or, where they differ in case, set spark.sql.caseSensitive: true"
+    if "NANOS" in text:
+        return "--set spark.sql.legacy.parquet.nanosAsLong=true, or write that column in microseconds"
+    if is_about_types(error):
+        return (
+            "write that column as another type, or name the others in a table for input.table; where this "
+            "program can read the files too, it leaves such a column out by itself"
+        )
     return "check input.path or input.table, and that Spark can read all columns of the table"
 
 
@@ -186,7 +193,8 @@ def _sql_state(error: Exception) -> str:
 def _cause(text: str) -> str:
     """The innermost cause in a stack trace of Java ("Caused by"), Py4J or Python; empty where it has none."""
     causes = re.findall(
-        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>[\w.]*(?:Error|Exception)(?:: .*)?))$",
+        # Connect gives the class of Java's error alone on a line: that is no cause.
+        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>(?!org\.|java\.)[\w.]*(?:Error|Exception)(?:: .*)?))$",
         text,
         flags=re.MULTILINE,
     )

@@ -100,7 +100,11 @@ class Columns:
 
 
 def read_parquet(
-    spark: SparkSession, paths: Sequence[str], columns: Sequence[str] = (), predicate: str | None = None
+    spark: SparkSession,
+    paths: Sequence[str],
+    columns: Sequence[str] = (),
+    predicate: str | None = None,
+    setting: str = "input.path",
 ) -> DataFrame:
     """Read Parquet files, without columns that Spark does not know where the run does not need them.
 
@@ -113,6 +117,8 @@ def read_parquet(
         Names of columns that the run reads. What is left out is told in the log only where some are given.
     predicate : str, optional
         SQL, which may name further columns.
+    setting : str
+        What names the paths, for messages.
 
     Returns
     -------
@@ -134,6 +140,7 @@ def read_parquet(
         if found is None:
             raise
         file, readable = found
+    file = f"{file} ({setting})"
     _refuse_unread(readable, file, columns)
     frame = spark.read.schema(readable.schema).parquet(*paths)
     if predicate is not None:
@@ -318,7 +325,7 @@ def _unread_error(path: tuple[str, ...], unread: Unread, file: str) -> InputErro
         what = f"{file} has columns whose names differ from {name!r} only in case"
     else:
         what = f"column {name!r} of {file} is {unread}, which this Spark does not read"
-    return InputError(f"input.path: {what}", mend=unread.mend)
+    return InputError(what, mend=unread.mend)
 
 
 def _refuse_unread_in(predicate: str, frame: DataFrame, readable: Columns, file: str) -> None:

@@ -64,7 +64,9 @@ def recognize_bytes(head: bytes) -> str | None:
         return "HTML or XML (the error page of a download?)"
     if _JSON.match(head):
         return "JSON"
-    text = head.decode("utf-8", "replace").rstrip("\ufffd")
+    text = head.decode("utf-8", "replace")
+    if len(head) == _HEAD:  # the last letter may be cut
+        text = text.rstrip("\ufffd")
     if "\ufffd" in text or not all(char.isprintable() or char in "\t\r\n" for char in text):
         return None
     return "a text (CSV?)" if re.search("[,;\t|]", text) else "a text"
