@@ -72,7 +72,12 @@ if not IS_SPARK_35:  # which cannot read a footer that has the type
     UNKNOWN["half floats in lists"] = ({"h": halves(ROWS)}, {})
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+QUICK = {"nanoseconds", "uuid", "interval"}  # the others in `make test-all`
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in UNKNOWN]
+)
 def test_a_column_of_an_unknown_type_fails_nothing(spark, tmp_path, name):
     columns, left_out = UNKNOWN[name]
     write_interval(tmp_path) if columns is None else write_table(tmp_path, KEYS, ROWS, **columns)
@@ -128,6 +133,7 @@ def test_types_are_those_that_spark_would_take(spark, tmp_path):
         assert found.schema == expected
 
 
+@pytest.mark.slow
 def test_columns_that_spark_wrote_stay_what_they_are(spark, tmp_path):
     """Vectors of pyspark.ml, and names in two cases."""
     from pyspark.ml.linalg import Vectors
@@ -145,6 +151,7 @@ def test_columns_that_spark_wrote_stay_what_they_are(spark, tmp_path):
     assert ingest(source.frame).where("problem is null").count() == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "read", "words"),
     [
@@ -187,6 +194,7 @@ def test_a_filter_on_a_column_that_is_left_out(spark, tmp_path, caplog):
         spark.conf.unset(NANOS)
 
 
+@pytest.mark.slow
 def test_where_only_spark_reads_the_files(spark, tmp_path, monkeypatch):
     """Then the table is refused, with Spark's reason and a mend."""
 
@@ -244,7 +252,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("name", EMPTY)
-@pytest.mark.parametrize("place", ["00000 a%b.parquet", "zz.parquet"])
+@pytest.mark.parametrize("place", ["00000 a%b.parquet", pytest.param("zz.parquet", marks=pytest.mark.slow)])
 def test_case_31_empty_pandas_part(spark, tmp_path, name, place):
     """The types are those of the files with rows, wherever the one without lies."""
     write_table(tmp_path, KEYS, ROWS)
@@ -255,6 +263,7 @@ def test_case_31_empty_pandas_part(spark, tmp_path, name, place):
     source.check_unchanged(N)
 
 
+@pytest.mark.slow
 def test_columns_from_folders_stay(spark, tmp_path):
     for number in range(2):
         half = slice(number * 3, number * 3 + 3)
