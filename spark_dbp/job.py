@@ -101,7 +101,7 @@ class Job:
                 )
 
         reads_input = INPUT in step.needs.sources
-        with translate_errors(self.source.name if reads_input else ""):
+        with translate_errors(self.source.name if reads_input else "", own=self.directory.path):
             return self.directory.reuse_or_build(
                 step.name,
                 step.title.format(**self._all_info()),

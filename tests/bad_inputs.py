@@ -21,8 +21,6 @@ from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
 from spark_dbp.cli import main
 
 IS_SPARK_35 = pyspark.__version__.startswith("3.5.")
-# Spark 3.5 does not know the type at all: to it the file is damaged.
-HALF_FLOATS = ["cannot read"] if IS_SPARK_35 else ["FLOAT16", "float32"]
 PROCESSES = bool(os.environ.get("SPARK_DBP_TEST_PROCESSES"))
 SECRET = "hunter2"
 
@@ -265,10 +263,13 @@ CASES = {
     ),
     "embedding of strings": rows(["'embedding' is STRING", "ARRAY<FLOAT>"], ["x"] * N, pa.string()),
     "embedding of texts": rows(["ARRAY<STRING>", "input.embedding: {sql:"], [["1", "2"]] * N, pa.list_(pa.string())),
-    "half floats": rows(["input.path", *HALF_FLOATS], [np.zeros(4, np.float16)] * N, pa.list_(pa.float16())),
+    "half floats": Case(
+        3, ["input.path", "FLOAT16", "'half'", "float32"], lambda path: table(path, half=np.zeros(N, np.float16)),
+        {"input": {"embedding": "half"}},
+    ),
     "key of arrays": Case(3, ["input.key", "ARRAY<STRING>"], lambda path: table(path, keys=[[k] for k in KEYS])),
     "columns that differ in case": Case(
-        3, ["column `key` already exists", "spark.sql.caseSensitive"], lambda path: table(path, KEY=KEYS)
+        3, ["'key' only in case", "spark.sql.caseSensitive"], lambda path: table(path, KEY=KEYS)
     ),
     "embedding in one file only": Case(
         3, ["null embedding: 30 rows"], lambda path: in_files(path, half(0), half(1).select(["key"]))
@@ -277,7 +278,7 @@ CASES = {
         3, ["there is no column 'embedding'"], lambda path: in_files(path, half(0).select(["key"]), half(1))
     ),
     "float, then double": Case(
-        3, ["00001.parquet", "'embedding' is DOUBLE there and FLOAT in other files"],
+        3, ["00001.parquet", "'embedding' is DOUBLE there and FLOAT in the file"],
         lambda path: in_files(path, half(0), half(1, type_=F64)),
     ),
     "strings, then integers": Case(
@@ -607,6 +608,112 @@ LOST_FILES = {
     ),
 }  # fmt: skip
 CASES |= LOST_FILES
+
+
+# What lies in the files, or beside them.
+
+
+def with_column(values: pa.Array) -> Callable[[Path], object]:
+    return lambda path: table(path, x=values)
+
+
+def stale_checksum(path: Path) -> None:
+    table(path)
+    (path / ".00000.parquet.crc").write_bytes(b"crc\0" + (512).to_bytes(4, "big") + b"\1\2\3\4" * 40)
+
+
+def in_folders(*folders: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        for number, folder in enumerate(folders):
+            (path / folder).mkdir(parents=True)
+            pq.write_table(half(number), path / folder / "p.parquet")
+
+    return write
+
+
+def encrypted(plaintext_footer: bool) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        import base64
+
+        import pyarrow.parquet.encryption as pe
+
+        class Keys(pe.KmsClient):
+            def wrap_key(self, key: bytes, name: str) -> bytes:
+                return base64.b64encode(key)
+
+        configuration = pe.EncryptionConfiguration(
+            footer_key="footer", column_keys={"column": ["key"]}, plaintext_footer=plaintext_footer
+        )
+        factory = pe.CryptoFactory(lambda _: Keys())
+        properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), configuration)
+        in_files(path, half(0), encryption_properties=properties)
+
+    return write
+
+
+def beside(name: str, content: pa.Table) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        table(path)
+        pq.write_table(content, path / name)
+
+    return write
+
+
+NANOS = pa.array(range(N), pa.timestamp("ns"))
+UNTYPED = pa.table({"key": KEYS[:3], "embedding": pa.nulls(3)})
+CASES |= {
+    "case 19: partition levels": Case(
+        3, ["in/a=1", "in/a=2/b=1", "levels of folders", "glob"], in_folders("a=1", "a=2/b=1")
+    ),
+    "partition names": Case(3, ["in/a=1", "in/b=1", "different partition columns"], in_folders("a=1", "b=1")),
+    "partition roots": Case(3, ["in/x", "in/y", "one root"], in_folders("x/a=1", "y/a=2")),
+    "case 22: nanoseconds as the key": Case(
+        3, ["'x' of", "TIMESTAMP(NANOS)", "--set spark.sql.legacy.parquet.nanosAsLong=true"], with_column(NANOS),
+        {"input": {"key": "x"}},
+    ),
+    "nanoseconds in exact dedup": Case(
+        3, ["'x' of", "TIMESTAMP(NANOS)"], with_column(NANOS), {"dedup": {"exact": {"columns": ["x"]}}}
+    ),
+    "nanoseconds in the filter": Case(
+        3, ["input.filter", "'x' of", "TIMESTAMP(NANOS)"], with_column(NANOS), {"input": {"filter": "x > 3"}}
+    ),
+    "TIME as the key": Case(
+        3, ["'x' of", "TIME(NANOS)", "write it as"], with_column(pa.array(range(N), pa.time64("ns"))),
+        {"input": {"key": "x"}},
+    ),
+    "case 25: Brotli": Case(
+        3, ["00000.parquet", "compressed with brotli", "no codec", "zstd"],
+        lambda path: in_files(path, half(0), compression="brotli"),
+    ),
+    "case 26: a stale checksum": Case(
+        3, ["00000.parquet", "checksum file .00000.parquet.crc", "delete"], stale_checksum
+    ),
+    "an encrypted footer": Case(3, ["00000.parquet", "encrypted", "parquet.crypto.factory.class"], encrypted(False)),
+    "encrypted columns": Case(3, ["00000.parquet", "encrypted", "parquet.crypto.factory.class"], encrypted(True)),
+    "a CSV": Case(3, ["cannot read", "x.csv", "a text (CSV?)"], file_of("x.csv", b"key,embedding\n")),
+    "JSON": Case(3, ["cannot read", "x.json", "JSON"], file_of("x.json", b'{"key": 1}\n', beside=True)),
+    "Feather": Case(3, ["cannot read", "Arrow IPC"], file_of("x.feather", b"ARROW1\0\0" + bytes(99) + b"ARROW1")),
+    "Parquet in gzip": Case(
+        3, ["x.parquet.gz", "gzip", "unpack it"], file_of("x.parquet.gz", b"\x1f\x8b\x08\0" + bytes(range(99)))
+    ),
+    "a pointer of Git LFS": Case(
+        3, ["Git LFS", "git lfs pull"], file_of("x.parquet", b"version https://git-lfs.github.com/spec/v1\n")
+    ),
+    "a column without a type in the first file": Case(
+        3, ["input.embedding", "INT", "null in all rows of the first file"], beside("0.parquet", UNTYPED)
+    ),
+    "a column without a type in the last file": Case(
+        3, ["z.parquet", "'embedding' has no type there", "ARRAY<FLOAT>"], beside("z.parquet", UNTYPED)
+    ),
+    "a colon in a name": Case(
+        3, ["a:b.parquet", "no colon", "rename"], file_of("a:b.parquet", parquet(half(0)))
+    ),
+    "centroids of nanoseconds": centroids(
+        ["'centroid' of", "(input.centroids)", "TIMESTAMP(NANOS) in a list"],
+        parquet(pa.table({"cluster_id": [0], "centroid": pa.array([[1]], pa.list_(pa.timestamp("ns")))})),
+        "c.parquet",
+    ),
+}  # fmt: skip
 
 
 def filled(value: object, tmp: Path) -> object:

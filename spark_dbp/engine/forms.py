@@ -84,8 +84,8 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> tuple[Colu
     Returns
     -------
     embedding : Column
-        ARRAY<FLOAT>, ARRAY<DOUBLE> or BINARY. Integers and decimals become DOUBLE. Of arrays of one array
-        (1 x d), the inner one; of arrays of structs of one field, that field.
+        ARRAY<FLOAT>, ARRAY<DOUBLE>, ARRAY<BINARY> (half floats) or BINARY. Integers and decimals become
+        DOUBLE. Of arrays of one array (1 x d), the inner one; of arrays of structs of one field, that field.
     problem : Column
         STRING; null where nothing is wrong.
 
@@ -105,7 +105,7 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> tuple[Colu
         return value, problem
     while isinstance(data_type, T.ArrayType):
         inner = data_type.elementType
-        if isinstance(inner, T.FloatType | T.DoubleType):
+        if isinstance(inner, T.FloatType | T.DoubleType | T.BinaryType):
             return value, problem
         if isinstance(inner, T.IntegralType | T.DecimalType):
             return value.cast("array<double>"), problem
@@ -137,6 +137,11 @@ def _name_mend(setting: str, name: str, data_type: DataType) -> str:
     ]
     if fields:
         return f"name a field of it, such as {setting}: {name}.{fields[0].name}"
+    if isinstance(data_type, T.IntegerType):
+        return (
+            "Spark also takes a column for INT that is null in all rows of the first file: write that file with "
+            f"the type of the others; or make one array of columns, {setting}: {{sql: 'array({quoted}, ...)'}}"
+        )
     if isinstance(data_type, T.NumericType):
         return (
             f"one column for each dimension becomes an array with {setting}: {{sql: 'array({quoted}, ...)'}}"

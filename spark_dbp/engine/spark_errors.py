@@ -1,6 +1,6 @@
 """Turn errors of any version of Spark into ours: what is wrong, where, and what mends it.
 
-Imports `errors`; pyspark inside functions only.
+Imports `file_errors` and `errors`; pyspark inside functions only.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from spark_dbp.engine.file_errors import Place, is_about_types, translate_file_error
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 
-_FILE = re.compile(r"\b(?:file|s3a?|s3n|gs|hdfs|abfss?|wasbs?|dbfs):/[^\s,'\"]+")
-_UNREADABLE = (
-    "FAILED_READ_FILE|CANNOT_READ_FILE|is not a Parquet file|Could not read footer"
-    "|Encountered error while reading file"  # Spark 3.5
-)
 _DATA_EXCEPTION = r"\bSpark(?:Arithmetic|ArrayIndexOutOfBounds|DateTime|NumberFormat)Exception: \["
+_NO_ANSWER = (
+    "Call From .* failed on|UnknownHostException|Unable to execute HTTP request|SocketTimeoutException"
+)
 _COLUMN_CONDITIONS = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND")
 
 
@@ -35,12 +34,16 @@ def read_condition(error: BaseException) -> str:
 def read_first_line(error: BaseException) -> str:
     """First line of a Spark error, without codes, plans or stack traces."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return re.sub(r"\s*SQLSTATE: \w+", "", re.sub(r"^\[[\w.]+\]\s*", "", text))[:500]
+    return _without_codes(lines[0] if lines else type(error).__name__)
+
+
+def _without_codes(text: str) -> str:
+    text = re.sub(r"^(?:[\w.]+(?:Exception|Error): )?\[[\w.]+\]\s*", "", text)
+    return re.sub(r"\s*SQLSTATE: \w+", "", text)[:500]
 
 
 @contextmanager
-def translate_errors(reading: str = "", *, opening: bool = False) -> Iterator[None]:
+def translate_errors(reading: str = "", *, opening: bool = False, own: str = "") -> Iterator[None]:
     """Turn Spark's errors into ours, which name the file and show no stack trace.
 
     Parameters
@@ -50,6 +53,8 @@ def translate_errors(reading: str = "", *, opening: bool = False) -> Iterator[No
     opening : bool
         Whether the code inside only opens a source. Then any error that Spark finds in a plan is an
         `InputError`.
+    own : str
+        The run directory, where the run's own tables are read too: their faults are not the input's.
     """
     from pyspark.errors import AnalysisException, PySparkException
 
@@ -58,41 +63,38 @@ def translate_errors(reading: str = "", *, opening: bool = False) -> Iterator[No
     except SparkDbpError:
         raise
     except Exception as error:
-        translated = _translate(error, reading, PySparkException)
-        if opening and isinstance(error, AnalysisException) and not isinstance(translated, InputError):
-            translated = InputError(f"cannot read {reading}: {read_first_line(error)}", mend=_mend_of(error))
+        translated = _translate(error, Place(reading, own), PySparkException)
+        in_plan = isinstance(error, AnalysisException) and not isinstance(translated, InputError)
+        if opening and (in_plan or is_about_types(error)):
+            why = _cause(str(error)) or read_first_line(error)
+            translated = InputError(f"cannot read {reading}: {_without_codes(why)}", mend=_mend_of(error))
         if translated is None:
             raise
         raise translated from error
 
 
-def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDbpError | None:
+def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDbpError | None:
     text = str(error)
     condition = read_condition(error)
-    at = f" ({reading})" if reading else ""
+    at, setting = str(place), place.setting
     if "PATH_NOT_FOUND" in (condition, text[1:15]):
-        mend = "check input.path" if reading else "the run directory is incomplete: run the job again"
+        mend = f"check {setting}, and that Spark may read it"
+        if not place.is_input:
+            mend = "the run directory is incomplete: run the job again"
         return InputError(f"no such path{at}: {read_first_line(error)}", mend=mend)
     if condition == "TABLE_OR_VIEW_NOT_FOUND":
         return InputError(f"no such table{at}: {read_first_line(error)}", mend="check input.table")
     if condition.startswith("UNABLE_TO_INFER_SCHEMA"):
-        return InputError(f"no Parquet files{at}", mend="check input.path")
+        return place.refuse(
+            f"no Parquet files{at} that Spark reads",
+            f"check {setting}: Spark passes over empty files, names that begin with _ or ., and subfolders "
+            "without a = in their name",
+        )
     if condition.startswith(_COLUMN_CONDITIONS):
         return InputError(f"no such column{at}: {read_first_line(error)}", mend="check the column names")
-    differing = re.search("Data type mismatches when reading|Parquet column cannot be converted", text)
-    if differing:
-        return _other_types(text, at, differing.start())
-    if "FILE_NOT_EXIST" in text or "FileNotFoundException" in text:
-        return InputError(
-            f"{_file_in(text)}{at} vanished while it was read",
-            mend="run the same command again when nothing writes to that table",
-        )
-    broken = re.search(_UNREADABLE, text)
-    if broken:
-        return InputError(
-            f"cannot read {_file_in(text, broken.start())}{at}: it is truncated, damaged or not Parquet",
-            mend="write the file again, or move it away and check input.path",
-        )
+    of_a_file = translate_file_error(text, place)
+    if of_a_file is not None:
+        return of_a_file
     if re.search(
         r"No FileSystem for scheme|FileSystem not found|PatternSyntaxException|URISyntaxException", text
     ):
@@ -100,6 +102,11 @@ def _translate(error: Exception, reading: str, spark_exception: type) -> SparkDb
             f"cannot open{at or ' a path'}: {_cause(text) or read_first_line(error)}",
             mend="check the path: Spark needs the connector of its store, brackets of a glob must be closed, "
             "and Hadoop takes no colon in a name",
+        )
+    if place.is_input and re.search(_NO_ANSWER, text):
+        return SparkDbpError(
+            f"cannot open{at}: its store does not answer: {_cause(text) or read_first_line(error)}",
+            mend=f"check the host in {setting} and the network, then run the same command again",
         )
     # A cast, a division or an overflow failed on a value. Spark 3.5 gives the SQL state in the text only.
     if _sql_state(error).startswith("22") or re.search(_DATA_EXCEPTION, text):
@@ -163,32 +170,17 @@ def _unknown(error: Exception, text: str, at: str, spark_exception: type) -> Spa
 
 
 def _mend_of(error: Exception) -> str:
-    condition, text = read_condition(error), str(error)
-    if condition == "COLUMN_ALREADY_EXISTS":
+    text = str(error)
+    if "COLUMN_ALREADY_EXISTS" in text:
         return "rename one of the columns; or, where they differ in case, set spark.sql.caseSensitive: true"
-    if "FLOAT16" in text:
-        return "write the column as float32: Spark reads no half floats"
+    if "NANOS" in text:
+        return "--set spark.sql.legacy.parquet.nanosAsLong=true, or write that column in microseconds"
+    if is_about_types(error):
+        return (
+            "write that column as another type, or name the others in a table for input.table; where this "
+            "program can read the files too, it leaves such a column out by itself"
+        )
     return "check input.path or input.table, and that Spark can read all columns of the table"
-
-
-def _other_types(text: str, at: str, start: int) -> InputError:
-    """An error for files that have different types for a column."""
-    found = re.search(
-        r"olumn:? \[(.+?)\][.,] Expected(?: Spark type|:) (\S+), (?:actual Parquet type|Found:) (\w+)", text
-    )
-    what = "a column has another type"
-    if found:
-        what = f"column {found[1].split(',')[0]!r} is {found[3]} there and {found[2].upper()} in other files"
-    return InputError(
-        f"{_file_in(text, start)}{at}: {what}",
-        mend="write all files with the same types, or give input.path those that agree",
-    )
-
-
-def _file_in(text: str, start: int = 0) -> str:
-    # Spark 3.5 names the file that it was writing before the one that it could not read.
-    found = _FILE.search(text, start) or _FILE.search(text)
-    return found[0].rstrip(".)]") if found else "a file of the input"
 
 
 def _sql_state(error: Exception) -> str:
@@ -201,7 +193,8 @@ def _sql_state(error: Exception) -> str:
 def _cause(text: str) -> str:
     """The innermost cause in a stack trace of Java ("Caused by"), Py4J or Python; empty where it has none."""
     causes = re.findall(
-        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>[\w.]*(?:Error|Exception)(?:: .*)?))$",
+        # Connect gives the class of Java's error alone on a line: that is no cause.
+        r"^(?:(?:Caused by)?: (?P<java>.+)|(?P<python>(?!org\.|java\.)[\w.]*(?:Error|Exception)(?:: .*)?))$",
         text,
         flags=re.MULTILINE,
     )

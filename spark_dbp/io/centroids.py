@@ -22,6 +22,7 @@ from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import InputError
+from spark_dbp.io.footers import read_parquet
 from spark_dbp.io.input_files import read_checked
 from spark_dbp.io.sources import take_snapshot
 from spark_dbp.kernels.geometry import normalize_rows
@@ -123,8 +124,8 @@ def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating
 
 
 def _read_parquet(spark: SparkSession, path: str) -> DataFrame:
-    with translate_errors(f"input.centroids {path}"):
-        return spark.read.parquet(take_literally(path))
+    with translate_errors(f"input.centroids {path}", opening=True):
+        return read_parquet(spark, [take_literally(path)], [CLUSTER_ID, CENTROID], setting="input.centroids")
 
 
 def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:

@@ -1,22 +1,28 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `spark_errors`, `errors`, `input_files` and `digest`; pyspark inside functions.
+Imports `compat`, `spark_errors`, `footers`, `input_files`, `errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
-from spark_dbp.engine.expressions import check_expression, refuse_ambiguous_names, refuse_expression
+from spark_dbp.engine.expressions import (
+    check_expression,
+    find_names,
+    refuse_ambiguous_names,
+    refuse_expression,
+)
 from spark_dbp.engine.forms import compute_columns
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
+from spark_dbp.io.footers import read_parquet, take_types_from_rows
 from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
 from spark_dbp.lake.digest import digest_table
 
@@ -134,7 +140,7 @@ def open_source(
     table: str | None = None,
     predicate: str | None = None,
     columns: list[str],
-    computed: Iterable[tuple[str, str]] = (),
+    computed: Collection[tuple[str, str]] = (),
     written: Iterable[tuple[str, str]] = (),
     compared: Collection[str] = (),
 ) -> Source:
@@ -150,7 +156,7 @@ def open_source(
         SQL condition. Rows for which it is not true are left out.
     columns : list of str
         Columns that the run reads. The snapshot of a view is a digest of these.
-    computed : iterable of (str, str)
+    computed : collection of (str, str)
         For those of `columns` that are SQL, the key of the configuration and the SQL.
     written : iterable of (str, str)
         All SQL as the user wrote it, before what depends on the moment was replaced.
@@ -170,13 +176,17 @@ def open_source(
         When SQL of the configuration is refused.
     """
     paths, found = name_literally(paths or []), None
+    # Columns that the run needs, among them those that SQL and paths into structs name.
+    needed = [*columns, *(name for _, sql in computed for name in find_names(sql))]
+    needed += [name.partition(".")[0] for name in columns]
     if paths:
-        frame, found = read_checked("input.path", paths, lambda: _read(spark, paths, None))
+        frame, found = read_checked("input.path", paths, lambda: _read(spark, paths, None, needed, predicate))
     else:
         frame = _read(spark, [], table)
     with translate_errors(_name(paths, table)):
         if found is not None:
             uris = found.column("file_path").to_pylist()
+            frame = take_types_from_rows(frame, paths, len(uris), needed, predicate)
             frame = read_folders_as_text(frame, paths, uris, compared)
         refuse_ambiguous_names(written, frame.columns)
         if predicate is not None:
@@ -190,9 +200,15 @@ def _name(paths: list[str], table: str | None) -> str:
     return f"input.path {', '.join(paths)}" if paths else f"input.table {table}"
 
 
-def _read(spark: SparkSession, paths: list[str], table: str | None) -> DataFrame:
+def _read(
+    spark: SparkSession,
+    paths: list[str],
+    table: str | None,
+    columns: Sequence[str] = (),
+    predicate: str | None = None,
+) -> DataFrame:
     with translate_errors(_name(paths, table), opening=True):
-        frame = spark.read.table(table) if table else spark.read.parquet(*paths)
+        frame = spark.read.table(table) if table else read_parquet(spark, paths, columns, predicate)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
 

@@ -1,7 +1,8 @@
 """Convert between Arrow columns and float32 matrices. Imports pyarrow, numpy and `geometry`.
 
-Embeddings come as lists (of variable or fixed size) of float or double, or as BINARY (float32, float64 or
-float16, little endian). Vectors are stored as BINARY (float32, little endian), which is read without a copy.
+Embeddings come as lists (of variable or fixed size) of float, of double or of BINARY (half floats, 2 bytes
+each), or as BINARY (float32, float64 or float16, little endian). Vectors are stored as BINARY (float32,
+little endian), which is read without a copy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ NOT_FINITE = "NaN or Inf in the embedding"
 ZERO_VECTOR = "zero vector"
 EMPTY_EMBEDDING = "empty embedding"
 BROKEN_BINARY = "embedding bytes are not a whole number of {} values"
+BROKEN_HALVES = "embedding elements are not half floats of 2 bytes"
 NPY_BYTES = "embedding bytes are an .npy file, not bare numbers"
 
 # Bytes of a column that are decoded at once, so that a worker's memory does not grow with Spark's batch size.
@@ -98,7 +100,7 @@ def is_embedding_type(arrow_type: pa.DataType) -> bool:
         or pa.types.is_large_list(arrow_type)
         or pa.types.is_fixed_size_list(arrow_type)
     )
-    return is_list and arrow_type.value_type in (pa.float32(), pa.float64())
+    return is_list and arrow_type.value_type in (pa.float32(), pa.float64(), pa.binary(), pa.large_binary())
 
 
 def group_by_dimension(
@@ -137,7 +139,14 @@ def group_by_dimension(
         groups = _group(raw, starts, lengths, problems)
         return [(r, np.ascontiguousarray(m).view(item)) for r, m in groups], problems
     values, starts, lengths = _flat_values(array)
-    flat = values.to_numpy(zero_copy_only=False)  # nulls become NaN
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values, starts = _cut_to_rows(values, starts, lengths)
+        flat, is_half = _read_halves(values)
+        is_broken = np.concatenate([[0], np.cumsum(~is_half)])
+        has_broken = is_broken[starts + lengths] > is_broken[starts]
+        problems[has_broken & (problems == None)] = BROKEN_HALVES  # noqa: E711
+    else:
+        flat = values.to_numpy(zero_copy_only=False)  # nulls become NaN
     if values.null_count:
         is_null = np.concatenate([[0], np.cumsum(~_validity(values))])
         has_null = is_null[starts + lengths] > is_null[starts]
@@ -216,6 +225,28 @@ def _measure_sizes(sizes: npt.NDArray[np.float64]) -> Sizes:
         return Sizes(0.0, 0.0, 0.0, float(len(sizes) > 0))
     low, high = np.quantile(used, [0.05, 0.95])
     return Sizes(float(low), float(high), float(np.log2(used).std()), float((sizes == 0).mean()))
+
+
+def _cut_to_rows(
+    values: pa.Array, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """Of the values of a longer array those of these rows, and where each row starts in them."""
+    if len(starts) == 0:
+        return values[:0], starts
+    first = int(starts.min())
+    return values.slice(first, int((starts + lengths).max()) - first), starts - first
+
+
+def _read_halves(values: pa.Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Half floats of 2 bytes each as float32, and which values are such; nulls are NaN, and count as such."""
+    raw, starts, lengths = _binary_values(values)
+    is_valid = _validity(values)
+    flat = np.full(len(values), np.nan, dtype=np.float32)
+    rows = np.flatnonzero(is_valid & (lengths == BINARY_TYPES["float16"].itemsize))
+    flat[rows] = np.ascontiguousarray(_gather(raw, starts[rows], BINARY_TYPES["float16"].itemsize)).view(
+        BINARY_TYPES["float16"]
+    )[:, 0]
+    return flat, ~is_valid | (lengths == BINARY_TYPES["float16"].itemsize)
 
 
 def _group(

@@ -212,6 +212,12 @@ def read_bytes(path: str) -> bytes:
         return bytes(stream.read())
 
 
+def read_head(path: str, length: int) -> bytes:
+    """The first `length` bytes of a file, or all where it is shorter."""
+    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as file:
+        return bytes(file.read(length))
+
+
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing. Directories are made as needed.
 
