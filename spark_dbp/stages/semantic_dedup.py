@@ -5,6 +5,7 @@ inside functions.
 
 The samples of a cluster are put in an order. A sample is a duplicate when its cosine similarity to an earlier
 one is above ``1 - eps``. So its similarity to the most similar earlier sample decides for every eps at once.
+Identical vectors have similarity 1, and are duplicates for every eps.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILA
 from spark_dbp.engine.arrow import CommittedTable, to_frame, write_and_read_back
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.tiles import TileReader, TileRef, count_tile_rows, write_tiles
-from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs
+from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs, find_threshold
 from spark_dbp.lake import files
 from spark_dbp.stages.select import select
 
@@ -67,8 +68,8 @@ def semantic_dedup(
     -------
     DataFrame
         ``earlier``: ``key``, ``duplicate_of`` (the most similar earlier sample; of equally similar ones the
-        first), ``similarity`` DOUBLE. ``connected``: ``duplicate_of`` is the first of the connected samples,
-        and ``similarity`` is null.
+        first), ``similarity`` DOUBLE (1 for identical vectors, below 1 for others). ``connected``:
+        ``duplicate_of`` is the first of the connected samples, and ``similarity`` is null.
 
     Notes
     -----
@@ -84,8 +85,8 @@ def semantic_dedup(
     tile_path = files.join(scratch, "tiles")
     refs = write_tiles(vectors.join(ranks, KEY), tile_path, count_tile_rows(dim))
     if groups == "connected":
-        return _first_of_groups(samples, ranks, refs, tile_path, dim, 1 - eps, scratch)
-    return _over_tiles(samples, refs, tile_path, dim, 1 - eps, connected=False)
+        return _first_of_groups(samples, ranks, refs, tile_path, dim, find_threshold(eps), scratch)
+    return _over_tiles(samples, refs, tile_path, dim, find_threshold(eps), connected=False)
 
 
 def _shares(refs: list[TileRef]) -> list[list[tuple[int, int]]]:
@@ -235,7 +236,8 @@ def count_by_eps(pairs: DataFrame, eps: list[float], n_rows: int) -> list[dict[s
     """
     from pyspark.sql import functions as F
 
-    counts = [F.count(F.when(F.col(SIMILARITY) > 1 - value, 1)).alias(str(i)) for i, value in enumerate(eps)]
+    removed = [F.when(F.col(SIMILARITY) > find_threshold(value), 1) for value in eps]
+    counts = [F.count(column).alias(str(i)) for i, column in enumerate(removed)]
     row = pairs.agg(*counts).collect()[0]
     return [
         {"eps": value, "removed": int(row[i]), "share": int(row[i]) / n_rows} for i, value in enumerate(eps)
