@@ -30,10 +30,12 @@ from spark_dbp.columns import (
 )
 from spark_dbp.config import RunConfig, name_column
 from spark_dbp.engine.arrow import MappedRows
+from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids
 from spark_dbp.job import Job, carry_columns
 from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL
+from spark_dbp.kernels.pairwise import find_threshold
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.kernels.vectors import make_centroids_table
 from spark_dbp.lake.digest import add_digests, digest_columns
@@ -49,7 +51,10 @@ from spark_dbp.stages.select import plan_selection
 from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from pyspark.sql import DataFrame
+
+    Centroids = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 log = logging.getLogger("spark_dbp")
 
@@ -69,14 +74,18 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
         distance_to_centroid=name_column(given.distance_to_centroid),
         carry=carried,
     )
-    written = job.write_table("samples", samples)
+    written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
     job.source.check_unchanged(written.rows)
     report = check_samples(written.frame, given.on_bad_rows)
-    _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
+    good = good_samples(written.frame, report.dimension)
+    if given.centroids is not None:  # the file may change, so steps that use it check it again
+        check_centroids(good, *job.given_centroids.read(), report.dimension, job.given_centroids.path)
+    _, (keys,) = digest_columns(good, [KEY])
     if report.dimension is not None:
         log.info("  embeddings of %s dimensions", f"{report.dimension:,}")
     filtered = job.source.snapshot.rows - written.rows
     job.note(**asdict(report), keys=keys, filtered=filtered, carried=carry_columns(carried))
+    job.note(row_bytes=-(-written.totals["bytes"] // max(1, written.rows)))
     semantic = job.config.dedup.semantic
     if semantic is not None and semantic.n_clusters is not None:
         kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
@@ -132,28 +141,37 @@ def build_minhash_duplicates(job: Job, rows: str) -> None:
 
 
 def build_semantic_clusters(job: Job, rows: str) -> None:
-    """Cluster what is left, for semantic deduplication: into many small clusters, or as they are given."""
+    """Cluster what is left into many small clusters, for semantic deduplication."""
     settings = job.config.dedup.semantic
     assert settings is not None
-    samples, n_rows = job.open_vectors(rows), job.count_rows(rows)
-    assigned: DataFrame | MappedRows
-    if settings.n_clusters is None:
-        cluster_ids, centroids = kmeans.compute_mean_centroids(samples)
-        assigned = kmeans.assign_given(samples, cluster_ids, centroids)
-    else:
-        model = kmeans.SphericalKMeans(
-            settings.n_clusters,
-            n_iter=settings.n_iter,
-            max_points_per_centroid=settings.max_points_per_centroid,
-            seed=settings.seed,
-            name="dedup.semantic.n_clusters",
-        ).fit(samples, n_rows)
-        cluster_ids, centroids = np.arange(settings.n_clusters, dtype=np.int32), model.centroids_
-        assigned = kmeans.plan_assignment(samples, centroids)
-    job.write_small_table("semantic_centroids", make_centroids_table(cluster_ids, centroids))
-    job.write_table(
-        "semantic_assignments", assigned, expected_rows=n_rows, expected_keys=job.digest_keys(rows)
-    )
+    assert settings.n_clusters is not None
+    samples = job.open_vectors(rows)
+    model = kmeans.SphericalKMeans(
+        settings.n_clusters,
+        n_iter=settings.n_iter,
+        max_points_per_centroid=settings.max_points_per_centroid,
+        seed=settings.seed,
+        name="dedup.semantic.n_clusters",
+    ).fit(samples, job.count_rows(rows))
+    cluster_ids = np.arange(settings.n_clusters, dtype=np.int32)
+    job.write_small_table("semantic_centroids", make_centroids_table(cluster_ids, model.centroids_))
+    _write_assignments(job, "semantic_assignments", rows, kmeans.plan_assignment(samples, model.centroids_))
+
+
+def build_given_semantic_clusters(job: Job, rows: str) -> None:
+    """Take the clusters for semantic deduplication as they are given, and the distances where they are.
+
+    Other distances are measured: to the given centroids, or else to the means of what is left. Where only
+    the distances are given, there are no centroids to write.
+    """
+    given, centroids = job.config.input, None
+    if given.centroids is not None:
+        centroids = _read_given_centroids(job, rows)
+    elif given.distance_to_centroid is None:
+        centroids = kmeans.compute_mean_centroids(job.open_vectors(rows))
+    if centroids is not None:
+        job.write_small_table("semantic_centroids", make_centroids_table(*centroids))
+    _write_assignments(job, "semantic_assignments", rows, _assign_given(job, rows, centroids))
 
 
 def build_semantic_pairs(job: Job, rows: str) -> None:
@@ -163,7 +181,7 @@ def build_semantic_pairs(job: Job, rows: str) -> None:
     n_rows = job.count_rows(rows)
     pairs = semantic_dedup(
         job.open_vectors(rows),
-        job.read_table("semantic_assignments"),
+        job.open_table("semantic_assignments"),
         eps=settings.all_eps[0] if settings.groups == "connected" else max(settings.all_eps),
         dim=job.info("samples")["dimension"],
         scratch=job.new_directory("scratch"),
@@ -250,7 +268,7 @@ def _read_duplicates(job: Job, table: str) -> DataFrame:
     if table != "semantic_pairs":
         return rows
     if job.info(table)["groups"] == "earlier":
-        rows = rows.where(F.col(SIMILARITY) > 1 - job.info(table)["eps"])
+        rows = rows.where(F.col(SIMILARITY) > find_threshold(job.info(table)["eps"]))
     similarity = F.col(SIMILARITY).cast("float").alias(SIMILARITY)
     return rows.select(KEY, DUPLICATE_OF, F.lit("semantic").alias(METHOD), similarity)
 
@@ -277,28 +295,37 @@ def build_mean_centroids(job: Job, rows: str) -> None:
 
 def build_given_centroids(job: Job, rows: str) -> None:
     """Take the centroids that the user brings with clustered data."""
+    job.write_small_table("centroids", make_centroids_table(*_read_given_centroids(job, rows)))
+
+
+def _read_given_centroids(job: Job, rows: str) -> Centroids:
+    """The given centroids, one for every cluster of `rows`."""
     cluster_ids, centroids = job.given_centroids.read()
     dimension = job.info("samples")["dimension"]
     check_centroids(job.read_table(rows), cluster_ids, centroids, dimension, job.given_centroids.path)
-    job.write_small_table("centroids", make_centroids_table(cluster_ids, centroids))
+    return cluster_ids, centroids
 
 
 def build_assignments(job: Job, rows: str) -> None:
     """Assign every sample to its nearest centroid; or measure, or take, the distances of given clusters."""
-    given = job.config.input
     assigned: DataFrame | MappedRows
-    if given.cluster_id is None:
+    if job.config.input.cluster_id is None:
         assigned = kmeans.plan_assignment(job.open_vectors(rows), job.read_centroids()[1])
-    elif given.distance_to_centroid is None:
-        assigned = kmeans.assign_given(job.open_vectors(rows), *job.read_centroids())
     else:
-        assigned = job.read_table(rows).select(KEY, CLUSTER_ID, DISTANCE)
-    job.write_table(
-        "assignments",
-        assigned,
-        expected_rows=job.count_rows(rows),
-        expected_keys=job.digest_keys(rows),
-    )
+        assigned = _assign_given(job, rows, job.read_centroids())
+    _write_assignments(job, "assignments", rows, assigned)
+
+
+def _assign_given(job: Job, rows: str, centroids: Centroids | None) -> DataFrame:
+    """The given clusters, with the given distances where there are any, or else those to `centroids`."""
+    if job.config.input.distance_to_centroid is not None:
+        return job.read_table(rows).select(KEY, CLUSTER_ID, DISTANCE)
+    assert centroids is not None
+    return kmeans.assign_given(job.open_vectors(rows), *centroids)
+
+
+def _write_assignments(job: Job, table: str, rows: str, assigned: DataFrame | MappedRows) -> None:
+    job.write_table(table, assigned, expected_rows=job.count_rows(rows), expected_keys=job.digest_keys(rows))
 
 
 # Pruning.

@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
@@ -191,8 +192,20 @@ def _sweep(parsed: argparse.Namespace) -> int:
     print(f"{'eps':>8}{'similarity above':>18}{'removed':>14}{'share':>9}")
     for row in run.semantic_sweep():
         used = "  applied" if row["applied"] else ""
-        print(f"{row['eps']:>8g}{1 - row['eps']:>18g}{row['removed']:>14,}{row['share']:>9.1%}{used}")
+        above = _write_least_similarity(row["eps"])
+        print(f"{row['eps']:>8g}{above:>18}{row['removed']:>14,}{row['share']:>9.1%}{used}")
     return 0
+
+
+def _write_least_similarity(eps: float) -> str:
+    """1 - eps, never rounded to 1, which no similarity is above.
+
+    Examples
+    --------
+    >>> _write_least_similarity(0.05), _write_least_similarity(1e-9), _write_least_similarity(1e-20)
+    ('0.95', '0.999999999', '1 - 1e-20')
+    """
+    return f"1 - {eps:g}" if eps < 1e-12 else f"{1 - Decimal(str(eps)):f}"
 
 
 def _verify(parsed: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ Imports `steps`, `job`, `builds`, `accounting` and the checks of stages; knows n
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from spark_dbp.columns import find_type
 from spark_dbp.config import RunConfig, SqlColumn, name_column
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import check_is_shared
-from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE, bound_batches, get_session, guard_session
+from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
@@ -137,7 +137,7 @@ def _plan_dedup(config: RunConfig, later_passes: int) -> list[Step]:
         )
         found.append("minhash_duplicates")
     if dedup.semantic is not None:
-        semantic = _plan_semantic(f"{found[-1].split('_')[0]}_survivors" if found else "samples")
+        semantic = _plan_semantic(config, f"{found[-1].split('_')[0]}_survivors" if found else "samples")
         if found:
             passes = sum(step.vector_passes for step in semantic)
             steps.append(_plan_survivors(semantic[0].needs.tables[0], found, passes))
@@ -163,17 +163,33 @@ def _plan_survivors(table: str, found: list[str], later_passes: int, carried: It
     )
 
 
-def _plan_semantic(rows: str) -> list[Step]:
-    clusters = ("n_clusters", "n_iter", "max_points_per_centroid", "seed")
+def _plan_semantic(config: RunConfig, rows: str) -> list[Step]:
+    """Clusters of its own, or the given ones; then the comparison within them."""
+    given, semantic = config.input, config.dedup.semantic
+    assert semantic is not None
     compared = ("eps", "groups", "which_to_keep", "seed")
+    if semantic.n_clusters is not None:
+        title, build = "Clustering for semantic deduplication", builds.build_semantic_clusters
+        clusters = ("n_clusters", "n_iter", "max_points_per_centroid", "seed")
+        needs = Needs(tables=(rows,), settings=tuple(f"dedup.semantic.{key}" for key in clusters))
+        passes, has_centroids = 2, True
+    else:
+        title = "Taking the clusters for semantic deduplication as given"
+        build = builds.build_given_semantic_clusters
+        needs = Needs(tables=(rows,), settings=("dedup.semantic.n_clusters",))
+        if given.centroids is not None:
+            needs = replace(needs, settings=(*needs.settings, "input.centroids"), sources=(CENTROIDS,))
+        measures = given.distance_to_centroid is None
+        averages = measures and given.centroids is None
+        passes, has_centroids = measures + averages, measures or given.centroids is not None
     return [
         Step(
             "semantic_clusters",
-            "Clustering for semantic deduplication",
-            needs=Needs(tables=(rows,), settings=tuple(f"dedup.semantic.{key}" for key in clusters)),
-            writes=("semantic_centroids", "semantic_assignments"),
-            build=partial(builds.build_semantic_clusters, rows=rows),
-            vector_passes=2,
+            title,
+            needs,
+            ("semantic_centroids", "semantic_assignments") if has_centroids else ("semantic_assignments",),
+            partial(build, rows=rows),
+            vector_passes=passes,
         ),
         Step(
             "semantic_dedup",
@@ -292,9 +308,8 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         job = Job(config, spark, directory, source)
         with translate_errors(job.source.name):
             _check_early(job, steps)
-        with bound_batches(spark, job.source.snapshot.bytes_per_row):
-            for step in steps:
-                job.carry_out(step)
+        for step in steps:
+            job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
     return open_run(config.output.path)
 

@@ -96,6 +96,52 @@ def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
     return labels, distances.astype(np.float32)
 
 
+def similarities(vectors: np.ndarray) -> np.ndarray:
+    """Of all pairs: 1 for identical vectors, whatever rounding makes of their product, and below 1 for others."""
+    wide = vectors.astype(np.float64)
+    _, number = np.unique(vectors, axis=0, return_inverse=True)
+    identical = number.reshape(-1, 1) == number.reshape(1, -1)
+    return np.where(identical, 1.0, np.minimum(wide @ wide.T, np.nextafter(1.0, 0.0)))
+
+
+def semantic_duplicates(
+    keys: list,
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    distances: np.ndarray,
+    eps: float,
+    which_to_keep: str = "hard",
+    groups: str = "earlier",
+    seed: int = 0,
+) -> list[tuple]:
+    """The published rule (SemDeDup): (key, duplicate_of, similarity) of what is removed, sorted.
+
+    One cluster at a time: sort by distance, remove what is too similar to an earlier one. With ``connected``
+    keep the first of all that pairs connect; the similarity is then None.
+    """
+    order = {
+        "hard": lambda i: (-float(distances[i]), keys[i]),
+        "easy": lambda i: (float(distances[i]), keys[i]),
+        "random": lambda i: (spark_xxhash64(keys[i], seed), keys[i]),
+    }[which_to_keep]
+    found = []
+    for cluster in np.unique(labels):
+        members = sorted(np.flatnonzero(labels == cluster), key=order)
+        similarity = similarities(vectors[members])
+        near = (similarity > 1 - eps) | (similarity == 1)
+        first = list(range(len(members)))
+        for place in range(1, len(members)):
+            best = int(similarity[place, :place].argmax())
+            if groups == "earlier" and near[place, best]:
+                found.append((keys[members[place]], keys[members[best]], float(similarity[place, best])))
+            for other in np.flatnonzero(near[place, :place]):
+                low, high = sorted((first[place], first[other]))
+                first = [low if of == high else of for of in first]
+        if groups == "connected":
+            found += [(keys[members[i]], keys[members[of]], None) for i, of in enumerate(first) if of != i]
+    return sorted(found)
+
+
 def quotas(target: list[float], lower: list[int], upper: list[int], n_keep: int) -> list[int]:
     """One unit at a time to where it costs least (exact arithmetic; ties to the lowest index)."""
     wanted = [Fraction(float(t)) for t in target]

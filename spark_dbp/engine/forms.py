@@ -139,8 +139,8 @@ def _name_mend(setting: str, name: str, data_type: DataType) -> str:
         return f"name a field of it, such as {setting}: {name}.{fields[0].name}"
     if isinstance(data_type, T.IntegerType):
         return (
-            "Spark also takes a column for INT that is null in all rows of the first file: write that file with "
-            f"the type of the others; or make one array of columns, {setting}: {{sql: 'array({quoted}, ...)'}}"
+            "Spark also takes a column for INT that is null in all rows of the first file: write that file "
+            f"with the type of the others; or {setting}: {{sql: 'array({quoted}, ...)'}} makes one of several"
         )
     if isinstance(data_type, T.NumericType):
         return (

@@ -35,7 +35,7 @@ from spark_dbp.columns import (
 )
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows, map_in_arrow
-from spark_dbp.engine.session import TIME_ZONE, get_session, guard_session
+from spark_dbp.engine.session import TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.lake import files
@@ -44,7 +44,7 @@ from spark_dbp.lake.store import FinishedStep
 from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
-from spark_dbp.stages.ingest import good_samples
+from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
 from spark_dbp.stages.keep_trie import find_missing_keys
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
@@ -90,7 +90,8 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     spark = spark or get_session()
     # Runs that do not say in which zone their SQL was evaluated are of a version that used UTC.
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
-    with guard_session(spark, zone), translate_errors(f"run {run.path}"):
+    bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
+    with guard_session(spark, zone), bounded, translate_errors(f"run {run.path}"):
         tables = _Tables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.

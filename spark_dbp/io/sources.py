@@ -1,6 +1,7 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `spark_errors`, `footers`, `input_files`, `errors` and `digest`; pyspark inside functions.
+Imports `compat`, `row_bytes`, `expressions`, `forms`, `spark_errors`, `footers`, `input_files`, `errors` and
+`digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from spark_dbp.engine.expressions import (
     refuse_expression,
 )
 from spark_dbp.engine.forms import compute_columns
+from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
 from spark_dbp.io.footers import read_parquet, take_types_from_rows
 from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
-from spark_dbp.lake.digest import digest_table
+from spark_dbp.lake.digest import digest_and_sum
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +40,10 @@ class Snapshot:
     Attributes
     ----------
     rows : int
-    files, bytes : int or None
-        Number of files, and their bytes. None for a view, which does not list its files.
+    files : int or None
+        Number of files. None for a view, which does not list its files.
+    bytes : int or None
+        Bytes of the files. For a view, about how many the columns that the run reads take in memory.
     digest : str
         Of the path, size, modification time and number of rows of every file. For a view, of its rows.
     """
@@ -269,11 +273,14 @@ def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
     # `int`, because the Connect client of Spark 3.5 returns an integer of numpy from `count`.
     if not values:  # the columns are missing; `ingest` will say so
         return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
+    chosen = frame.select(*values)
+    sizes = [count_row_bytes(chosen)]
     try:
-        rows, digest = digest_table(frame.select(*values))
+        rows, (digest,), (size,) = digest_and_sum(chosen, [chosen.columns], sizes)
     except Exception as error:
         if not read_condition(error).startswith("DATATYPE_MISMATCH"):
             raise
         # Some columns cannot be hashed. A new digest each time means: never taken for unchanged.
-        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
-    return Snapshot(rows=rows, digest=digest)
+        rows, _, (size,) = digest_and_sum(chosen, [], sizes)
+        digest = uuid4().hex
+    return Snapshot(rows=rows, bytes=size, digest=digest)

@@ -2,6 +2,10 @@
 
 Products are computed in float32. A product near the threshold, or near the best one so far, is computed again
 in float64, which is exact (see `geometry`). So the answer does not depend on the sizes of the matrices.
+
+The **similarity** of two vectors is 1 when they are identical, and below 1 otherwise. Their product alone
+does not say that: components are rounded, so the product of a vector with itself is a little more or less
+than 1. For other vectors the similarity is the product, or `BELOW_ONE` where the product is 1 or more.
 """
 
 from __future__ import annotations
@@ -20,6 +24,23 @@ IntVector = npt.NDArray[np.int64]
 _ROWS, _COLUMNS = 512, 2048
 # With more candidate pairs a row than this, one whole product in float64 is cheaper than pair by pair.
 _PAIRS_A_ROW = 8
+# Bytes of float64 vectors for products pair by pair. So a worker's memory does not grow with the dimension.
+_PAIR_BYTES = 16 << 20
+
+BELOW_ONE = float(np.nextafter(1.0, 0.0))
+
+
+def find_threshold(eps: float) -> float:
+    """The similarity above which two samples are duplicates: ``1 - eps``, but always below 1.
+
+    So identical vectors are duplicates for every eps, also where ``1 - eps`` is 1 in float64.
+
+    Examples
+    --------
+    >>> find_threshold(0.25), find_threshold(1e-20) < 1
+    (0.75, True)
+    """
+    return min(1 - eps, BELOW_ONE)
 
 
 class MostSimilarEarlier:
@@ -30,12 +51,12 @@ class MostSimilarEarlier:
     block : ndarray of float32, shape (n, dim)
         The vectors of the tile, in order. Unit norm, on the grid.
     threshold : float
-        Only similarities above it are looked for.
+        Only similarities above it are looked for. From `find_threshold`.
 
     Attributes
     ----------
     similarity : ndarray of float64, shape (n,)
-        Exact. Minus infinity where no vector above the threshold was found.
+        Exact; 1 for identical vectors only. Minus infinity where no vector above the threshold was found.
     tile, row : ndarray of int64, shape (n,)
         Number of the tile that holds the most similar vector, as given to `compare`, and the row in it. -1
         where none was found. Of equally similar vectors, the first one compared.
@@ -57,6 +78,7 @@ class MostSimilarEarlier:
         self.tile = np.full(len(block), -1, dtype=np.int64)
         self.row = np.full(len(block), -1, dtype=np.int64)
         self._gap = bound_undecided_gap(block.shape[1])
+        self._squares = compute_squares(block)
 
     def compare(self, others: Matrix, tile: int) -> None:
         """Compare with the vectors of an earlier tile.
@@ -89,22 +111,29 @@ class MostSimilarEarlier:
     ) -> None:
         best = self.similarity[rows]
         top = scores.max(axis=1)
-        hot = np.flatnonzero(top > np.maximum(self.threshold, best) - self._gap)
+        # An identical vector counts as 1, though its product may be below the threshold and other products.
+        whole = np.minimum(self._squares[rows], 1.0)
+        wanted = np.minimum(np.maximum(self.threshold, best), whole)
+        hot = np.flatnonzero((top > wanted - self._gap) & (best < 1.0))
         if hot.size == 0:
             return
-        near = scores[hot] >= (top[hot] - self._gap)[:, None]
+        near = scores[hot] >= (np.minimum(top, whole)[hot] - self._gap)[:, None]
         if np.count_nonzero(near) <= _PAIRS_A_ROW * hot.size:
             index, column = np.nonzero(near)
-            left = self.block[rows.start + hot[index]].astype(np.float64)
-            exact = np.einsum("ij,ij->i", left, others[columns.start + column].astype(np.float64))
+            exact = _compare_pairs(
+                self.block, others, self._squares, rows.start + hot[index], columns.start + column
+            )
         else:
-            product = self.block[rows.start + hot].astype(np.float64) @ others[columns].astype(np.float64).T
+            wide = others[columns].astype(np.float64)
+            product = self.block[rows.start + hot].astype(np.float64) @ wide.T
+            squares = np.einsum("ij,ij->i", wide, wide)
+            exact = _find_similarity(product, self._squares[rows][hot][:, None], squares)
             if first_later is not None:
-                hide_later(product, first_later + hot, columns.start)
-            column = product.argmax(axis=1)
+                hide_later(exact, first_later + hot, columns.start)
+            column = exact.argmax(axis=1)
             index = np.arange(len(hot))
-            exact = product[index, column]
-        # Take the largest product of each row; of equal ones that of the first column.
+            exact = exact[index, column]
+        # Take the largest similarity of each row; of equal ones that of the first column.
         order = np.lexsort((column, -exact, index))
         firsts = order[np.flatnonzero(np.diff(index[order], prepend=-1))]
         row = rows.start + hot[index[firsts]]
@@ -112,6 +141,54 @@ class MostSimilarEarlier:
         self.similarity[row[better]] = exact[firsts][better]
         self.tile[row[better]] = tile
         self.row[row[better]] = columns.start + column[firsts][better]
+
+
+def compute_squares(vectors: Matrix) -> npt.NDArray[np.float64]:
+    """Exact product of each vector with itself. It differs from 1 by what rounding to the grid does.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dim)
+        Unit norm, on the grid.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    out = np.empty(len(vectors))
+    step = max(1, _PAIR_BYTES // (8 * vectors.shape[1]))
+    for start in range(0, len(vectors), step):
+        wide = vectors[start : start + step].astype(np.float64)
+        out[start : start + step] = np.einsum("ij,ij->i", wide, wide)
+    return out
+
+
+def _find_similarity(
+    product: npt.NDArray[np.float64], left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Similarity from exact products of two vectors, of the left with itself, of the right with itself.
+
+    Where all three are equal, the squared distance ``x.x - 2 x.y + y.y`` is 0: the vectors are identical.
+    """
+    return np.where((product == left) & (product == right), 1.0, np.minimum(product, BELOW_ONE))
+
+
+def _compare_pairs(
+    left: Matrix, right: Matrix, squares: npt.NDArray[np.float64], rows: IntVector, columns: IntVector
+) -> npt.NDArray[np.float64]:
+    """Exact similarity of each pair of a row of `left`, with their `squares`, and a row of `right`."""
+    out = np.empty(len(rows))
+    step = max(1, _PAIR_BYTES // (16 * left.shape[1]))
+    for start in range(0, len(rows), step):
+        pairs = slice(start, start + step)
+        a, b = left[rows[pairs]].astype(np.float64), right[columns[pairs]].astype(np.float64)
+        product, square = np.einsum("ij,ij->i", a, b), squares[rows[pairs]]
+        # Most pairs are not identical, so the squares of the right side are computed for few.
+        right_square = np.full(len(product), np.nan)
+        maybe = np.flatnonzero(product == square)
+        right_square[maybe] = np.einsum("ij,ij->i", b[maybe], b[maybe])
+        out[pairs] = _find_similarity(product, square, right_square)
+    return out
 
 
 def iterate_scores(
@@ -164,7 +241,7 @@ def find_spanning_pairs(
     left : ndarray of float32, shape (n, dim)
     right : ndarray of float32, shape (m, dim)
     threshold : float
-        A pair counts when its exact similarity is above it.
+        A pair counts when its exact similarity is above it. From `find_threshold`.
     itself : bool
         Whether `right` is `left`. Then only pairs of different rows count.
 
@@ -177,17 +254,21 @@ def find_spanning_pairs(
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
     gap = bound_undecided_gap(left.shape[1])
+    squares = compute_squares(left)
+    # The product of identical vectors may be below the threshold.
+    least = np.minimum(threshold, squares) - gap
+    # float32 tells that a product is above the threshold, but not that it is below 1.
+    sure = threshold + gap if threshold < BELOW_ONE else np.inf
     for rows, columns, scores in iterate_scores(left, right, triangular=itself):
-        row, column = np.nonzero(scores > threshold - gap)
+        row, column = np.nonzero(scores > least[rows, None])
         if row.size == 0:
             continue
-        open_ = np.flatnonzero(scores[row, column] <= threshold + gap)
+        open_ = np.flatnonzero(scores[row, column] <= sure)
         keep = np.ones(len(row), dtype=np.bool_)
-        for start in range(0, len(open_), _ROWS * _PAIRS_A_ROW):
-            part = open_[start : start + _ROWS * _PAIRS_A_ROW]
-            wide = left[rows.start + row[part]].astype(np.float64)
-            other = right[columns.start + column[part]].astype(np.float64)
-            keep[part] = np.einsum("ij,ij->i", wide, other) > threshold
+        similarity = _compare_pairs(
+            left, right, squares, rows.start + row[open_], columns.start + column[open_]
+        )
+        keep[open_] = similarity > threshold
         row, column = row[keep], column[keep]
         if row.size == 0:
             continue

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 # Rows: of a usual group, of a usual part, of the largest group that a worker sorts. The bytes limit the same
 # three where keys are long.
-_GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 4_000_000
-_GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 96 << 20, 512 << 20
+_GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 1_000_000
+_GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 64 << 20, 96 << 20
 _CHOICES = ("hard", "easy", "random", "stratified")
 # `kernels.ranking.count_spread` in SQL. The product may not fit into a long.
 _COUNT_SPREAD_SQL = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import oracle
 import pyarrow as pa
@@ -34,25 +36,6 @@ def with_duplicates() -> np.ndarray:
 EMBEDDINGS = with_duplicates()
 
 
-def plain_semantic(keys, vectors, labels, distances, eps, which_to_keep="hard", seed=0) -> list[tuple]:
-    """(key, duplicate_of, similarity) by the rule, one cluster and one sample at a time."""
-    wide = vectors.astype(np.float64)
-    order = {
-        "hard": lambda i: (-float(distances[i]), keys[i]),
-        "easy": lambda i: (float(distances[i]), keys[i]),
-        "random": lambda i: (oracle.spark_xxhash64(keys[i], seed), keys[i]),
-    }[which_to_keep]
-    found = []
-    for cluster in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == cluster), key=order)
-        for place in range(1, len(members)):
-            scores = wide[members[:place]] @ wide[members[place]]
-            best = int(scores.argmax())
-            if scores[best] > 1 - eps:
-                found.append((keys[members[place]], keys[members[best]], float(scores[best])))
-    return sorted(found)
-
-
 @pytest.fixture(scope="module")
 def clustered(spark, tmp_path_factory):
     source = write_table(tmp_path_factory.mktemp("data") / "in", KEYS, EMBEDDINGS, n_files=3)
@@ -80,13 +63,14 @@ def test_stratified_is_no_order_of_duplicates():
 def test_semantic_equals_the_plain_rule_for_any_tile_size(
     spark, clustered, tmp_path, monkeypatch, which_to_keep, tile
 ):
-    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim: tile)
+    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
     monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
     _, samples, assignments, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3
     )
-    expected = plain_semantic(KEYS, oracle.unit(EMBEDDINGS), labels, distances, 0.05, which_to_keep, 3)
+    vectors = oracle.unit(EMBEDDINGS)
+    expected = oracle.semantic_duplicates(KEYS, vectors, labels, distances, 0.05, which_to_keep, seed=3)
     assert len(expected) > 200
     assert rows_of(pairs) == expected
     counted = semantic_dedup.count_by_eps(pairs, [0.001, 0.05], N)
@@ -98,26 +82,15 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [8192, 37])
 def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
-    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim: tile)
+    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
     _, samples, assignments, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"
     )
-    wide = oracle.unit(EMBEDDINGS).astype(float)
-    expected = []
-    for cluster in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == cluster), key=lambda i: (-float(distances[i]), KEYS[i]))
-        first = list(range(len(members)))
-        near = wide[members] @ wide[members].T > 0.95
-        changed = True
-        while changed:
-            new = [
-                min(first[j] for j in np.flatnonzero(near[i] | (np.arange(len(members)) == i)))
-                for i in range(len(members))
-            ]
-            changed, first = new != first, new
-        expected += [(KEYS[members[i]], KEYS[members[f]], None) for i, f in enumerate(first) if f != i]
-    assert rows_of(pairs) == sorted(expected)
+    vectors = oracle.unit(EMBEDDINGS)
+    expected = oracle.semantic_duplicates(KEYS, vectors, labels, distances, 0.05, groups="connected")
+    assert len(expected) > 200
+    assert rows_of(pairs) == expected
 
 
 @pytest.mark.slow
@@ -219,7 +192,7 @@ def test_semantic_in_the_run_equals_the_plain_rule(spark, full_run):
     keys = [KEYS[i] for i in left]
     labels = np.array([assigned[key]["cluster_id"] for key in keys])
     distances = np.array([assigned[key]["distance_to_centroid"] for key in keys])
-    expected = plain_semantic(keys, oracle.unit(EMBEDDINGS[left]), labels, distances, 0.05)
+    expected = oracle.semantic_duplicates(keys, oracle.unit(EMBEDDINGS[left]), labels, distances, 0.05)
     assert rows_of(done.table("semantic_pairs", spark)) == expected
     removed = [(k, o) for k, o, s in expected if s > 1 - 0.01]
     assert [row[:2] for row in rows_of(done.duplicates(spark)) if row[2] == "semantic"] == removed
@@ -360,19 +333,152 @@ def test_given_clusters_are_deduplicated_without_vectors_in_the_survivors(spark,
     assert len(verify(done, spark)) == 9
 
 
-@pytest.mark.slow
-def test_semantic_deduplication_of_data_with_everything_given(spark, tmp_path):
-    """The embeddings are read, for a step goes over them, though clustering does not."""
-    centroids = np.eye(3, DIM, dtype=np.float32)
-    labels, distances = oracle.assign(oracle.unit(EMBEDDINGS), centroids)
-    more = {"cid": labels.astype(np.int32), "dist": distances.astype(np.float32)}
-    np.save(tmp_path / "c.npy", centroids)
-    source = write_table(tmp_path / "in", KEYS, EMBEDDINGS, n_files=2, **more)
-    given = {"cluster_id": "cid", "distance_to_centroid": "dist", "centroids": str(tmp_path / "c.npy")}
-    config = config_of(source, tmp_path / "run", input=given, dedup={"semantic": {"eps": 0.01}})
-    done = run(RunConfig.from_dict(config), spark)
-    assert done.document["rows"]["duplicates"] >= 50  # the exact copies at least
+# Semantic deduplication within given clusters.
+
+IDS = (np.arange(N) * 7 % 5 + 3).astype(np.int32)  # clusters that k-means would not find
+FAR = (
+    np.random.default_rng(8).uniform(0, 2, N).astype(np.float32).round(2)
+)  # distances that nothing measured; ties
+URLS = [
+    f"https://example.org/{hashlib.sha256(bytes([i % 880 % 256, i % 880 // 256])).hexdigest()}"
+    for i in range(N)
+]
+MIDDLES = oracle.unit(np.random.default_rng(9).standard_normal((8, DIM)))  # centroids that are no means
+
+
+def run_within_given(
+    spark, path, semantic: dict, distances: bool, centroids: bool, dedup=None, rows=slice(None)
+):
+    columns = {"cid": IDS[rows], "dist": FAR[rows], "url": URLS[rows]}
+    write_table(path / "in", KEYS[rows], EMBEDDINGS[rows], n_files=3, **columns)
+    np.save(path / "c.npy", MIDDLES)
+    given = {"cluster_id": "cid"}
+    given |= {"distance_to_centroid": "dist"} if distances else {}
+    given |= {"centroids": str(path / "c.npy")} if centroids else {}
+    dedup = {**(dedup or {}), "semantic": semantic}
+    config = config_of(path / "in", path / "run", input=given, dedup=dedup)
+    return run(RunConfig.from_dict(config), spark)
+
+
+def assert_equals_the_rule(spark, done, semantic: dict, distances: np.ndarray, keys=KEYS, left=slice(None)):
+    eps = semantic["eps"] if isinstance(semantic["eps"], list) else [semantic["eps"]]
+    ruled = {
+        value: oracle.semantic_duplicates(
+            list(np.array(keys)[left]), oracle.unit(EMBEDDINGS[left]), IDS[left], distances[left], value,
+            semantic.get("which_to_keep", "hard"), semantic.get("groups", "earlier"), semantic.get("seed", 0),
+        )
+        for value in eps
+    }  # fmt: skip
+    found = [row for row in rows_of(done.duplicates(spark)) if row[2] == "semantic"]
+    assert [row[:2] for row in found] == [row[:2] for row in ruled[eps[0]]]
+    assert [row["removed"] for row in done.semantic_sweep()] == [len(ruled[value]) for value in eps]
+    assert len(ruled[eps[0]]) >= 10
+    return found
+
+
+@pytest.mark.parametrize(
+    "semantic",
+    [
+        {"eps": [0.05, 1e-9, 0.3]},
+        *[
+            pytest.param({"seed": 4, **semantic, "which_to_keep": which_to_keep}, marks=pytest.mark.slow)
+            for which_to_keep in ("hard", "easy", "random")
+            for semantic in ({"eps": [0.3, 0.01, 1e-9, 1e-300]}, {"eps": 0.05, "groups": "connected"})
+        ],
+        pytest.param({"eps": 1e-9, "groups": "connected"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_semantic_deduplication_with_everything_given_is_the_published_rule(spark, tmp_path, semantic):
+    """Sorted by the given distances, in the given clusters. Embeddings are read, for one step goes over them."""
+    done = run_within_given(spark, tmp_path, semantic, distances=True, centroids=True)
+    assert_equals_the_rule(spark, done, semantic, FAR)
+    assigned = rows_of(done.table("semantic_assignments", spark))
+    assert assigned == sorted(zip(KEYS, IDS.tolist(), FAR.tolist(), strict=True))
+    found = {row.cluster_id: row.centroid for row in done.table("semantic_centroids", spark).collect()}
+    assert found == {number: row.tolist() for number, row in enumerate(MIDDLES)}
     assert len(verify(done, spark)) == 9
+
+
+@pytest.mark.slow
+def test_given_distances_order_where_there_are_no_centroids(spark, tmp_path):
+    semantic = {"eps": 0.3}
+    done = run_within_given(spark, tmp_path, semantic, distances=True, centroids=False)
+    assert_equals_the_rule(spark, done, semantic, FAR)
+    assert "semantic_centroids" not in done.document["tables"]
+    assert len(verify(done, spark)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centroids", [True, False])
+def test_distances_that_are_not_given_are_to_the_given_centroids_or_to_the_means(spark, tmp_path, centroids):
+    semantic = {"eps": 0.3}
+    done = run_within_given(spark, tmp_path, semantic, distances=False, centroids=centroids)
+    vectors = oracle.unit(EMBEDDINGS)
+    means = oracle.unit(np.array([vectors[c == IDS].astype(float).sum(axis=0) for c in range(3, 8)]))
+    of = MIDDLES[IDS] if centroids else means[IDS - 3]
+    distances = (1 - np.einsum("ij,ij->i", vectors.astype(float), of.astype(float))).astype(np.float32)
+    assert_equals_the_rule(spark, done, semantic, distances)
+    stored = {row.cluster_id: row.centroid for row in done.table("semantic_centroids", spark).collect()}
+    assert stored == (
+        {i: row.tolist() for i, row in enumerate(MIDDLES)}
+        if centroids
+        else dict(enumerate(means.tolist(), 3))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("others", "distances"), [("exact", True), ("minhash", False), ("both", True), ("both", False)]
+)
+def test_given_clusters_after_other_methods(spark, tmp_path, distances, others):
+    """Survivors of the methods before keep their given clusters and distances."""
+    methods = {"exact": {"columns": ["url"]}, "minhash": {"column": "url"}}
+    dedup = {name: value for name, value in methods.items() if others in (name, "both")}
+    semantic = {"eps": [0.3, 1e-9]}
+    done = run_within_given(spark, tmp_path, semantic, distances, centroids=True, dedup=dedup)
+    gone = {max(KEYS[i], KEYS[i + 880]) for i in range(20)}
+    assert {row[0] for row in rows_of(done.duplicates(spark)) if row[2] != "semantic"} == gone
+    left = [i for i in range(N) if KEYS[i] not in gone]
+    measured = 1 - np.einsum("ij,ij->i", oracle.unit(EMBEDDINGS).astype(float), MIDDLES[IDS].astype(float))
+    assert_equals_the_rule(
+        spark, done, semantic, FAR if distances else measured.astype(np.float32), left=left
+    )
+    assert done.document["accounting"]["rows_in"] == N
+    assert len(verify(done, spark)) == 9
+
+
+@pytest.mark.slow
+def test_given_centroids_that_do_not_fit_are_refused_before_anything_is_compared(spark, tmp_path):
+    for name, centroids, words in (
+        ("dimension", MIDDLES[:, :-1], f"has dimension {DIM - 1}, the embeddings have {DIM}"),
+        ("lacking", MIDDLES[:7], "lacks 1 clusters that samples belong to, such as cluster_id 7"),
+    ):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "c.npy", centroids)
+        source = write_table(tmp_path / name / "in", KEYS[:50], EMBEDDINGS[:50], cid=IDS[:50], dist=FAR[:50])
+        given = {
+            "cluster_id": "cid",
+            "distance_to_centroid": "dist",
+            "centroids": str(tmp_path / name / "c.npy"),
+        }
+        config = config_of(source, tmp_path / name / "run", input=given, dedup={"semantic": {"eps": 0.1}})
+        with pytest.raises(InputError, match=words):
+            run(RunConfig.from_dict(config), spark)
+        assert not (tmp_path / name / "run/tables/semantic_assignments").exists()
+
+
+def test_eps_below_rounding(spark, tmp_path, capsys):
+    """Case 15: of two byte-identical vectors one is removed, though rounding makes their product 1 - 4e-9."""
+    base = np.random.default_rng(5).normal(size=(40, 384)).astype(np.float32)
+    source = write_table(tmp_path / "in", KEYS[:80], np.repeat(base, 2, axis=0))
+    semantic = {"eps": [1e-9, 1e-6, 1e-20], "n_clusters": 1}
+    done = run(RunConfig.from_dict(config_of(source, tmp_path / "run", dedup={"semantic": semantic})), spark)
+    assert [row["removed"] for row in done.semantic_sweep()] == [40, 40, 40]
+    assert {row[3] for row in rows_of(done.duplicates(spark))} == {1.0}
+    assert main(["sweep", done.path]) == 0
+    shown = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert shown == ["0.999999999", "0.999999"]
 
 
 # pyspark 3.5 cannot read the schema of a table with an interval of this kind, whatever the job looks at.

@@ -15,6 +15,7 @@ DEDUP = {
     "minhash": {"column": "caption"},
     "semantic": {"eps": 0.1, "n_clusters": 3},
 }
+SEMANTIC_GIVEN = {"eps": 0.1}  # the given clusters
 GIVEN = [
     {},
     {"cluster_id": "cid"},
@@ -25,8 +26,12 @@ GIVEN = [
 CASES = [
     (dedup, given)
     for flags in product([False, True], repeat=3)
-    for dedup in [{name: DEDUP[name] for name, flag in zip(DEDUP, flags, strict=True) if flag}]
+    for chosen in [{name: DEDUP[name] for name, flag in zip(DEDUP, flags, strict=True) if flag}]
     for given in GIVEN
+    for dedup in [
+        chosen,
+        *([{**chosen, "semantic": SEMANTIC_GIVEN}] if "semantic" in chosen and given else []),
+    ]
 ]
 
 
@@ -117,3 +122,30 @@ def test_statistics_need_the_centroids_and_given_ones_the_file():
     steps = {step.name: step for step in plan({}, {"cluster_id": "cid", "centroids": "c.npy"})}
     assert "centroids" in steps["cluster_stats"].needs.tables
     assert steps["cluster"].needs.sources == (CENTROIDS,)
+
+
+@pytest.mark.parametrize(
+    ("given", "passes", "writes_centroids", "reads_the_file"),
+    [
+        (GIVEN[1], 2, True, False),  # distances to the means
+        (GIVEN[2], 1, True, True),  # distances to the given centroids
+        (GIVEN[3], 0, False, False),  # distances as given
+        (GIVEN[4], 0, True, True),
+    ],
+)
+def test_semantic_deduplication_takes_what_is_given(given, passes, writes_centroids, reads_the_file):
+    step = next(s for s in plan({"semantic": SEMANTIC_GIVEN}, given) if s.name == "semantic_clusters")
+    assert step.vector_passes == passes
+    assert step.writes[-1] == "semantic_assignments"
+    assert ("semantic_centroids" in step.writes) == writes_centroids
+    assert (CENTROIDS in step.needs.sources) == reads_the_file
+    assert ("input.centroids" in step.needs.settings) == reads_the_file
+    own = next(s for s in plan({"semantic": DEDUP["semantic"]}, given) if s.name == "semantic_clusters")
+    assert (own.vector_passes, own.needs.sources) == (2, ())  # clusters of its own, whatever is given
+
+
+@pytest.mark.parametrize("others", [{}, {"exact": DEDUP["exact"]}, {"minhash": DEDUP["minhash"]}])
+def test_embeddings_are_read_when_a_step_that_runs_goes_over_them(others):
+    given = GIVEN[4]
+    assert "embedding" not in plan(others, given)[0].needs.columns
+    assert "embedding" in plan({**others, "semantic": SEMANTIC_GIVEN}, given)[0].needs.columns
