@@ -119,7 +119,13 @@ def keep_lists(spark, tmp_path_factory) -> str:
     return path
 
 
-@pytest.mark.parametrize("name", ["text", "text that is not UTF-8", *NOT_AS_WRITTEN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("text", "decimal", "doubles") else [])
+        for n in ("text", "text that is not UTF-8", *NOT_AS_WRITTEN)
+    ],
+)
 def test_a_trie_of_any_type_finds_its_keys(spark, keep_lists, tmp_path, caplog, name):
     caplog.set_level(logging.INFO, MESSAGES)
     all_keys = spark.read.parquet(keep_lists).selectExpr(f"`{name}` AS key")
