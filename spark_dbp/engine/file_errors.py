@@ -290,10 +290,11 @@ def _by_its_bytes(text: str, file: str, place: Place) -> SparkDbpError:
     if types == []:
         return place.refuse(f"{cannot}: it has no columns", "move it away")
     halves = [path for path, name in types or [] if name == "FLOAT16"]
-    if halves and "ordinal()" in text:  # Spark 3.5 fails on the footer
+    if "LogicalType" in text or (halves and "NullPointerException" in text):  # of Spark 3.5, on the footer
+        column = f"column {halves[0].split('.')[0]!r}" if halves else "a column"
         return place.refuse(
-            f"{cannot}: this Spark does not know half floats (FLOAT16), which column "
-            f"{halves[0].split('.')[0]!r} has",
+            f"{cannot}: {column} has a type that this Spark does not know (FLOAT16, half floats, "
+            f"{'is one' if halves else 'may be one'})",
             "write the column as float32, or use Spark 4",
         )
     return place.refuse(

@@ -173,7 +173,7 @@ def _mend_of(error: Exception) -> str:
     text = str(error)
     if "COLUMN_ALREADY_EXISTS" in text:
         return "rename one of the columns; or, where they differ in case, set spark.sql.caseSensitive: true"
-    if "NANOS" in text:
+    if "TIMESTAMP(NANOS" in text:
         return "--set spark.sql.legacy.parquet.nanosAsLong=true, or write that column in microseconds"
     if is_about_types(error):
         return (

@@ -183,6 +183,7 @@ def read_columns(footer: Any, spark: SparkSession) -> Columns:
     rules = _Rules(spark)
     written = _read_row_metadata(footer)
     leaves = iter_leaves(footer)
+    uuids = {leaf.path for leaf in iter_leaves(footer) if name_type(leaf) == "UUID"}
     found = Columns(T.StructType([]))
     names = footer.schema_arrow.names
     same = Counter(names)
@@ -198,7 +199,7 @@ def read_columns(footer: Any, spark: SparkSession) -> Columns:
             found.unread[(item.name,)] = data_type
             continue
         found.unread |= rules.unread
-        if getattr(item.type, "extension_name", "") == "arrow.uuid":
+        if item.name in uuids:
             found.as_bytes.append(item.name)
         exact = written.get(item.name) if not rules.unread else None
         found.schema.add(exact or T.StructField(item.name, data_type, True))

@@ -108,9 +108,9 @@ def name_type(leaf: Any) -> str:
     import json
 
     details = json.loads(leaf.logical_type.to_json())
-    kind = leaf.logical_type.type
-    if kind == "UNKNOWN":
-        return "INTERVAL" if leaf.converted_type == "INTERVAL" else "null"
+    kind = str(details["Type"]).upper()
+    if kind == "NULL":
+        return "null"
     if kind in ("TIMESTAMP", "TIME"):
         return f"{kind}({_UNITS[details['timeUnit']]})"
     if kind == "DECIMAL":
@@ -120,7 +120,7 @@ def name_type(leaf: Any) -> str:
     if kind == "NONE":
         length = f"({leaf.length})" if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else ""
         return f"{leaf.physical_type}{length}"
-    return str(kind)
+    return kind
 
 
 def iter_leaves(footer: Any) -> Iterator[Any]:

@@ -26,7 +26,9 @@ IS_SPARK_35 = pyspark.__version__.startswith("3.5.")
 N = 6
 KEYS = [f"k{number}" for number in range(N)]
 ROWS = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
-IDS = pa.array([uuid.UUID(int=7 * number).bytes for number in range(N)], pa.uuid())
+ID_BYTES = [uuid.UUID(int=7 * number).bytes for number in range(N)]
+# The pyarrow beside Spark 3.5 cannot write the type.
+IDS = pa.array(ID_BYTES, pa.uuid() if hasattr(pa, "uuid") else pa.binary(16))
 TIMES = pa.array(np.arange(N), pa.timestamp("ns"))
 NANOS = "spark.sql.legacy.parquet.nanosAsLong"
 
@@ -67,6 +69,8 @@ UNKNOWN = {
     "interval": (None, {("iv",): "INTERVAL"}),
     "names in two cases": ({"foo": KEYS, "FOO": KEYS}, {("foo",): "name in another case", ("FOO",): "name in another case"}),
 }  # fmt: skip
+if not hasattr(pa, "uuid"):
+    del UNKNOWN["uuid"], UNKNOWN["uuid in lists"]
 if not IS_SPARK_35:  # which cannot read a footer that has the type
     UNKNOWN["half floats"] = ({"h": pa.array(np.zeros(N, np.float16))}, {("h",): "FLOAT16"})
     UNKNOWN["half floats in lists"] = ({"h": halves(ROWS)}, {})
@@ -108,7 +112,6 @@ def test_types_are_those_that_spark_would_take(spark, tmp_path):
         "all digits": pa.array([Decimal("0.5")] * N, pa.decimal128(38, 38)),
         "yes": pa.array([True] * N),
         "span": pa.array(np.arange(N), pa.duration("us")),
-        "json": pa.ExtensionArray.from_storage(pa.json_(pa.string()), pa.array(["{}"] * N)),
         **{str(t): pa.array(np.arange(N).astype(str(t).replace("halffloat", "f2"))) for t in (
             pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
         )},
@@ -202,9 +205,9 @@ def test_where_only_spark_reads_the_files(spark, tmp_path, monkeypatch):
         raise OSError("no credentials")
 
     write_table(tmp_path / "a", KEYS, ROWS, t=TIMES)
-    write_table(tmp_path / "b", KEYS, ROWS, u=IDS)
+    write_table(tmp_path / "b", KEYS, ROWS, t=pa.array(np.arange(N), pa.time64("ns")))
     monkeypatch.setattr(footers, "open_footer", fail)
-    for name, words in (("a", ["NANOS", f"--set {NANOS}=true"]), ("b", ["UUID", "write that column"])):
+    for name, words in (("a", ["NANOS", f"--set {NANOS}=true"]), ("b", ["TIME", "write that column"])):
         with pytest.raises(InputError) as caught:
             open_source(spark, paths=[str(tmp_path / name)], columns=["key"])
         for word in ["cannot read input.path", *words]:
@@ -218,6 +221,7 @@ def test_the_usual_path_reads_no_footer(spark, tmp_path, monkeypatch):
     assert open_source(spark, paths=[str(tmp_path)], columns=["key"]).snapshot.files == 3
 
 
+@pytest.mark.skipif(not hasattr(pa, "uuid"), reason="this pyarrow cannot write a UUID")
 def test_case_24_uuid_key(spark, tmp_path, caplog):
     write_table(tmp_path, IDS, ROWS)
     with caplog.at_level(logging.INFO, "spark_dbp"):

@@ -199,7 +199,7 @@ def test_with_an_expression_its_text_is_looked_up(spark, tmp_path):
     [
         ("INTERVAL '1' MONTH * id", "INTERVAL YEAR TO MONTH"),
         ("array(id)", "ARRAY<BIGINT>"),
-        ("map(id, id)", "MAP<BIGINT,BIGINT>"),
+        ("map(id, id)", "MAP<BIGINT, BIGINT>"),
         ("NULL", "VOID"),
     ],
 )
