@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -229,11 +230,17 @@ def test_a_lock_that_is_not_renewed_in_time_is_still_the_owners_until_another_ta
 def test_a_directory_in_place_of_the_lock_for_a_moment(tmp_path, quick, caplog):
     """No injected error: the system itself refuses to read."""
     with open_run_directory(str(tmp_path / "run")) as store:
-        lock, aside = tmp_path / "run/lock.json", tmp_path / "aside"
-        lock.rename(aside)
-        lock.mkdir()
-        wait_until(lambda: "cannot renew" in caplog.text)
-        back = threading.Timer(0.2, lambda: (lock.rmdir(), aside.rename(lock)))
+        lock, aside, link = tmp_path / "run/lock.json", tmp_path / "aside", tmp_path / "link"
+        shutil.copy(lock, aside)
+
+        def is_noticed() -> bool:
+            if not lock.is_symlink():  # at first, and where a renewal was under way just then
+                link.symlink_to(tmp_path, target_is_directory=True)
+                link.replace(lock)  # so that the lock is never missing
+            return "cannot renew" in caplog.text
+
+        wait_until(is_noticed)
+        back = threading.Timer(0.2, lambda: aside.replace(lock))
         back.start()
         store.commit({})
         back.join()
