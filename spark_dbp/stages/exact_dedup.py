@@ -1,4 +1,7 @@
-"""Exact deduplication on any columns. Imports `columns`, `compat`, `errors`; pyspark inside functions."""
+"""Exact deduplication on any columns.
+
+Imports `columns`, `compat`, `forms`, `group_joins` and `errors`; pyspark inside functions.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, find_type
 from spark_dbp.engine.compat import column, is_ml_vector
 from spark_dbp.engine.forms import can_be_compared, to_plain_column
+from spark_dbp.engine.group_joins import join_groups
 from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +46,8 @@ def exact_dedup(
 
     Notes
     -----
-    Equal rows are combined before the shuffle, so a value that most rows share does not overload a task.
+    Equal rows are combined before the shuffle, and a large group is joined in slices (`join_groups`). So a
+    value that most rows share does not overload a task.
     """
     from pyspark.sql import functions as F
 
@@ -60,10 +65,10 @@ def exact_dedup(
         rows.groupBy(*names)
         .agg(F.min(first).alias("first"), F.count(F.lit(1)).alias("times"))
         .where("times > 1")
-        .select(*names, F.col(f"first.{KEY}").alias(DUPLICATE_OF))
+        .select(*names, F.col(f"first.{KEY}").alias(DUPLICATE_OF), "times")
     )
     return (
-        rows.join(groups, names)
+        join_groups(rows, groups, names)
         .where(F.col(KEY) != F.col(DUPLICATE_OF))
         .select(
             KEY,

@@ -1,7 +1,7 @@
 """Find near-duplicate texts by MinHash.
 
-Imports `arrow`, `candidates`, `compat`, `components`, `files`, kernels and `exact_dedup`; pyspark and pyarrow
-inside functions.
+Imports `arrow`, `candidates`, `compat`, `components`, `group_joins`, `files`, kernels and `exact_dedup`;
+pyspark and pyarrow inside functions.
 
 MinHash signatures and LSH bands give candidate pairs. Each pair is then checked by the exact Jaccard
 similarity of the shingles. Texts that the remaining pairs connect, directly or through others, form one
@@ -20,6 +20,7 @@ from spark_dbp.engine.candidates import find_candidate_pairs
 from spark_dbp.engine.compat import column as exact_column
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.components import find_components
+from spark_dbp.engine.group_joins import join_groups
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.signatures import (
     BandPlan,
@@ -128,7 +129,8 @@ def minhash_dedup(
     )
     # `survivors` has one row for each text. Where several rows share a text, a join finds the others.
     alone = survivors.where("times = 1").select(F.col("node").alias(KEY), DUPLICATE_OF, SIMILARITY)
-    shared = rows.join(survivors.where("times > 1"), "text").select(KEY, DUPLICATE_OF, SIMILARITY)
+    shared = join_groups(rows, survivors.where("times > 1"), ["text"])
+    shared = shared.select(KEY, DUPLICATE_OF, SIMILARITY)
     return (
         alone.unionByName(shared)
         .where(F.col(KEY) != F.col(DUPLICATE_OF))
@@ -248,8 +250,10 @@ def _survivors(texts: DataFrame, members: DataFrame, ngram: int, tokens: str) ->
         .where("component IS NOT NULL OR times > 1")
         .withColumn("component", F.coalesce("component", "node"))
     )
-    firsts = groups.groupBy("component").agg(F.min(F.struct("first_by", "node", "text")).alias("first"))
-    compared = groups.join(firsts, "component").select(
+    firsts = groups.groupBy("component").agg(
+        F.min(F.struct("first_by", "node", "text")).alias("first"), F.count(F.lit(1)).alias("n_texts")
+    )
+    compared = join_groups(groups, firsts, ["component"], key="node", n_rows="n_texts").select(
         "node", "times", F.col("first.node").alias(DUPLICATE_OF), "text", F.col("first.text").alias("other")
     )
     return _with_similarity(compared, ngram, tokens)
