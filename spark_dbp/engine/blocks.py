@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 # Rows and bytes that a worker gathers before it splits them by part.
-_GATHERED, _GATHERED_BYTES = 1_000_000, 64 << 20
+_GATHERED, _GATHERED_BYTES = 1_000_000, 32 << 20
 BLOCKS = "task INT, part INT, rows BINARY"
 
 

@@ -9,6 +9,7 @@ whatever its size, and none holds more than two tiles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# About how many bytes the matrix of a full tile takes.
-TILE_BYTES = 12 << 20
+# About how many bytes the matrix of a full tile takes, and at most its keys. Its most rows.
+TILE_BYTES, _TILE_ROWS = 12 << 20, 1 << 16
 # Most bytes of a Parquet row group that small tiles share. Reading one tile reads its whole row group.
 _GROUP_BYTES = 16 << 20
 
@@ -50,15 +51,17 @@ class TileRef:
     position: int
 
 
-def count_tile_rows(dim: int) -> int:
-    """Rows of a full tile of vectors of dimension `dim`.
+def count_tile_rows(dim: int, key_bytes: float = 0.0) -> int:
+    """Rows of a full tile of vectors of dimension `dim`, with keys of about `key_bytes` bytes.
 
     Examples
     --------
-    >>> count_tile_rows(384), count_tile_rows(1024)
-    (8192, 3072)
+    >>> count_tile_rows(384), count_tile_rows(1024), count_tile_rows(2)
+    (8192, 3072, 65536)
+    >>> count_tile_rows(384, key_bytes=10_000)
+    1258
     """
-    return max(1, TILE_BYTES // (4 * dim))
+    return max(1, min(_TILE_ROWS, TILE_BYTES // max(4 * dim, math.ceil(key_bytes))))
 
 
 def write_tiles(ranked: DataFrame, path: str, rows: int) -> list[TileRef]:
@@ -114,12 +117,13 @@ def _write_file(batches: Iterator[pa.RecordBatch], path: str) -> list[tuple[Any,
         if writer is None:
             schema = pa.schema([(KEY, pa.list_(keys.type)), (VECTOR, pa.large_binary())])
             writer = files.ParquetSink(files.join(path, name), schema)
-        if group and group_bytes + matrix.nbytes > _GROUP_BYTES:
+        n_bytes = matrix.nbytes + keys.nbytes
+        if group and group_bytes + n_bytes > _GROUP_BYTES:
             writer.write(pa.Table.from_pylist(group, schema))
             group, group_bytes, row_group = [], 0, row_group + 1
         references.append((cluster_id, tile, len(keys), name, row_group, len(group)))
         group.append({KEY: keys.to_pylist(), VECTOR: matrix.tobytes()})
-        group_bytes += matrix.nbytes
+        group_bytes += n_bytes
     if writer is not None:
         writer.write(pa.Table.from_pylist(group, schema))
         writer.close()

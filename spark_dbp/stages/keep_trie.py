@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 # Small shards are built a third faster than large ones, and take 1.5 % more bytes. Once there are
-# `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys: building one takes a worker about 100
-# bytes of memory a key.
+# `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys or `_SHARD_BYTES` bytes of keys. Building
+# one takes a worker about 200 bytes a key, and eight times the keys' bytes (marisa alone five times).
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
-_SHARD_BYTES = 96 << 20
+_SHARD_BYTES = 32 << 20
 
 _SHARD_SCHEMA = "shard INT, n_keys BIGINT, file STRING, bytes BIGINT, crc32 BIGINT"
 
@@ -145,7 +145,7 @@ def count_shards(n_keys: int, key_bytes: float = 0.0) -> int:
     >>> count_shards(0), count_shards(10_000_000), count_shards(10**9), count_shards(10**10)
     (1, 40, 1000, 10000)
     >>> count_shards(100_000, key_bytes=10_000)
-    10
+    30
     """
     return max(1, min(-(-n_keys // _FEW_KEYS), _MANY_SHARDS), _fewest_shards(n_keys, key_bytes))
 

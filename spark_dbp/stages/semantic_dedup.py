@@ -1,7 +1,7 @@
 """Semantic deduplication within clusters (SemDeDup, arXiv 2303.09540), exact at any cluster size.
 
-Imports numpy, `arrow`, `compat`, `tiles`, `pairwise`, `files` and `select`; pyspark, pyarrow and `components`
-inside functions.
+Imports numpy, `arrow`, `compat`, `group_joins`, `tiles`, `pairwise`, `files` and `select`; pyspark, pyarrow
+and `components` inside functions.
 
 The samples of a cluster are put in an order. A sample is a duplicate when its cosine similarity to an earlier
 one is above ``1 - eps``. So its similarity to the most similar earlier sample decides for every eps at once.
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, to_frame, write_and_read_back
+from spark_dbp.engine.arrow import CommittedTable, measure_key_bytes, to_frame, write_and_read_back
 from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.group_joins import join_groups
 from spark_dbp.engine.tiles import TileReader, TileRef, count_tile_rows, write_tiles
 from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs, find_threshold
 from spark_dbp.lake import files
@@ -33,7 +34,7 @@ _PRODUCTS_A_TASK = 2**28
 
 def semantic_dedup(
     samples: DataFrame | CommittedTable,
-    assignments: DataFrame,
+    assignments: DataFrame | CommittedTable,
     *,
     eps: float,
     dim: int,
@@ -48,7 +49,7 @@ def semantic_dedup(
     ----------
     samples : DataFrame or CommittedTable
         ``key`` and ``vector``.
-    assignments : DataFrame
+    assignments : DataFrame or CommittedTable
         ``key``, ``cluster_id``, ``distance_to_centroid`` of these samples.
     eps : float
         In (0, 1). Where several are to be tried, the largest of them.
@@ -73,17 +74,19 @@ def semantic_dedup(
 
     Notes
     -----
-    A task holds two tiles of 12 MiB and 4 MiB of scores, whatever the size of the cluster.
+    A task holds two tiles, each of 12 MiB of vectors and at most as much of keys, and 4 MiB of scores,
+    whatever the size of the cluster.
     """
     from pyspark.sql import functions as F
 
-    sizes = assignments.groupBy(CLUSTER_ID).agg(F.count(F.lit(1)).alias(QUOTA))
+    sizes = to_frame(assignments).groupBy(CLUSTER_ID).agg(F.count(F.lit(1)).alias(QUOTA))
     ranks = select(assignments, sizes, which_to_keep=which_to_keep, seed=seed).select(KEY, CLUSTER_ID, RANK)
     alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # a single sample has nothing to compare with
-    ranks = ranks.join(alone, CLUSTER_ID, "left_anti")
+    ranks = ranks.join(F.broadcast(alone), CLUSTER_ID, "left_anti")
     vectors = to_frame(samples).select(KEY, VECTOR)
     tile_path = files.join(scratch, "tiles")
-    refs = write_tiles(vectors.join(ranks, KEY), tile_path, count_tile_rows(dim))
+    n_rows = count_tile_rows(dim, measure_key_bytes(assignments))
+    refs = write_tiles(vectors.join(ranks, KEY), tile_path, n_rows)
     if groups == "connected":
         return _first_of_groups(samples, ranks, refs, tile_path, dim, find_threshold(eps), scratch)
     return _over_tiles(samples, refs, tile_path, dim, find_threshold(eps), connected=False)
@@ -206,9 +209,11 @@ def _first_of_groups(
     pairs = write_and_read_back(edges, files.join(scratch, "pairs"))
     members = find_components(pairs, files.join(scratch, "components"))
     ranked = members.join(ranks, members["node"] == ranks[KEY]).select(KEY, RANK, "component")
-    firsts = ranked.groupBy("component").agg(F.min(F.struct(RANK, KEY)).alias("first"))
+    firsts = ranked.groupBy("component").agg(
+        F.min(F.struct(RANK, KEY)).alias("first"), F.count(F.lit(1)).alias("times")
+    )
     return (
-        ranked.join(firsts, "component")
+        join_groups(ranked, firsts, ["component"])
         .where(F.col(KEY) != F.col(f"first.{KEY}"))
         .select(
             KEY,

@@ -1,6 +1,9 @@
-"""Workers under a limit of their memory: enough at the documented budget, a message that names the knob below."""
+"""Memory of workers: the documented budget is enough, and below it a message names the setting."""
 
 from __future__ import annotations
+
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,3 +50,89 @@ def test_less_than_the_budget_names_the_knob(job, skewed, limit):
     assert "raise spark.executor.pyspark.memory" in done.stderr
     assert not job.has_committed()
     assert not (job.out / "lock.json").exists()
+
+
+def find_workers(pid: int) -> list[int]:
+    """Python processes that this process started, directly or through others."""
+    children: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):  # it has ended
+            continue
+        children.setdefault(parent, []).append(int(process.name))
+    found, left = [], [pid]
+    while left:
+        left += (below := children.get(left.pop(), []))
+        found += below
+    return [worker for worker in found if b"pyspark.daemon" in read_of(worker, "cmdline")]
+
+
+def read_of(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def run_and_watch(job: Job) -> tuple[int, str, int]:
+    """Exit code and messages of the job, and the most MB that a Python worker of it held."""
+    done, most = threading.Event(), [0]
+    process = job.popen()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for worker in find_workers(process.pid):
+                for line in read_of(worker, "status").splitlines():
+                    if line.startswith(b"VmHWM:"):
+                        most[0] = max(most[0], int(line.split()[1]) // 1024)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, messages = process.communicate(timeout=900)
+    done.set()
+    watcher.join()
+    return process.returncode, messages, most[0]
+
+
+def long_keys(n: int, length: int) -> list[str]:
+    rest = np.random.default_rng(1).bytes(length // 2).hex()
+    return [f"{i * 7919 % 10_000_019:08d}{rest[i % 7 : length - 8]}" for i in range(n)]
+
+
+# The largest part that one worker sorts, to the row or to the byte; what Spark sorts; keys for several tiles.
+WORST = {
+    "rows": (1_440_000, 60, 1),
+    "bytes": (15_500, 10_000, 1),
+    "more than a part": (45_000, 10_000, 1),
+    "keys in tiles": (30_000, 6_000, 4),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("worst", WORST)
+def test_the_largest_part_fits_1_gb_a_task(job, tmp_path, worst):
+    """A third of one cluster's rows are spread, the others share one bin and one distance, so that keys decide."""
+    n, key_bytes, dim = WORST[worst]
+    distances = np.full(n, 0.5, np.float32)
+    distances[: n // 3] = np.random.default_rng(2).uniform(0.6, 0.7, n // 3)
+    np.save(tmp_path / "c.npy", np.eye(1, dim))
+    embeddings = np.random.default_rng(3).standard_normal((n, dim)).astype(np.float32)
+    source = write_table(
+        tmp_path / "in",
+        long_keys(n, key_bytes),
+        embeddings,
+        n_files=4,
+        cid=np.zeros(n, np.int32),
+        d=distances,
+    )
+    given = {"cluster_id": "cid", "distance_to_centroid": "d", "centroids": str(tmp_path / "c.npy")}
+    sections = {"dedup": {"semantic": {"eps": 1e-9}}} if worst == "keys in tiles" else {}
+    spark = {"spark.master": "local[2]", "spark.executor.pyspark.memory": "2g", "spark.driver.memory": "2g"}
+    values = config_of(source, job.out, spark=spark, input=given, prune={"keep_ratio": 1.0}, **sections)
+    del values["cluster"]
+    (job.folder / "conf.yaml").write_text(yaml.safe_dump(values))
+    code, messages, most = run_and_watch(job)
+    assert code == 0, messages[-3000:]
+    assert 200 < most < 800, f"the largest worker held {most} MB"
+    print(f"the largest worker held {most} MB")

@@ -58,7 +58,7 @@ def clustered(spark, tmp_path_factory):
 def test_semantic_equals_the_plain_rule_for_any_tile_size(
     spark, clustered, tmp_path, monkeypatch, which_to_keep, tile
 ):
-    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim: tile)
+    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
     monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
     _, samples, assignments, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
@@ -77,7 +77,7 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [8192, 37])
 def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
-    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim: tile)
+    monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
     _, samples, assignments, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
         samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"

@@ -40,3 +40,16 @@ def test_tiles_are_read_back(tmp_path, monkeypatch, batch_rows, group_bytes, sha
             rows = np.flatnonzero((clusters == ref.cluster_id) & (ranks // 12 == ref.tile))
             assert (reader.matrix(ref) == vectors[rows]).all()
             assert reader.keys(ref).to_pylist() == [f"k{i}" for i in rows]
+
+
+def test_long_keys_count_in_a_row_group(tmp_path, monkeypatch):
+    """Reading a tile reads its whole row group, keys included."""
+    monkeypatch.setattr(tiles, "_GROUP_BYTES", 5000)
+    ranks = np.zeros(20, dtype=np.int32)
+    vectors = to_binary_rows(normalize_rows(make_embeddings(20, 8, 3))[0])
+    keys = [f"{i:01000d}" for i in range(20)]
+    columns = {"cluster_id": np.arange(20, dtype=np.int32), "tile": ranks, "rank": ranks + 1}
+    table = pa.table({**columns, "key": keys, "vector": vectors})
+    assert len(tiles._write_file(iter(table.to_batches()), str(tmp_path))) == 20
+    (file,) = tmp_path.iterdir()
+    assert pq.ParquetFile(file).num_row_groups == 5  # four keys each
