@@ -29,6 +29,7 @@ from spark_dbp.columns import (
 )
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import MappedRows
+from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import check_centroids
 from spark_dbp.job import Job, carry_columns
@@ -65,7 +66,7 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
         distance_to_centroid=given.distance_to_centroid,
         carry=carried,
     )
-    written = job.write_table("samples", samples)
+    written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
     job.source.check_unchanged(written.rows)
     report = check_samples(written.frame, given.on_bad_rows)
     good = good_samples(written.frame, report.dimension)
@@ -74,6 +75,7 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
     _, (keys,) = digest_columns(good, [KEY])
     filtered = job.source.snapshot.rows - written.rows
     job.note(**asdict(report), keys=keys, filtered=filtered, carried=carry_columns(carried))
+    job.note(row_bytes=-(-written.totals["bytes"] // max(1, written.rows)))
     semantic = job.config.dedup.semantic
     if semantic is not None and semantic.n_clusters is not None:
         kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
@@ -165,7 +167,7 @@ def build_semantic_pairs(job: Job, rows: str) -> None:
     n_rows = job.count_rows(rows)
     pairs = semantic_dedup(
         job.open_vectors(rows),
-        job.read_table("semantic_assignments"),
+        job.open_table("semantic_assignments"),
         eps=settings.all_eps[0] if settings.groups == "connected" else max(settings.all_eps),
         dim=job.info("samples")["dimension"],
         scratch=job.new_directory("scratch"),

@@ -13,6 +13,7 @@ from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable, MappedRows
 from spark_dbp.engine.compat import column
+from spark_dbp.engine.session import bound_batches
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
@@ -21,7 +22,7 @@ from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import digest_and_sum
 from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
-from spark_dbp.stages.ingest import good_samples
+from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
 from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class Job:
                 )
 
         reads_input = INPUT in step.needs.sources
-        with translate_errors(self.source.name if reads_input else ""):
+        bounded = bound_batches(self.spark, self._estimate_row_bytes())
+        with bounded, translate_errors(self.source.name if reads_input else ""):
             return self.directory.reuse_or_build(
                 step.name,
                 step.title.format(**self._all_info()),
@@ -108,6 +110,13 @@ class Job:
                 build,
                 self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
             )
+
+    def _estimate_row_bytes(self) -> float:
+        """About how many bytes a row takes in memory: of the samples, or before them of the input."""
+        try:
+            return estimate_row_bytes(self.info("samples"))
+        except KeyError:
+            return self.source.snapshot.bytes_per_row
 
     def why_anew(self, step: Step) -> str | None:
         """Why a step would be computed and not reused; None when it would be reused.

@@ -24,7 +24,7 @@ from spark_dbp import builds
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import find_type
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.session import bound_batches, get_session, guard_session
+from spark_dbp.engine.session import get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
@@ -296,9 +296,8 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         job = Job(config, spark, directory, open_source(spark, **_locate_input(config, steps)))
         with translate_errors(job.source.name):
             _check_early(job)
-        with bound_batches(spark, job.source.snapshot.bytes_per_row):
-            for step in steps:
-                job.carry_out(step)
+        for step in steps:
+            job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
     return open_run(config.output.path)
 

@@ -35,7 +35,7 @@ from spark_dbp.columns import (
 )
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import map_in_arrow
-from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.session import bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.lake import files
@@ -43,7 +43,7 @@ from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
 from spark_dbp.lake.store import FinishedStep, compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
-from spark_dbp.stages.ingest import good_samples
+from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
 from spark_dbp.stages.keep_trie import to_key_text
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
@@ -87,7 +87,8 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     # Files first: without them, the other checks would fail with a less clear message.
     _hold(run, passed, [("files of every table as they were written", lambda: _files(run))])
     spark = spark or get_session()
-    with guard_session(spark), translate_errors(f"run {run.path}"):
+    bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
+    with guard_session(spark), bounded, translate_errors(f"run {run.path}"):
         tables = _Tables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.

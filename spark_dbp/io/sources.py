@@ -1,6 +1,6 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `spark_errors`, `errors` and `digest`; pyspark inside functions.
+Imports `compat`, `row_bytes`, `spark_errors`, `errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.engine.spark_errors import read_condition, read_first_line, translate_errors
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.lake.digest import digest_and_sum, digest_table
+from spark_dbp.lake.digest import digest_and_sum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -27,8 +28,10 @@ class Snapshot:
     Attributes
     ----------
     rows : int
-    files, bytes : int or None
-        Number of files, and their bytes. None for a view, which does not list its files.
+    files : int or None
+        Number of files. None for a view, which does not list its files.
+    bytes : int or None
+        Bytes of the files. For a view, about how many the columns that the run reads take in memory.
     digest : str
         Of the path, size, modification time and number of rows of every file. For a view, of its rows.
     """
@@ -277,11 +280,14 @@ def _snapshot_of_rows(frame: DataFrame, columns: list[str]) -> Snapshot:
     # `int`, because the Connect client of Spark 3.5 returns an integer of numpy from `count`.
     if not values:  # the columns are missing; `ingest` will say so
         return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
+    chosen = frame.select(*values)
+    sizes = [count_row_bytes(chosen)]
     try:
-        rows, digest = digest_table(frame.select(*values))
+        rows, (digest,), (size,) = digest_and_sum(chosen, [chosen.columns], sizes)
     except Exception as error:
         if not read_condition(error).startswith("DATATYPE_MISMATCH"):
             raise
         # Some columns cannot be hashed. A new digest each time means: never taken for unchanged.
-        return Snapshot(rows=int(frame.count()), digest=uuid4().hex)
-    return Snapshot(rows=rows, digest=digest)
+        rows, _, (size,) = digest_and_sum(chosen, [], sizes)
+        digest = uuid4().hex
+    return Snapshot(rows=rows, bytes=size, digest=digest)

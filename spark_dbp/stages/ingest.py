@@ -6,7 +6,7 @@ workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,19 @@ class InputReport:
     n_rows: int
     dimension: int | None
     dropped: dict[str, int] = field(default_factory=dict)
+
+
+def estimate_row_bytes(info: Mapping[str, Any]) -> float:
+    """About how many bytes a sample takes in memory, from what the step ``ingest`` noted.
+
+    Examples
+    --------
+    >>> estimate_row_bytes({"dimension": 384, "row_bytes": 1600})
+    1600.0
+    >>> estimate_row_bytes({"dimension": 384})  # a run of an earlier version
+    1536.0
+    """
+    return float(info.get("row_bytes") or 4 * (info["dimension"] or 0))
 
 
 def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
