@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 # Small shards are built a third faster than large ones, and take 1.5 % more bytes. Once there are
-# `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys or `_SHARD_BYTES` bytes of keys. Building
-# one takes a worker about 200 bytes a key, and eight times the keys' bytes (marisa alone five times).
+# `_MANY_SHARDS` of them, shards grow instead, up to `_MANY_KEYS` keys or `_SHARD_BYTES` bytes. Building one
+# takes a worker about 200 bytes a key, and eight times the keys' bytes (marisa alone five times).
 _FEW_KEYS, _MANY_SHARDS, _MANY_KEYS = 250_000, 1000, 1_000_000
 _SHARD_BYTES = 32 << 20
 

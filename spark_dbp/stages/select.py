@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# Rows: of a usual group, of a usual part, of the largest group that a worker sorts. The bytes limit the same
-# three where keys are long. A part ends with the group that fills it, so it has at most the last two together.
-# A worker holds its keys about three times, and takes less than 600 MB in all.
+# Rows: of a usual group, of a usual part, of the largest group that a worker sorts. The bytes limit the
+# same three where keys are long. A part ends with the group that fills it, so it has at most the last two
+# together. A worker holds its keys about three times, and takes less than 600 MB in all.
 _GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 1_000_000
 _GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 64 << 20, 96 << 20
 
