@@ -111,3 +111,31 @@ def test_a_tile_is_bounded():
     assert sum(sizes) == 10_000
     assert max(sizes) * 65_536 <= 16 << 20
     assert [s.stop for s in v.slice_rows(3, 1 << 30)] == [1, 2, 3]
+
+
+def test_half_floats_are_read_from_lists_of_two_bytes():
+    """As Spark hands them on: also of a slice, with nulls and values of other lengths among them."""
+    halves = np.float16([[1.5, -2], [3, 4], [0.5, 65504], [7, 8]])
+    items = [[value.tobytes() for value in row] for row in halves]
+    rows = [items[0], None, [items[1][0], None], [b"abc", b"ab"], [], items[1], items[2], items[3]]
+    for type_ in (pa.list_(pa.binary()), pa.list_(pa.large_binary()), pa.large_list(pa.binary())):
+        groups, problems = v.group_by_dimension(pa.array(rows, type_).slice(1, 6))
+        assert problems.tolist() == [
+            v.NULL_EMBEDDING,
+            v.NULL_ELEMENT,
+            v.BROKEN_HALVES,
+            v.EMPTY_EMBEDDING,
+            None,
+            None,
+        ]
+        ((numbers, matrix),) = groups
+        assert numbers.tolist() == [4, 5]
+        assert matrix.dtype == np.float32
+        assert matrix.tolist() == halves[1:3].tolist()
+
+
+def test_half_floats_of_fixed_size_lists_and_of_no_rows():
+    array = pa.array([[b"\0\x3c", b"\0\xc0"]], pa.list_(pa.binary(), 2))
+    assert v.group_by_dimension(array)[0][0][1].tolist() == [[1.0, -2.0]]
+    assert v.group_by_dimension(array[:0])[0] == []
+    assert v.is_embedding_type(array.type)
