@@ -136,8 +136,8 @@ def _conflicting_folders(text: str, place: Place) -> SparkDbpError:
     if text.startswith("Conflicting partition"):
         what = "folders give different partition columns"
         mend = (
-            f"give all files the same levels of folders (name=value); or name in {name} those of one kind, "
-            "with a glob: PATH/*/*.parquet names files one folder down, without columns from folders' names"
+            "give all files the same levels of folders (name=value); or name the files with globs "
+            f"({name}: [PATH/*/*.parquet, PATH/*/*/*.parquet]), without columns from folders' names"
         )
     else:
         what = "partition folders lie below more than one root"
@@ -148,12 +148,12 @@ def _conflicting_folders(text: str, place: Place) -> SparkDbpError:
 def _not_allowed(text: str, file: str, place: Place) -> SparkDbpError:
     # HDFS, Java on a local disk, Python in a worker.
     who = re.search(r"user=([^,\s]+), access=(\w+), inode=\"([^\"]+)\"", text)
-    on_disk = re.search(r"(/\S+) \(Permission denied\)|Permission denied: '([^']+)'", text)
+    on_disk = re.search(r"(/\S+) \(Permission denied\)|AccessDeniedException: (\S+):|denied: '([^']+)'", text)
     if who:
         what = f"user {who[1]} has no permission to {who[2].lower()} {who[3]}"
         place = place.without_own(who[3])
     else:
-        named = (on_disk[1] or on_disk[2]) if on_disk else file
+        named = next(filter(None, on_disk.groups())) if on_disk else file
         what = f"Spark has no permission for {named}"
         place = place.without_own(named)
     return InputError(

@@ -162,8 +162,19 @@ TEXTS = {
     ),
     "a file without permission": Text(
         ["no permission for /data/in/p.parquet", "on its workers too"],
-        CALLED + "Job aborted.\nCaused by: java.io.FileNotFoundException: /data/in/p.parquet (Permission denied)",
+        CALLED + "[FAILED_READ_FILE.FILE_NOT_EXIST] Encountered error while reading file "
+        "file:///data/in/p.parquet. File does not exist. It is possible the underlying files have been updated.\n"
+        "Caused by: java.io.FileNotFoundException: /data/in/p.parquet (Permission denied)",
         but_not="vanished",
+    ),
+    "a footer without permission": Text(
+        ["no permission for /data/in/p.parquet"],
+        CALLED + FOOTER + "Caused by: java.io.FileNotFoundException: /data/in/p.parquet (Permission denied)",
+    ),
+    "a folder without permission": Text(
+        ["no permission for /data/in (input.path"],
+        "An error occurred while calling o52.parquet.\n"
+        ": java.nio.file.AccessDeniedException: /data/in: Permission denied",
     ),
     "a folder of HDFS without permission": Text(
         ["user etl has no permission to read_execute /data/in", "(input.path /data/in)"],
