@@ -314,7 +314,9 @@ def _inside(unread: Any, what: str) -> Unread:
 
 def _refuse_unread(readable: Columns, file: str, columns: Sequence[str]) -> None:
     for path, unread in readable.unread.items():
-        if path[0] in columns:
+        # A whole struct, the field itself, or a field within it. Other fields of the struct are read.
+        name = ".".join(path)
+        if path[0] in columns or any(f"{column}.".startswith(f"{name}.") for column in columns):
             raise _unread_error(path, unread, file)
 
 

@@ -180,9 +180,8 @@ def open_source(
         When SQL of the configuration is refused.
     """
     paths, found = name_literally(paths or []), None
-    # Columns that the run needs, among them those that SQL and paths into structs name.
+    # Columns that the run needs, among them those that SQL names.
     needed = [*columns, *(name for _, sql in computed for name in find_names(sql))]
-    needed += [name.partition(".")[0] for name in columns]
     if paths:
         frame, found = read_checked("input.path", paths, lambda: _read(spark, paths, None, needed, predicate))
     else:
