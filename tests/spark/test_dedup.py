@@ -300,7 +300,7 @@ GIVEN = {"cluster_id": "cid", "centroids": "{tmp}/c.npy"}
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param(GIVEN, id="no distance"),
+        pytest.param(GIVEN, id="no distance", marks=pytest.mark.slow),
         pytest.param({**GIVEN, "distance_to_centroid": "dist"}, id="all three given", marks=pytest.mark.slow),
     ],
 )
