@@ -1,6 +1,6 @@
 """Read Parquet where Spark refuses a whole table for the types of columns that a run may not even use.
 
-Imports `file_errors`, `file_kinds`, `columns` and `errors`; pyspark and pyarrow inside functions.
+Imports `file_errors`, `file_kinds`, `paths` and `errors`; pyspark and pyarrow inside functions.
 
 Spark takes the types of all columns from one file, and refuses the table when it does not know one of them,
 or two names differ only in case. It does not look at columns that it was not asked for. So the footer of that
@@ -22,6 +22,7 @@ from urllib.parse import unquote
 from spark_dbp.engine.file_errors import is_about_types
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.lake.file_kinds import iter_leaves, name_type, open_footer
+from spark_dbp.lake.paths import escape_glob
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -393,13 +394,8 @@ def take_types_from_rows(
     row = frame.agg(F.max(is_first).alias("has_rows"), F.min(path).alias("file")).collect()[0]
     if row.has_rows:
         return frame
-    typed = read_parquet(frame.sparkSession, [_escape(unquote(row.file))], columns, predicate)
+    typed = read_parquet(frame.sparkSession, [escape_glob(unquote(row.file))], columns, predicate)
     if typed.schema.fields == frame.schema.fields[: len(typed.schema.fields)]:
         return frame
     log.info("  %s has no rows: types are taken from %s", first, row.file)
     return frame.sparkSession.read.schema(typed.schema).parquet(*paths)
-
-
-def _escape(path: str) -> str:
-    """A path as Spark takes it, without the meaning of a glob."""
-    return re.sub(r"([\\{}\[\]*?])", r"\\\1", path)
