@@ -261,7 +261,7 @@ CASES = {
     "missing embedding column": Case(
         3, ["input.embedding", "'clip'", "key, embedding"], table, {"input": {"embedding": "clip"}}
     ),
-    "embedding of strings": rows(["'embedding' is STRING", "ARRAY<FLOAT>"], ["x"] * N, pa.string()),
+    "embedding of strings": rows(["'embedding' is STRING", "'array<float>'"], ["x"] * N, pa.string()),
     "embedding of texts": rows(["ARRAY<STRING>", "input.embedding: {sql:"], [["1", "2"]] * N, pa.list_(pa.string())),
     "half floats": Case(
         3, ["input.path", "FLOAT16", "'half'", "float32"], lambda path: table(path, half=np.zeros(N, np.float16)),
