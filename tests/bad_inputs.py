@@ -319,6 +319,10 @@ CASES = {
         3, ["prune.keep_ratio 0.3 of 1 rows"], lambda path: table(path, KEYS[:1], ROWS[:1]),
         {"cluster": {"n_clusters": 1}},
     ),
+    "all texts equal": Case(
+        3, ["deduplication left 1 of 60 rows (59 by dedup.exact", "cluster.n_clusters is 12"],
+        lambda path: table(path, caption=["a"] * N), {"dedup": {"exact": {"columns": ["caption"]}}}, late=True,
+    ),
     "n_keep below the floors": Case(
         3, ["cannot keep 6", "at least 12", "min_per_cluster"], table, {"prune": {"keep_ratio": 0.1}}, late=True
     ),
