@@ -9,7 +9,6 @@ import datetime
 import itertools
 import random
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,12 @@ from spark_dbp.errors import ConfigError
 
 N, DIM, K = 90, 6, 4
 
+# tests/spark/test_key_types.py has the other types.
 KEYS = {
     "text": [f"part/{i * 37 % 1000:03d}.jpg" for i in range(N)],
     "int": pa.array([i * 37 % 1000 for i in range(N)], pa.int32()),
     "binary": pa.array([b"\xe9%d" % i for i in range(N)], pa.binary()),
     "double": [i + 0.5 for i in range(N)],
-    "decimal": [Decimal(i).scaleb(-2) for i in range(N)],
-    "date": [datetime.date(2020, 1, 1) + datetime.timedelta(i) for i in range(N)],
     "timestamp": pa.array([i * 1_000_003 for i in range(N)], pa.timestamp("us", tz="UTC")),
 }
 SEMANTIC = {"eps": 0.01, "n_clusters": 2}
