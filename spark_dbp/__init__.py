@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
-    from spark_dbp.pipeline import plan_steps, prune_again, run
+    from spark_dbp.pipeline import plan_steps
+    from spark_dbp.runner import prune_again, run
     from spark_dbp.runs import Run, open_run
     from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
     from spark_dbp.stages.exact_dedup import exact_dedup
@@ -47,8 +48,8 @@ _HOME = {
     "open_run": "runs",
     "plan_quotas": "stages.quota",
     "plan_steps": "pipeline",
-    "prune_again": "pipeline",
-    "run": "pipeline",
+    "prune_again": "runner",
+    "run": "runner",
     "select": "stages.select",
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",

@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> int:
     from spark_dbp.config import RunConfig
-    from spark_dbp.pipeline import run
+    from spark_dbp.runner import run
 
     if "=" in parsed.conf and not parsed.conf.endswith((".yaml", ".yml")):
         raise ConfigError(f"{parsed.conf!r} is no configuration file", mend="put CONF before --set")
@@ -165,7 +165,7 @@ def _run(parsed: argparse.Namespace) -> int:
 def _demo(parsed: argparse.Namespace) -> int:
     from spark_dbp.demo import demo_config, read_labels
     from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
-    from spark_dbp.pipeline import run
+    from spark_dbp.runner import run
 
     print(
         "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
@@ -178,7 +178,7 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 
 def _select(parsed: argparse.Namespace) -> int:
-    from spark_dbp.pipeline import prune_again
+    from spark_dbp.runner import prune_again
     from spark_dbp.runs import open_run
 
     _report(prune_again(open_run(parsed.run), parsed.out, parsed.settings))

@@ -111,6 +111,8 @@ class OutputConfig(_Section):
 
     path: UserPath = Field(min_length=1)
     format: Literal["parquet"] = "parquet"
+    table: str | None = Field(default=None, min_length=1)
+    table_format: Literal["parquet", "delta", "iceberg"] = "parquet"
 
     @model_validator(mode="after")
     def _check(self) -> OutputConfig:
@@ -275,6 +277,7 @@ class RunConfig(_Section):
     0.1
     """
 
+    engine: Literal["auto", "arrow", "sql"] = "auto"
     input: InputConfig
     output: OutputConfig
     dedup: DedupConfig = DedupConfig()

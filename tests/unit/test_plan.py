@@ -96,7 +96,7 @@ def leaves(values: dict, prefix: str = ""):
 
 
 # Where a run is written, and what Spark is told, change no answer.
-WITHOUT_EFFECT = {"output.path", "output.format", "spark"}
+WITHOUT_EFFECT = {"engine", "output.path", "output.format", "output.table", "output.table_format", "spark"}
 
 
 def test_every_setting_is_needed_by_a_step():

@@ -1,0 +1,187 @@
+"""Carry out the steps of `pipeline`: a whole run, or pruning again.
+
+Imports `pipeline`, `job`, `accounting`, `engine`, `io`, `lake`, `runs` and the checks of stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp.accounting import account_for_rows, commit_run
+from spark_dbp.columns import find_type
+from spark_dbp.config import RunConfig, SqlColumn, name_column
+from spark_dbp.engine.expressions import evaluate_calls, find_names
+from spark_dbp.engine.probe import choose_engine
+from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.errors import ConfigError
+from spark_dbp.io.sources import open_source
+from spark_dbp.job import Job
+from spark_dbp.kernels.signatures import plan_bands
+from spark_dbp.lake import files
+from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
+from spark_dbp.pipeline import plan_steps
+from spark_dbp.runs import Run, open_run
+from spark_dbp.stages.exact_dedup import check_comparable, check_order
+from spark_dbp.stages.keep_trie import check_key_expression
+from spark_dbp.stages.minhash_dedup import check_text
+from spark_dbp.steps import Step
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = False) -> Run:
+    """Run the whole job: from an embeddings table to a keep list and its tries.
+
+    Steps that an earlier run in the same directory finished with the same input and settings are
+    reused. Progress goes to the logger ``spark_dbp``.
+
+    Parameters
+    ----------
+    config : RunConfig
+    spark : SparkSession, optional
+        Classic or Connect; by default the active, the platform's or a new local one.
+    fresh : bool
+        Reuse nothing of an earlier run.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError, InputError, ConflictError
+        With a message that names what is wrong and what mends it. Nothing is committed then.
+    """
+    spark = spark or get_session(config.spark)
+    with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
+        engine = choose_engine(spark, directory.path, config.engine)
+        if fresh:
+            directory.forget()
+        sql = config.list_sql()
+        config = config.replace_sql(evaluate_calls(spark, (text for _, text in sql)))
+        steps = plan_steps(config)
+        source = open_source(spark, **_locate_input(config, steps), written=sql)
+        job = Job(config, spark, directory, engine, source)
+        with translate_errors(job.source.name):
+            _check_early(job, steps)
+        for step in steps:
+            job.carry_out(step)
+        commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
+    return open_run(config.output.path)
+
+
+def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
+    given = config.input
+    columns = [name for step in steps for name in step.needs.columns]
+    return {
+        "paths": given.paths,
+        "table": given.table,
+        "predicate": given.filter,
+        "columns": list(dict.fromkeys(columns)),
+        "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
+        "compared": _list_compared(config),
+    }
+
+
+def _list_compared(config: RunConfig) -> list[str]:
+    """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
+    names = [find_names(column.sql) if isinstance(column, SqlColumn) else [column] for column in compared]
+    return list(dict.fromkeys(name for of_column in names for name in of_column))
+
+
+def _check_early(job: Job, steps: list[Step]) -> None:
+    """Refuse at once what a late step would refuse after hours."""
+    config, frame = job.config, job.source.frame
+    for setting in ("key", "embedding", "cluster_id", "distance_to_centroid"):
+        name = name_column(getattr(config.input, setting))
+        if name in steps[0].needs.columns:
+            find_type(frame, name, f"input.{setting}")
+    key_type = find_type(frame, str(config.input.key), "input.key")
+    check_key_expression(job.spark, key_type, config.trie.key)
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    if exact is not None:
+        check_comparable(frame, [str(column) for column in exact.columns])
+    if minhash is not None:
+        check_text(frame, str(minhash.column))
+        plan_bands(minhash.threshold, minhash.num_perm)
+    for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
+        if settings is not None and settings.order_by is not None:
+            check_order(frame, str(settings.order_by), f"{section}.order_by")
+    if config.input.centroids is not None:
+        job.given_centroids.read()
+
+
+def prune_again(
+    source: Run, out: str, settings: Iterable[str] = (), spark: SparkSession | None = None
+) -> Run:
+    """Prune a finished run again with other ``prune`` or ``trie`` settings, without clustering.
+
+    Parameters
+    ----------
+    source : Run
+    out : str
+        Directory of the new run; its run.json refers to the tables of `source` that it shares.
+    settings : iterable of str
+        Items like ``prune.keep_ratio=0.2``.
+    spark : SparkSession, optional
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError
+        Also when a setting outside ``prune``, ``trie`` and ``spark`` is named.
+    """
+    settings = list(settings)
+    for item in settings:
+        if item.split(".")[0] not in ("prune", "trie", "spark"):
+            raise ConfigError(
+                f"--set {item!r} cannot change when pruning again",
+                mend="only prune.*, trie.* and spark.* can; run the job anew for other settings",
+            )
+    out = files.normalize(out)
+    if out == source.path:
+        raise ConfigError(f"--out {out} is the run to prune again", mend="name another directory")
+    before = source.config()
+    config = before.with_settings([*settings, f"output.path={out}"])
+    spark = spark or get_session(config.spark)
+    steps = plan_steps(config)
+    # Steps before the first one with other settings are shared; quotas and what follows never are.
+    first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
+    anew = {step.name: step for step in steps[first:]}
+    with open_run_directory(out) as directory, guard_session(spark), translate_errors():
+        engine = choose_engine(spark, directory.path, config.engine)
+        config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
+        directory.adopt(
+            _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
+        )
+        job = Job(config, spark, directory, engine)
+        for step in anew.values():
+            job.carry_out(step)
+        account = dict(source.document["accounting"])
+        n_rows, n_keep = job.count_rows("assignments"), job.count_rows("keep_list")
+        account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
+        account["kept"] = n_keep
+        commit_run(job, source.document["input"], account, base=source)
+    return open_run(out)
+
+
+def _differs(step: Step, before: RunConfig, config: RunConfig) -> bool:
+    return any(before.value_at(path) != config.value_at(path) for path in step.needs.settings)
+
+
+def _see_from(source: Run, directory: RunDirectory, name: str) -> FinishedStep:
+    """A step of `source`, its tables as seen from another run directory."""
+    step = FinishedStep(**source.document["stages"][name])
+    step.tables = {
+        table: files.make_relative(source.table_path(table), directory.path) for table in step.tables
+    }
+    return step
