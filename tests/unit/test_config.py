@@ -147,7 +147,8 @@ def test_the_example_names_every_key_and_only_known_ones():
     values = yaml.safe_load(text)
     named = set()
     for section, content in values.items():
-        named |= {"spark"} if section == "spark" else {f"{section}.{key}" for key in content or {}}
+        is_leaf = section == "spark" or isinstance(content, str)
+        named |= {section} if is_leaf else {f"{section}.{key}" for key in content or {}}
     import re
 
     section = ""
