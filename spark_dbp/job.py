@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, write_rows
-from spark_dbp.engine.compat import column
+from spark_dbp.engine.compat import column, open_reader, read_setting
 from spark_dbp.engine.probe import EngineChoice
-from spark_dbp.engine.session import bound_batches, read_setting
+from spark_dbp.engine.session import bound_batches, describe_jobs
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
@@ -109,11 +109,14 @@ class Job:
                 )
 
         reads_input = INPUT in step.needs.sources
+        title = step.title.format(**self._all_info())
         bounded = bound_batches(self.spark, self._estimate_row_bytes())
-        with bounded, translate_errors(self.source.name if reads_input else "", own=self.directory.path):
+        described = describe_jobs(self.spark, f"spark-dbp {step.name}: {title}")
+        translated = translate_errors(self.source.name if reads_input else "", own=self.directory.path)
+        with bounded, described, translated:
             return self.directory.reuse_or_build(
                 step.name,
-                step.title.format(**self._all_info()),
+                title,
                 self.resolve(step.needs),
                 build,
                 self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
@@ -211,7 +214,7 @@ class Job:
 
     def read_table(self, table: str) -> DataFrame:
         """A table as a DataFrame; of ``samples`` the good rows."""
-        frame = self.spark.read.parquet(paths.to_spark_source(self._path_of(table)))
+        frame = open_reader(self.spark).parquet(paths.to_spark_source(self._path_of(table)))
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
     def open_table(self, table: str) -> CommittedTable:
@@ -296,7 +299,7 @@ class Job:
         """
         path = self._at_work.new_directory(table)
         by_workers = write_rows(rows, path)
-        back = self.spark.read.parquet(paths.to_spark_source(path))
+        back = open_reader(self.spark).parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:
             _check_files(table, names, by_workers)
@@ -313,7 +316,7 @@ class Job:
         """Write a table of O(k) rows from the driver, and read it back, as `write_table` does."""
         path = self._at_work.new_directory(table)
         files.write_parquet(path, content)
-        back = self.spark.read.parquet(paths.to_spark_source(path))
+        back = open_reader(self.spark).parquet(paths.to_spark_source(path))
         n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
         self._at_work.report(table, n_rows, digest, names=list_file_names(back))

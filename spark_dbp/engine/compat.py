@@ -15,7 +15,7 @@ from spark_dbp.columns import quote_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
     from pyspark.sql.types import StructType
 
 BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
@@ -164,7 +164,7 @@ def collect_rows(frame: DataFrame) -> list[tuple[Any, ...]]:
 
 def count_shuffle_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle, as set in the session; Spark's default where the setting is not a number."""
-    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    setting = read_setting(spark, "spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
 
 
@@ -180,16 +180,52 @@ def runs_on_this_machine(spark: SparkSession) -> bool:
 
     The server of a Connect session may be on another machine, where its own master is local.
     """
-    from pyspark.errors import PySparkException
-
-    try:
-        master = spark.conf.get("spark.master", None) or ""
-    except PySparkException:  # a server need not tell
-        return False
+    master = read_setting(spark, "spark.master") or ""  # a server need not tell
     is_remote = type(spark).__module__.startswith("pyspark.sql.connect")
     if is_remote and "SPARK_LOCAL_REMOTE" not in os.environ:  # Spark sets it for a server that it starts here
         return False
     return master.startswith("local") and not master.startswith("local-cluster")
+
+
+def open_reader(spark: SparkSession) -> DataFrameReader:
+    """``spark.read`` which fails on a file that it cannot read, whatever the session says, and names it.
+
+    `session` sets the same for the whole session, but some platforms refuse that, and these options go first.
+    """
+    return spark.read.options(
+        **{
+            "ignoreCorruptFiles": "false",
+            "ignoreMissingFiles": "false",
+            "parquet.page.verify-checksum.enabled": "true",
+        }
+    )
+
+
+def read_setting(session: SparkSession, name: str, *, own: bool = False) -> str | None:
+    """The value of a setting in the session, or its default; None where this Spark does not show it.
+
+    Parameters
+    ----------
+    session : SparkSession
+    name : str
+    own : bool
+        Whether the default does not count: None then means that the session has no value of its own.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        return session.conf.get(name, None) if own else session.conf.get(name)
+    except Exception as error:
+        if not is_from_spark(error):
+            raise
+        return None
+
+
+def is_from_spark(error: Exception) -> bool:
+    """Whether Spark raised an error, classic or Connect: not Python, or a bug of this program."""
+    return type(error).__module__.split(".")[0] in ("pyspark", "py4j")
 
 
 def is_fixed(error: Exception) -> bool:
@@ -201,5 +237,5 @@ def is_fixed(error: Exception) -> bool:
 
 def read_parquet_codec(spark: SparkSession) -> str:
     """Name, as pyarrow has it, of the compression with which the session writes Parquet."""
-    codec = (spark.conf.get("spark.sql.parquet.compression.codec") or "snappy").lower()
+    codec = (read_setting(spark, "spark.sql.parquet.compression.codec") or "snappy").lower()
     return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array, open_reader
 from spark_dbp.engine.expressions import (
     check_expression,
     find_names,
@@ -211,7 +211,7 @@ def _read(
     predicate: str | None = None,
 ) -> DataFrame:
     with translate_errors(_name(paths, table), opening=True):
-        frame = spark.read.table(table) if table else read_parquet(spark, paths, columns, predicate)
+        frame = open_reader(spark).table(table) if table else read_parquet(spark, paths, columns, predicate)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
 

@@ -14,7 +14,7 @@ import pytest
 from faults.conftest import Job
 from spark_dbp import open_run
 from spark_dbp.cli import main
-from spark_dbp.engine.session import find_java_home
+from spark_dbp.engine.java import find_java_home
 from spark_dbp.explore.verify import verify
 
 CLUSTER = {"spark.master": "local-cluster[2,1,1024]", "spark.executor.memory": "1g"}
