@@ -6,6 +6,7 @@ Imports `config`, `steps`, `engine`, `io`, `lake`, kernels and the names of inge
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class Job:
         self.engine = engine
         self._source = source
         self._writer: StepWriter | None = None
+        self._title = ""
 
     # Steps.
 
@@ -111,7 +113,8 @@ class Job:
         reads_input = INPUT in step.needs.sources
         title = step.title.format(**self._all_info())
         bounded = bound_batches(self.spark, self._estimate_row_bytes())
-        described = describe_jobs(self.spark, f"spark-dbp {step.name}: {title}")
+        self._title = f"spark-dbp {step.name}: {title}"
+        described = describe_jobs(self.spark, self._title)
         translated = translate_errors(self.source.name if reads_input else "", own=self.directory.path)
         with bounded, described, translated:
             return self.directory.reuse_or_build(
@@ -121,6 +124,10 @@ class Job:
                 build,
                 self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
             )
+
+    def _describe(self, what: str) -> AbstractContextManager[None]:
+        """Say in Spark's UI what jobs of the step at work are for."""
+        return describe_jobs(self.spark, f"{self._title} ({what})")
 
     def _estimate_row_bytes(self) -> float:
         """About how many bytes a row takes in memory: of the samples, or before them of the input."""
@@ -298,7 +305,8 @@ class Job:
             When something else was read back.
         """
         path = self._at_work.new_directory(table)
-        by_workers = write_rows(rows, path)
+        with self._describe(f"write {table}"):
+            by_workers = write_rows(rows, path)
         back = open_reader(self.spark).parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:
@@ -306,7 +314,8 @@ class Job:
         _check_equal(table, "columns", _describe_columns(back), _describe_columns(rows))
         # The first pass over what was written, by which it is also known that it can be read.
         totals = totals or {}
-        n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
+        with self._describe(f"read {table} back"):
+            n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
         _check_equal(table, "rows", n_rows, expected_rows)
         _check_equal(table, "digest of keys", keys, expected_keys)
         self._at_work.report(table, n_rows, digest, keys, names=names)
@@ -317,7 +326,8 @@ class Job:
         path = self._at_work.new_directory(table)
         files.write_parquet(path, content)
         back = open_reader(self.spark).parquet(paths.to_spark_source(path))
-        n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
+        with self._describe(f"read {table} back"):
+            n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
         self._at_work.report(table, n_rows, digest, names=list_file_names(back))
         return WrittenTable(back, n_rows, digest)

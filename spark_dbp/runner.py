@@ -14,7 +14,7 @@ from spark_dbp.columns import find_type
 from spark_dbp.config import RunConfig, SqlColumn, name_column
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine
-from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
@@ -58,15 +58,17 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     """
     spark = spark or get_session(config.spark)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
-        engine = choose_engine(spark, directory.path, config.engine)
+        with describe_jobs(spark, "spark-dbp: choosing the engine"):
+            engine = choose_engine(spark, directory.path, config.engine)
         if fresh:
             directory.forget()
         sql = config.list_sql()
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in sql)))
         steps = plan_steps(config)
-        source = open_source(spark, **_locate_input(config, steps), written=sql)
+        with describe_jobs(spark, "spark-dbp: looking at the input"):
+            source = open_source(spark, **_locate_input(config, steps), written=sql)
         job = Job(config, spark, directory, engine, source)
-        with translate_errors(job.source.name):
+        with describe_jobs(spark, "spark-dbp: checking the settings"), translate_errors(job.source.name):
             _check_early(job, steps)
         for step in steps:
             job.carry_out(step)
@@ -158,7 +160,8 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
-        engine = choose_engine(spark, directory.path, config.engine)
+        with describe_jobs(spark, "spark-dbp: choosing the engine"):
+            engine = choose_engine(spark, directory.path, config.engine)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew

@@ -70,6 +70,8 @@ class FinishedStep:
         What later steps and reports need to know. It can be written as JSON.
     seconds : float
         How long the step took.
+    bytes : dict of str to int
+        Table name to the bytes of all its files.
     """
 
     name: str
@@ -84,6 +86,7 @@ class FinishedStep:
     depends: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
 
     def hash_table(self, table: str) -> str:
@@ -353,6 +356,7 @@ class StepWriter:
         for table, path in self.step.tables.items():
             sizes, others = list_table_files(self._directory.at(path), self._names.get(table, ()))
             self.step.files[table] = sizes
+            self.step.bytes[table] = sum(sizes.values())
             if others:
                 self.step.ignored[table] = others
                 log.info("  %s: %d files are no part of it, such as %s", table, len(others), others[0])
