@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "accounting": JOB | RUNS,
     "pipeline": PIPELINE - {"pipeline"},
     "runner": RUNNER - {"runner"},
-    "explore": STAGES | RUNS | {"explore"},
+    "explore": STAGES | IO | RUNS | {"explore"},
     "demo": CONFIG,
     "cli": RUNNER | {"explore", "demo"},
     "__main__": {"cli"},
