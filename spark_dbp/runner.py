@@ -5,6 +5,8 @@ Imports `pipeline`, `job`, `accounting`, `engine`, `io`, `lake`, `runs` and the 
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ from spark_dbp.steps import Step
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+log = logging.getLogger("spark_dbp")
 
 
 def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = False) -> Run:
@@ -59,6 +63,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     spark = spark or get_session(config.spark)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         engine = choose_engine(spark, directory.path, config.engine)
+        log.info("engine %s: %s", engine.name, engine.why)
         if fresh:
             directory.forget()
         sql = config.list_sql()
@@ -142,10 +147,10 @@ def prune_again(
     """
     settings = list(settings)
     for item in settings:
-        if item.split(".")[0] not in ("prune", "trie", "spark"):
+        if re.split("[.=]", item)[0] not in ("prune", "trie", "spark", "engine"):
             raise ConfigError(
                 f"--set {item!r} cannot change when pruning again",
-                mend="only prune.*, trie.* and spark.* can; run the job anew for other settings",
+                mend="only prune.*, trie.*, spark.* and engine can; run the job anew for other settings",
             )
     out = files.normalize(out)
     if out == source.path:
@@ -158,7 +163,10 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
-        engine = choose_engine(spark, directory.path, config.engine)
+        tables = map(source.table_path, source.document["tables"])
+        shared = sorted({path.rpartition("/tables/")[0] for path in tables})
+        engine = choose_engine(spark, directory.path, config.engine, reads=shared)
+        log.info("engine %s: %s", engine.name, engine.why)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew

@@ -70,6 +70,8 @@ class FinishedStep:
         What later steps and reports need to know. It can be written as JSON.
     seconds : float
         How long the step took.
+    engine : str
+        The engine that computed it. Records of earlier versions do not name it.
     """
 
     name: str
@@ -85,6 +87,7 @@ class FinishedStep:
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     ignored: dict[str, list[str]] = field(default_factory=dict)
+    engine: str = ""
 
     def hash_table(self, table: str) -> str:
         """Hash of how a table was made and of its content. Later steps depend on it.
