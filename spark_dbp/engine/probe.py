@@ -131,6 +131,22 @@ def find_problem_of_workers(spark: SparkSession, path: str, reads: Sequence[str]
     return ""
 
 
+def find_problem_of_readers(spark: SparkSession, seen: Sequence[str]) -> str:
+    """Why Python workers cannot read files or directories; empty when they see all of them."""
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        if sum(batch.num_rows for batch in batches):
+            host = socket.gethostname()
+            problem = _find_unseen(seen, host)
+            yield pa.RecordBatch.from_pydict({"host": [host], "file": [""], "problem": [problem]})
+
+    rows = spark.range(0, _MOST_TASKS).coalesce(_MOST_TASKS)
+    problems = [problem for _, _, problem in map_in_arrow(rows, look, _SCHEMA).collect()]
+    return next(filter(None, problems), "")
+
+
 def find_problem_of_spark(spark: SparkSession, path: str) -> str:
     """Why Spark's own tasks cannot read and write below `path`; empty when they can.
 
@@ -186,16 +202,28 @@ def look_from_task(folder: str, driver: str, patience: float, reads: Sequence[st
         try:
             if not _wait_for(files.join(folder, "driver"), patience):
                 problem = f"a task on {host} does not see what the driver on {driver} wrote there"
-            elif unseen := [path for path in reads if not files.exists(path)]:
-                problem = f"a task on {host} does not see {unseen[0]}"
             else:
                 _write_and_delete(folder, name)
-        except Exception as error:  # of a store, its client may raise any
-            reason = getattr(error, "strerror", None) or getattr(error, "what", None) or error
-            problem = f"a task on {host} cannot read and write there: {reason}"
+                problem = _find_unseen(reads, host)
+        except Exception as error:  # the client of a store may raise any
+            problem = f"a task on {host} cannot read and write there: {_describe(error)}"
         yield pa.RecordBatch.from_pydict({"host": [host], "file": [name], "problem": [problem]})
 
     return look
+
+
+def _find_unseen(paths: Sequence[str], host: str) -> str:
+    for path in paths:
+        try:
+            if not files.exists(path):
+                return f"a task on {host} does not see {path}"
+        except Exception as error:  # the client of a store may raise any
+            return f"a task on {host} cannot read {path}: {_describe(error)}"
+    return ""
+
+
+def _describe(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "what", None) or error)
 
 
 def _write_and_delete(folder: str, name: str) -> None:

@@ -8,11 +8,16 @@ from pathlib import Path
 import marisa_trie
 import numpy as np
 import oracle
+import pandas as pd
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, prune_again, run, verify
 from spark_dbp.engine import arrow
+from spark_dbp.explore import second_look
+from spark_dbp.explore.second_look import check_in_numpy
+from spark_dbp.stages.cluster_stats import cluster_stats
+from spark_dbp.stages.select import select
 
 N, DIM, K = 400, 8, 6
 KEYS = make_keys(N)
@@ -80,12 +85,14 @@ def test_engine_sql_gives_the_keep_list_of_the_oracle(spark, source, tmp_path):
     answer = oracle.run(KEYS, EMBEDDINGS, n_clusters=K, n_iter=4, keep_ratio=0.3)
     assert rows_of(done.keep_list(spark)) == answer.keep_list
     assert done.document["digests"]["keep_list"] == oracle.digest(answer.keep_list)
-    verify(done, spark)
+    passed = verify(done, spark)
+    assert "statistics as computed again from the assignments, by engine arrow (not sql)" in passed
+    assert "keep list as selected again from the assignments, by engine arrow (not sql)" in passed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["easy", "random", "stratified"])
-def test_an_engine_prunes_what_the_other_one_clustered(spark, source, tmp_path, which):
+def test_an_engine_prunes_what_the_other_one_clustered(spark, source, tmp_path, monkeypatch, which):
     first = run_with("arrow", spark, source, tmp_path / "run")
     settings = [f"prune.which_to_keep={which}", "prune.keep_ratio=0.2"]
     done = [
@@ -95,8 +102,41 @@ def test_an_engine_prunes_what_the_other_one_clustered(spark, source, tmp_path, 
     assert contents(done[0], spark) == contents(done[1], spark)
     answer = oracle.run(KEYS, EMBEDDINGS, n_clusters=K, n_iter=4, keep_ratio=0.2, which_to_keep=which)
     assert rows_of(done[1].keep_list(spark)) == answer.keep_list
-    for again in done:
-        verify(again, spark)
+    assert "keep list as selected again from the assignments, by engine sql (not arrow)" in verify(
+        done[0], spark
+    )
+    # Where workers cannot read the run, some clusters are computed again in numpy, here all.
+    monkeypatch.setattr(second_look, "find_problem_of_readers", lambda spark, paths: "no way")
+    passed = verify(done[1], spark)
+    assert "keep list as selected again from the assignments, by engine sql again" in passed
+    assert f"{K} clusters computed again in numpy, for workers cannot read the run" in passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["hard", "random", "stratified"])
+def test_numpy_finds_what_is_wrong(spark, which):
+    rng = np.random.default_rng(1)
+    rows = [(f"k{i:03d}", i % 2, float(np.float32(rng.integers(0, 90) / 64))) for i in range(200)]
+    assignments = spark.createDataFrame(rows, "key string, cluster_id int, distance_to_centroid float")
+    quotas = pd.DataFrame({"cluster_id": [0, 1], "n_items": [100, 100], "quota": [30, 51]})
+    stats = cluster_stats(assignments).toPandas()
+    kept = select(assignments, spark.createDataFrame(quotas), which_to_keep=which, seed=3)
+
+    def check(kept=kept, stats=stats, quotas=quotas) -> list[str]:
+        return list(check_in_numpy([0, 1], assignments, kept, stats, quotas, which, 3))
+
+    assert check() == []
+    wrong = "table keep_list: the rows of cluster 1 are not those of a plain sort"
+    assert check(kept.where("cluster_id = 0 OR rank <> 7")) == [wrong]
+    names = ["key", "cluster_id", "distance_to_centroid"]
+    assert check(kept.selectExpr(*names, "cast(rank + cluster_id AS int) AS rank")) == [wrong]
+    assert check(
+        kept.selectExpr("if(rank = 3 AND cluster_id = 1, 'k000', key) AS key", *names[1:], "rank")
+    ) == [wrong]
+    assert len(check(quotas=quotas.assign(quota=[30, 50]))) == 1
+    assert check(stats=stats.assign(d_intra=stats.d_intra + np.array([1e-9, 0])))[0].startswith(
+        "table cluster_stats: cluster"
+    )
 
 
 @pytest.mark.slow
