@@ -37,6 +37,16 @@ def read_first_line(error: BaseException) -> str:
     return _without_codes(lines[0] if lines else type(error).__name__)
 
 
+def read_reason(error: BaseException) -> str:
+    """Why Spark failed, in a line: the innermost cause that it names, or else the first line."""
+    return _without_codes(_cause(str(error))) or read_first_line(error)
+
+
+def is_from_spark(error: BaseException) -> bool:
+    """Whether an error was raised by Spark, here or in its JVM or server, and not by our own code."""
+    return type(error).__module__.split(".")[0] in ("pyspark", "py4j")
+
+
 def _without_codes(text: str) -> str:
     text = re.sub(r"^(?:[\w.]+(?:Exception|Error): )?\[[\w.]+\]\s*", "", text)
     return re.sub(r"\s*SQLSTATE: \w+", "", text)[:500]

@@ -10,6 +10,7 @@ from spark_dbp.errors import InputError
 from spark_dbp.lake import files
 from spark_dbp.lake.store import (
     DERIVED,
+    PUBLISHED,
     RUN_JSON,
     RunDirectory,
     delete_if_empty,
@@ -56,7 +57,7 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
 
 
 def find_debris(directory: RunDirectory) -> list[str]:
-    """Find what no mark, no run.json and no run that shares tables names.
+    """Find what no mark, no run.json, no catalog table and no run that shares tables names.
 
     Returns
     -------
@@ -73,6 +74,9 @@ def find_debris(directory: RunDirectory) -> list[str]:
     for file in (RUN_JSON, *(f"stages/{name}" for name in _list_visible(directory.at("stages")))):
         if files.exists(directory.at(file)):
             used |= set(_read_document(directory, file).get("tables", {}).values())
+    if files.exists(directory.at(PUBLISHED)):  # catalog tables may point to what an earlier run.json named
+        for mark in _read_document(directory, PUBLISHED).values():
+            used |= set(mark["points_to"])
     found = []
     for name in _list_visible(directory.at(DERIVED)):
         note = _read_document(directory, f"{DERIVED}/{name}")

@@ -8,6 +8,7 @@ Imports `files`, `lock`, `progress` and `table_files`; never pyspark.
     stages/<step>.json              the mark of a finished step: fingerprint, tables, files, rows, digests
     tables/<table>/<attempt>/       Parquet files (or tries); a directory is never written twice
     derived/<name>.json             names a run elsewhere that shares tables of this one
+    published.json                  names the catalog tables that hold the run, and what they point to
     lock.json                       while a run is under way
 
 A step writes to new directories. They belong to the run once the mark of the step is written. What no mark
@@ -39,7 +40,8 @@ log = logging.getLogger("spark_dbp")
 
 RUN_JSON = "run.json"
 DERIVED = "derived"
-_OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED}
+PUBLISHED = "published.json"
+_OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED, PUBLISHED}
 
 # Format of run.json and of the marks. Runs whose run.json names no format have format 1.
 FORMAT_VERSION = 2
@@ -290,8 +292,20 @@ class RunDirectory:
         except (ValueError, TypeError):
             return None  # not written by this program, so treat it as missing
 
+    def check_lock(self) -> None:
+        """Refuse to go on where another run has taken the directory over.
+
+        Raises
+        ------
+        ConflictError
+        """
+        self._lock.check()
+
     def commit(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Write run.json; from then on the run exists. Returns its whole content."""
+        """Write run.json; from then on the run exists. Returns its whole content.
+
+        A command that finds everything done already gives the run that is there its name again.
+        """
         whole = {
             "spark_dbp": __version__,
             "format_version": FORMAT_VERSION,
@@ -308,9 +322,24 @@ class RunDirectory:
             whole["tables"].update(step.tables)
             whole["rows"].update(step.rows)
             whole["digests"].update(step.digests)
+        before = self._read_committed()
+        if before and all(
+            before.get(part) == json.loads(_to_json(whole.get(part)))
+            for part in ("tables", "digests", "config")
+        ):
+            whole["run_id"] = before["run_id"]
         self._lock.check()
         files.write_bytes(self.at(RUN_JSON), _to_json(whole))
         return whole
+
+    def _read_committed(self) -> dict[str, Any]:
+        """The run.json that is there; empty when there is none that this program wrote."""
+        path = self.at(RUN_JSON)
+        try:
+            found = json.loads(files.read_bytes(path)) if files.exists(path) else {}
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) and "run_id" in found else {}
 
 
 class StepWriter:
