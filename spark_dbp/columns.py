@@ -116,6 +116,17 @@ def join_name(parts: Iterable[str]) -> str:
     return ".".join(map(quote_name, parts))
 
 
+def show_name(parts: Iterable[str]) -> str:
+    """Name of a table for people: only parts that need backquotes have them.
+
+    Examples
+    --------
+    >>> show_name(["main", "my schema", "run_1"])
+    'main.`my schema`.run_1'
+    """
+    return ".".join(part if re.fullmatch(r"\w+", part, re.ASCII) else quote_name(part) for part in parts)
+
+
 def describe_type(data_type: DataType) -> str:
     """The type as SQL writes it, names of fields in their own case.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import KEY, find_type
 from spark_dbp.config import RunConfig, SqlColumn, name_column
+from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine
 from spark_dbp.engine.session import get_session, guard_session
@@ -23,7 +24,7 @@ from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
 from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
 from spark_dbp.pipeline import plan_steps
-from spark_dbp.publishing import Target, check_input, check_key_type, open_target, publish_run
+from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.exact_dedup import check_comparable, check_order
 from spark_dbp.stages.keep_trie import check_key_expression

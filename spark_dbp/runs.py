@@ -128,7 +128,7 @@ class Run:
         return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
 
     def published(self) -> dict[str, str]:
-        """Names of the catalog tables that hold this run (``output.table``), quoted for SQL, by its tables.
+        """Names of the catalog tables that hold this run (``output.table``), by its own tables.
 
         Empty for a run that was not published, or not wholly.
         """
