@@ -12,15 +12,13 @@ Parquet tables are external: they point to the directories of the run, and nothi
 Iceberg tables are copies, sorted by key, that replace the earlier ones in one commit. The properties of every
 table name its run. What has no such property is somebody else's, and never replaced.
 
-``published.json`` in the run directory says what was published, and which directories tables may point to.
+``published.json`` in the run directory says what was published (`lake.published`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
 from spark_dbp.columns import (
@@ -40,11 +38,10 @@ from spark_dbp.engine.catalog_writer import (
     replace_table,
     replace_view,
 )
-from spark_dbp.engine.spark_errors import is_from_spark, read_reason, translate_errors
+from spark_dbp.engine.spark_errors import is_from_spark, read_reason
 from spark_dbp.errors import ConflictError, SparkDbpError
 from spark_dbp.job import Job
-from spark_dbp.lake import files
-from spark_dbp.lake.store import PUBLISHED
+from spark_dbp.lake.published import read_published, write_published
 from spark_dbp.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -78,21 +75,24 @@ def publish_run(job: Job, target: Target | None) -> None:
     if target is None:
         return
     run = open_run(job.directory.path)
-    mark = _read_mark(run)
+    mark = read_published(run.path)
     points_to = [run.document["tables"][table] for table in TABLES if table in run.document["tables"]]
     if target.table_format != "parquet":
         points_to = []  # the tables are copies
     before = mark.get(target.table, {})
     if before.get("run_id") != run.document["run_id"]:
-        earlier = set(before.get("points_to", [])) | set(points_to)
-        _write_mark(run, mark | {target.table: {**before, "run_id": None, "points_to": sorted(earlier)}})
+        either = sorted({*before.get("points_to", []), *points_to})
+        write_published(run.path, mark | {target.table: {**before, "run_id": None, "points_to": either}})
     try:
-        with translate_errors():
-            view = _publish(job, target, run)
-    except SparkDbpError as error:
-        raise type(error)(
-            f"the run is finished, but not wholly published to output.table {target.table}: {error.what}",
-            mend=f"{error.mend}; then run the same command: it publishes the rest and computes nothing again",
+        view = _publish(job, target, run)
+    except Exception as error:
+        if not isinstance(error, SparkDbpError) and not is_from_spark(error):
+            raise
+        known = error if isinstance(error, SparkDbpError) else SparkDbpError(read_reason(error))
+        raise type(known)(
+            f"the run is finished, but not wholly published to output.table {target.table}: {known.what}",
+            mend=f"{known.mend or 'see what the catalog says'}; then run the same command: it publishes the "
+            "rest and computes nothing again",
         ) from error
     done = {
         "run_id": run.document["run_id"],
@@ -101,7 +101,7 @@ def publish_run(job: Job, target: Target | None) -> None:
         "points_to": points_to,
     }
     if before != done:
-        _write_mark(run, mark | {target.table: done})
+        write_published(run.path, mark | {target.table: done})
 
 
 def _publish(job: Job, target: Target, run: Run) -> dict[str, str]:
@@ -201,15 +201,3 @@ def _write_key(frame: DataFrame, key: ColumnOrSql) -> str:
     if name in frame.columns:
         return quote_name(name)
     return find_path(frame, name) or f"({name}\n)"
-
-
-# The mark.
-
-
-def _read_mark(run: Run) -> dict[str, Any]:
-    path = files.join(run.path, PUBLISHED)
-    return dict(json.loads(files.read_bytes(path))) if files.exists(path) else {}
-
-
-def _write_mark(run: Run, mark: Mapping[str, Any]) -> None:
-    files.write_bytes(files.join(run.path, PUBLISHED), (json.dumps(mark, indent=1) + "\n").encode())

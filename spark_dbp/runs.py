@@ -15,7 +15,8 @@ from spark_dbp.config import RunConfig
 from spark_dbp.errors import InputError
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files, paths
-from spark_dbp.lake.store import FORMAT_VERSION, PUBLISHED, RUN_JSON, describe_version
+from spark_dbp.lake.published import read_published
+from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
 from spark_dbp.secrets import HIDDEN
 
 if TYPE_CHECKING:
@@ -132,11 +133,7 @@ class Run:
 
         Empty for a run that was not published, or not wholly.
         """
-        path = files.join(self.path, PUBLISHED)
-        if not files.exists(path):
-            return {}
-        mark = json.loads(files.read_bytes(path))
-        named = mark.get(self.document["config"].get("output", {}).get("table"), {})
+        named = read_published(self.path).get(self.document["config"].get("output", {}).get("table"), {})
         return dict(named["tables"]) if named.get("run_id") == self.document["run_id"] else {}
 
     def summary(self) -> RunSummary:

@@ -130,7 +130,7 @@ def open_target(spark: SparkSession, table: str | None, table_format: str, path:
             mend="name a directory without [ ] { } * ? \\, or set output.table_format: delta or iceberg",
         )
     try:
-        spark.sql(f"DESCRIBE NAMESPACE {target.schema}").collect()
+        spark.sql(f"DESCRIBE SCHEMA {target.schema}").collect()
     except Exception as error:
         if not is_from_spark(error):
             raise

@@ -94,6 +94,11 @@ def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDb
         return InputError(f"no such path{at}: {read_first_line(error)}", mend=mend)
     if condition == "TABLE_OR_VIEW_NOT_FOUND":
         return InputError(f"no such table{at}: {read_first_line(error)}", mend="check input.table")
+    if setting == "input.table" and "INSUFFICIENT_PERMISSIONS" in f"{condition} {text[:60]}":
+        return InputError(
+            f"no right to read{at}: {read_first_line(error)}",
+            mend="grant SELECT on that table, and USE on its catalog and schema, to who runs the job",
+        )
     if condition.startswith("UNABLE_TO_INFER_SCHEMA"):
         return place.refuse(
             f"no Parquet files{at} that Spark reads",

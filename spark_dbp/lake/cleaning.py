@@ -1,4 +1,7 @@
-"""Delete what failed or replaced attempts left in a run directory. Imports `files` and `store`."""
+"""Delete what failed or replaced attempts left in a run directory.
+
+Imports `files`, `published` and `store`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import Any
 
 from spark_dbp.errors import InputError
 from spark_dbp.lake import files
+from spark_dbp.lake.published import PUBLISHED
 from spark_dbp.lake.store import (
     DERIVED,
-    PUBLISHED,
     RUN_JSON,
     RunDirectory,
     delete_if_empty,
@@ -75,8 +78,7 @@ def find_debris(directory: RunDirectory) -> list[str]:
         if files.exists(directory.at(file)):
             used |= set(_read_document(directory, file).get("tables", {}).values())
     if files.exists(directory.at(PUBLISHED)):  # catalog tables may point to what an earlier run.json named
-        for mark in _read_document(directory, PUBLISHED).values():
-            used |= set(mark["points_to"])
+        used |= {path for mark in _read_document(directory, PUBLISHED).values() for path in mark["points_to"]}
     found = []
     for name in _list_visible(directory.at(DERIVED)):
         note = _read_document(directory, f"{DERIVED}/{name}")

@@ -1,6 +1,6 @@
 """The run directory: its steps, tables and run.json.
 
-Imports `files`, `lock`, `progress` and `table_files`; never pyspark.
+Imports `files`, `lock`, `progress`, `published` and `table_files`; never pyspark.
 
 ::
 
@@ -34,13 +34,13 @@ from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.lock import LOCK, Lock, acquire_lock
 from spark_dbp.lake.progress import show_progress
+from spark_dbp.lake.published import PUBLISHED, find_same_run
 from spark_dbp.lake.table_files import compare_files, list_table_files
 
 log = logging.getLogger("spark_dbp")
 
 RUN_JSON = "run.json"
 DERIVED = "derived"
-PUBLISHED = "published.json"
 _OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED, PUBLISHED}
 
 # Format of run.json and of the marks. Runs whose run.json names no format have format 1.
@@ -293,19 +293,11 @@ class RunDirectory:
             return None  # not written by this program, so treat it as missing
 
     def check_lock(self) -> None:
-        """Refuse to go on where another run has taken the directory over.
-
-        Raises
-        ------
-        ConflictError
-        """
+        """Raise a `ConflictError` where another run has taken the directory over."""
         self._lock.check()
 
     def commit(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Write run.json; from then on the run exists. Returns its whole content.
-
-        A command that finds everything done already gives the run that is there its name again.
-        """
+        """Write run.json; from then on the run exists. Returns its whole content."""
         whole = {
             "spark_dbp": __version__,
             "format_version": FORMAT_VERSION,
@@ -322,24 +314,10 @@ class RunDirectory:
             whole["tables"].update(step.tables)
             whole["rows"].update(step.rows)
             whole["digests"].update(step.digests)
-        before = self._read_committed()
-        if before and all(
-            before.get(part) == json.loads(_to_json(whole.get(part)))
-            for part in ("tables", "digests", "config")
-        ):
-            whole["run_id"] = before["run_id"]
+        whole["run_id"] = find_same_run(self.at(RUN_JSON), whole) or whole["run_id"]
         self._lock.check()
         files.write_bytes(self.at(RUN_JSON), _to_json(whole))
         return whole
-
-    def _read_committed(self) -> dict[str, Any]:
-        """The run.json that is there; empty when there is none that this program wrote."""
-        path = self.at(RUN_JSON)
-        try:
-            found = json.loads(files.read_bytes(path)) if files.exists(path) else {}
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) and "run_id" in found else {}
 
 
 class StepWriter:

@@ -189,14 +189,16 @@ def test_replacing_is_cut_off(spark, source, place, published, monkeypatch, afte
         with pytest.raises(CutOffError):
             run(other, spark)
     assert open_run(published.path).document["accounting"]["kept"] == 30
-    clean(published.path)
+    deleted = [path for path, _ in clean(published.path)]
     spark.catalog.refreshTable(place.name("keep_list"))
     assert rows_of(place.read("keep_list")) == old if after < 3 else place.read("keep_list").count() == 30
     done = run(other, spark)
     check_published(place, done)
     assert place.read("keep_list").count() == 30
-    deleted = [path for path, _ in clean(published.path)]
-    assert any("/tables/keep_list/" in path for path in deleted)  # now nothing points to it
+    if place.format == "parquet":
+        assert not any("/tables/keep_list/" in path for path in deleted)
+        deleted = [path for path, _ in clean(published.path)]  # now no table points to the first keep list
+    assert any("/tables/keep_list/" in path for path in deleted)
     check_published(place, done)
 
 
