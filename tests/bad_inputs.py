@@ -254,14 +254,14 @@ CASES = {
         3, ["no such table", "input.table nowhere.t"], None, {"input": {"path": None, "table": "nowhere.t"}}
     ),
     "a table in no catalog": Case(
-        3, ["input.table no.such.t"], None, {"input": {"path": None, "table": "no.such.t"}}
+        3, ["input.table no.such.t", "knows no catalog"], None, {"input": {"path": None, "table": "no.such.t"}}
     ),
     "a table name that is none": config(["'a b; DROP'", "backquotes"], input={"path": None, "table": "a b; DROP"}),
     "a backquote without end": config(["output", "backquotes"], output={"table": "a.b.`c"}),
     "output.table without a schema": config(["output.table 'c.p'", "catalog.schema.prefix"], output={"table": "c.p"}),
     "output.table_format unknown": config(["output.table_format"], output={"table": "c.s.p", "table_format": "orc"}),
     "output.table in no catalog": Case(
-        2, ["output.table no.such.p", "finds no schema no.such", "CREATE SCHEMA"], table, {"output": {"table": "no.such.p"}}
+        2, ["output.table no.such.p", "knows no catalog no", "docs/catalog.md"], table, {"output": {"table": "no.such.p"}}
     ),
     "output.table in no schema": Case(
         2, ["finds no schema spark_catalog.nowhere", "CREATE SCHEMA"], table, {"output": {"table": "spark_catalog.nowhere.p"}}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import join_name, split_name
-from spark_dbp.engine.spark_errors import is_from_spark, read_condition, read_first_line
+from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_condition, read_first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -22,15 +22,7 @@ log = logging.getLogger("spark_dbp")
 
 # Below this row `DESCRIBE TABLE EXTENDED` tells of the table; above it, of its columns, of whatever name.
 _DETAILS = "# Detailed Table Information"
-# What Spark says of a table in a catalog that it does not know: it takes the name for a nested schema.
-_NOT_FOUND = (
-    "TABLE_OR_VIEW_NOT_FOUND",
-    "SCHEMA_NOT_FOUND",
-    "REQUIRES_SINGLE_PART_NAMESPACE",
-    "NESTED_DATABASE_UNSUPPORTED",
-    "CATALOG_NOT_FOUND",
-    "NO_SUCH_CATALOG",
-)
+_NOT_FOUND = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND")
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ def describe_table(spark: SparkSession, name: str) -> TableInfo | None:
         rows = [tuple(row)[:2] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()]
         properties = {row[0]: row[1] for row in spark.sql(f"SHOW TBLPROPERTIES {name}").collect()}
     except Exception as error:
-        if read_condition(error).startswith(_NOT_FOUND):
+        if read_condition(error).startswith(_NOT_FOUND) or is_unknown_catalog(error):
             return None
         raise
     names = [row[0] for row in rows]

@@ -1,6 +1,7 @@
 """Where a run is to be published: what is there now, and what the session may make there.
 
-Imports `catalog`, `catalog_writer`, `spark_errors`, `columns`, `lake` and `errors`; pyspark inside functions.
+Imports `catalog`, `catalog_writer`, `session`, `spark_errors`, `columns`, `lake` and `errors`; pyspark inside
+functions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from uuid import uuid4
 from spark_dbp.columns import KEY, describe_type, join_name, show_name, split_name
 from spark_dbp.engine.catalog import TableInfo, describe_table
 from spark_dbp.engine.catalog_writer import RUN_ID, create_external_table, drop_ours, replace_table
-from spark_dbp.engine.spark_errors import is_from_spark, read_reason
+from spark_dbp.engine.session import read_setting
+from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_reason
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files, paths
 
@@ -134,17 +136,31 @@ def open_target(spark: SparkSession, table: str | None, table_format: str, path:
     except Exception as error:
         if not is_from_spark(error):
             raise
+        if is_unknown_catalog(error):
+            raise ConfigError(
+                f"output.table {table}: the session knows no catalog {show_name(split_name(table)[:1])}",
+                mend="docs/catalog.md says how a session gets to know one; Spark's own is spark_catalog",
+            ) from None
         shown = show_name(split_name(table)[:-1])
         raise ConfigError(
             f"output.table {table}: the session finds no schema {shown}: {read_reason(error)}",
-            mend=f"CREATE SCHEMA {shown} first, or name another; docs/catalog.md says how a session "
-            "gets to know a catalog",
+            mend=f"CREATE SCHEMA {shown} first, or name another",
         ) from None
+    if split_name(table)[0] == "spark_catalog" and _is_in_memory(spark):
+        log.warning(
+            "output.table %s: the session keeps its catalog in memory, so the tables are gone when it ends; "
+            "spark.sql.catalogImplementation: hive keeps them", table,
+        )  # fmt: skip
     with _refuse(target):
         found = {name: target.find(name) for name in (*TABLES, VIEW)}
         if found["keep_list"] is None:  # the first time
             _try_to_create(target)
     return target
+
+
+def _is_in_memory(spark: SparkSession) -> bool:
+    replaced = read_setting(spark, "spark.sql.catalog.spark_catalog") or "builtin"
+    return replaced == "builtin" and read_setting(spark, "spark.sql.catalogImplementation") == "in-memory"
 
 
 def check_input(target: Target | None, table: str | None) -> None:

@@ -76,15 +76,16 @@ def point_external_table(
         create_external_table(spark, name, path, columns, properties, comment)
         return
     if list(info.columns) != columns:
-        # Such a table cannot change the type of a column. What takes its place is made under another name
-        # first, so that what can fail fails while the old one is there.
+        # Such a table cannot change the type of a column. What takes its place is tried under another name
+        # first, so that what can fail fails while the old one is there. (Unity Catalog does not let two tables
+        # point to one directory.)
         *schema, last = split_name(name)
         beside = join_name([*schema, f"{last}_next"])
         drop_ours(spark, beside)
         create_external_table(spark, beside, path, columns, properties, comment)
+        drop_ours(spark, beside)
         drop_ours(spark, name)
         create_external_table(spark, name, path, columns, properties, comment)
-        drop_ours(spark, beside)
         return
     spark.sql(f"ALTER TABLE {name} SET LOCATION {_quote_path(path)}").collect()
     spark.sql(f"COMMENT ON TABLE {name} IS {quote_text(comment)}").collect()

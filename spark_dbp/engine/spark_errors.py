@@ -47,6 +47,13 @@ def is_from_spark(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("pyspark", "py4j")
 
 
+def is_unknown_catalog(error: BaseException) -> bool:
+    """Whether the session does not know the first part of a name, and takes it for a schema of schemas."""
+    return bool(
+        re.search("single-part namespace|Nested databases are not supported|CATALOG_NOT_FOUND", str(error))
+    )
+
+
 def _without_codes(text: str) -> str:
     text = re.sub(r"^(?:[\w.]+(?:Exception|Error): )?\[[\w.]+\]\s*", "", text)
     return re.sub(r"\s*SQLSTATE: \w+", "", text)[:500]
@@ -94,6 +101,11 @@ def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDb
         return InputError(f"no such path{at}: {read_first_line(error)}", mend=mend)
     if condition == "TABLE_OR_VIEW_NOT_FOUND":
         return InputError(f"no such table{at}: {read_first_line(error)}", mend="check input.table")
+    if setting == "input.table" and is_unknown_catalog(error):
+        return InputError(
+            f"no such table{at}: the session knows no catalog of that name",
+            mend="check input.table; docs/catalog.md says how a session gets to know a catalog",
+        )
     if setting == "input.table" and "INSUFFICIENT_PERMISSIONS" in f"{condition} {text[:60]}":
         return InputError(
             f"no right to read{at}: {read_first_line(error)}",

@@ -6,13 +6,17 @@ Spark's own catalog holds Parquet tables; on the lane that has Iceberg's jar, th
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import ICEBERG_JAR, config_of, make_embeddings, make_keys, rows_of, write_table
+from bad_inputs import IS_SPARK_35
+from conftest import ICEBERG_JAR, ROOT, config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import Run, RunConfig, open_run, prune_again, publishing, run
 from spark_dbp.engine import catalog_writer
@@ -347,6 +351,64 @@ def test_a_lock_that_was_lost_publishes_nothing(spark, place, source, base, tmp_
     with pytest.raises(ConflictError, match="has taken the directory"):
         run(config(source, tmp_path / "run", output=place.settings), spark)
     assert place.list() == set()
+
+
+def test_a_catalog_in_memory_is_said_to_be_so(spark, place, tmp_path, caplog):
+    with pytest.raises(SparkDbpError, match="no such path"):
+        run(config("/no/such/input", tmp_path / "run", output=place.settings), spark)
+    assert ("keeps its catalog in memory" in caplog.text) is (place.format == "parquet")
+
+
+CONNECT = """
+import json, sys
+from spark_dbp import RunConfig, prune_again, run, start_local_session
+from spark_dbp.errors import SparkDbpError
+
+config = json.loads(sys.argv[1])
+spark = start_local_session({"spark.remote": "local[2]", "spark.sql.shuffle.partitions": "2"})
+location = config["output"]["path"] + "-schema"
+spark.sql(f"CREATE SCHEMA spark_catalog.s LOCATION '{location}'")
+spark.sql(f"CREATE TABLE spark_catalog.s.input USING parquet LOCATION '{config['input'].pop('path')}'")
+config["input"]["table"] = "s.input"
+done = run(RunConfig.from_dict(config), spark)
+told = {"session": type(spark).__module__, "published": done.published()}
+told["again"] = run(RunConfig.from_dict(config), spark).document["run_id"] == done.document["run_id"]
+settings = ["prune.keep_ratio=0.5", "output.table=spark_catalog.s.p"]
+prune_again(done, config["output"]["path"] + "-half", settings, spark)
+told["rows"] = [spark.table(f"s.p_{name}").count() for name in ("keep_list", "kept")]
+told["refused"] = []
+for table, format in (("no.such.p", "parquet"), ("spark_catalog.s.q", "delta"), ("spark_catalog.s.q", "iceberg")):
+    config["output"].update(table=table, table_format=format)
+    try:
+        run(RunConfig.from_dict(config), spark)
+    except SparkDbpError as error:
+        told["refused"].append(error.what)
+told["left"] = sorted(row.tableName for row in spark.sql("SHOW TABLES IN s").collect())
+print("RESULT", json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(IS_SPARK_35, reason="pyspark 3.5 cannot start a Connect server")
+def test_on_connect(source, tmp_path):
+    values = config_of(source, tmp_path / "run", cluster={"n_clusters": 3})
+    values["output"]["table"] = "spark_catalog.s.p"
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT, json.dumps(values)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.split("RESULT ", 1)[1].splitlines()[0])
+    assert told["session"].startswith("pyspark.sql.connect")
+    assert set(told["published"]) == {*OF_A_RUN, "kept"}
+    assert told["again"]
+    assert told["rows"] == [30, 30]
+    assert told["refused"] == [
+        "output.table no.such.p: the session knows no catalog no",
+        "output.table spark_catalog.s.q: this session does not know the format delta",
+        "output.table spark_catalog.s.q: this session does not know the format iceberg",
+    ]
+    assert told["left"] == ["input", "p_cluster_stats", "p_keep_list", "p_kept", "p_quotas"]
 
 
 # The view.
