@@ -88,11 +88,13 @@ def publish_run(job: Job, target: Target | None) -> None:
     except Exception as error:
         if not isinstance(error, SparkDbpError) and not is_from_spark(error):
             raise
-        known = error if isinstance(error, SparkDbpError) else SparkDbpError(read_reason(error))
+        if isinstance(error, SparkDbpError):
+            known = error
+        else:
+            known = SparkDbpError(read_reason(error), mend="see what the catalog says")
         raise type(known)(
             f"the run is finished, but not wholly published to output.table {target.table}: {known.what}",
-            mend=f"{known.mend or 'see what the catalog says'}; then run the same command: it publishes the "
-            "rest and computes nothing again",
+            mend=f"{known.mend}; then run the same command: it publishes the rest and computes nothing again",
         ) from error
     done = {
         "run_id": run.document["run_id"],

@@ -77,8 +77,8 @@ def point_external_table(
         return
     if list(info.columns) != columns:
         # Such a table cannot change the type of a column. What takes its place is tried under another name
-        # first, so that what can fail fails while the old one is there. (Unity Catalog does not let two tables
-        # point to one directory.)
+        # first, so that what can fail fails while the old one is there. It goes again, because Unity Catalog
+        # lets no two tables point to one directory.
         *schema, last = split_name(name)
         beside = join_name([*schema, f"{last}_next"])
         drop_ours(spark, beside)
