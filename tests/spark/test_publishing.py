@@ -90,7 +90,7 @@ def base(spark, source, tmp_path_factory):
 
 
 def config(source, out, **sections: dict) -> RunConfig:
-    sections = {"cluster": {"n_clusters": 3}, "prune": {"keep_ratio": 0.3}} | sections
+    sections = {"cluster": {"n_clusters": 3, "n_iter": 2}, "prune": {"keep_ratio": 0.3}} | sections
     return RunConfig.from_dict(config_of(source, out, **sections))
 
 
