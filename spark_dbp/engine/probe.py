@@ -58,7 +58,7 @@ def choose_engine(
 ) -> EngineChoice:
     """Choose the engine of a run by what its tasks reach.
 
-    Nothing is left below `path`.
+    Nothing is left below `path`. The log says which engine it is, and why.
 
     Parameters
     ----------
@@ -79,6 +79,12 @@ def choose_engine(
     ConfigError
         When no engine can write there, or not the one that is wanted.
     """
+    choice = _choose(spark, path, wanted, reads)
+    log.info("engine %s: %s", choice.name, choice.why)
+    return choice
+
+
+def _choose(spark: SparkSession, path: str, wanted: str, reads: Sequence[str]) -> EngineChoice:
     problem = ""
     if wanted != "sql":
         problem = find_problem_of_workers(spark, path, reads)

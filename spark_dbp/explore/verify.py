@@ -97,7 +97,7 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.
         checks: list[tuple[str, Callable[[], Problems]]] = [
-            ("every input row accounted for", lambda: _account(tables)),
+            (f"every input row accounted for{_name_version(run)}", lambda: _account(tables)),
             ("keys: samples = assignments + duplicates", lambda: _keys(tables)),
             ("centroids of unit norm, distances within [0, 2]", lambda: _bounds(tables)),
         ]
@@ -164,6 +164,11 @@ def _contents(tables: RunTables) -> Problems:
             for (name, value), found in zip(expected.items(), digests, strict=True):
                 if found != value:
                     yield f"table {table} has the {name} {found}, run.json says {value}: values were changed"
+
+
+def _name_version(run: Run) -> str:
+    version = run.document["input"].get("version")
+    return f", as of {version}" if version else ""
 
 
 def _account(tables: RunTables) -> Problems:
