@@ -263,6 +263,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
             paths=config.input.paths,
             table=config.input.table,
             published=config.output.table,
+            table_format=config.output.table_format,
             deduplicates=bool(config.dedup.minhash or config.dedup.semantic),
         )
     findings = examine(lambda: get_session(spark), wishes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, write_rows
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, to_frame, write_rows
 from spark_dbp.engine.compat import column, open_reader, read_setting
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import bound_batches, describe_jobs
@@ -100,6 +100,7 @@ class Job:
 
         def build(writer: StepWriter) -> None:
             self._writer = writer
+            writer.step.engine = self.engine.name
             try:
                 step.build(self)
             finally:
@@ -224,8 +225,13 @@ class Job:
         frame = open_reader(self.spark).parquet(paths.to_spark_source(self._path_of(table)))
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
-    def open_table(self, table: str) -> CommittedTable:
-        """A table that workers may read themselves; of ``samples`` the good rows."""
+    def open_table(self, table: str) -> CommittedTable | DataFrame:
+        """A table as the engine reads it; of ``samples`` the good rows.
+
+        Workers read a `CommittedTable` themselves. What stages do with a DataFrame, they do through Spark.
+        """
+        if self.engine.name == "sql":
+            return self.read_table(table)
         is_samples = table == "samples"
         return CommittedTable(
             self.spark,
@@ -242,10 +248,10 @@ class Job:
 
         Where `table` has the vectors itself, workers may read it; else they are those of ``samples``.
         """
-        opened = self.open_table(table)
-        if VECTOR in opened.frame.columns:
-            return opened
-        return self.read_table("samples").join(opened.frame.select(KEY), KEY, "left_semi")
+        frame = self.read_table(table)
+        if VECTOR in frame.columns:
+            return self.open_table(table)
+        return self.read_table("samples").join(frame.select(KEY), KEY, "left_semi")
 
     def read_as_input(self, table: str) -> DataFrame:
         """Keys and carried columns of `table`, under the names that they have in the input."""
@@ -306,7 +312,7 @@ class Job:
         """
         path = self._at_work.new_directory(table)
         with self._describe(f"write {table}"):
-            by_workers = write_rows(rows, path)
+            by_workers = write_rows(to_frame(rows) if self.engine.name == "sql" else rows, path)
         back = open_reader(self.spark).parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:

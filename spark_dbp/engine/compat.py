@@ -6,12 +6,12 @@ Imports `columns`; pyspark and pyarrow inside functions.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import quote_name
+from spark_dbp.engine.spark_errors import is_from_spark
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,18 +175,6 @@ def to_arrow_schema(schema: StructType) -> pa.Schema:
     return to_arrow_schema(schema)
 
 
-def runs_on_this_machine(spark: SparkSession) -> bool:
-    """Whether tasks are known to run on the machine of this process.
-
-    The server of a Connect session may be on another machine, where its own master is local.
-    """
-    master = read_setting(spark, "spark.master") or ""  # a server need not tell
-    is_remote = type(spark).__module__.startswith("pyspark.sql.connect")
-    if is_remote and "SPARK_LOCAL_REMOTE" not in os.environ:  # Spark sets it for a server that it starts here
-        return False
-    return master.startswith("local") and not master.startswith("local-cluster")
-
-
 def open_reader(spark: SparkSession) -> DataFrameReader:
     """``spark.read`` which fails on a file that it cannot read, whatever the session says, and names it.
 
@@ -221,11 +209,6 @@ def read_setting(session: SparkSession, name: str, *, own: bool = False) -> str 
         if not is_from_spark(error):
             raise
         return None
-
-
-def is_from_spark(error: Exception) -> bool:
-    """Whether Spark raised an error, classic or Connect: not Python, or a bug of this program."""
-    return type(error).__module__.split(".")[0] in ("pyspark", "py4j")
 
 
 def is_fixed(error: Exception) -> bool:

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.engine.compat import is_fixed, is_from_spark, read_setting
+from spark_dbp.engine.compat import is_fixed, read_setting
 from spark_dbp.engine.java import find_java_home
-from spark_dbp.engine.spark_errors import read_first_line
+from spark_dbp.engine.spark_errors import is_from_spark, read_first_line
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import HIDDEN, is_secret_name
 

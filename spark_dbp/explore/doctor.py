@@ -5,7 +5,6 @@ Imports `diagnosis`, `workers`, `engine`, `io`, `lake`, `columns` and `errors`; 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from spark_dbp._version import __version__
-from spark_dbp.columns import quote_name
+from spark_dbp.engine.catalog_target import open_target
 from spark_dbp.engine.compat import open_reader
-from spark_dbp.engine.probe import choose_engine, look_from_task
+from spark_dbp.engine.probe import choose_engine, find_problem_of_spark, find_problem_of_workers
 from spark_dbp.engine.session import describe_jobs, guard_session
-from spark_dbp.engine.spark_errors import read_first_line, translate_errors
+from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.explore.diagnosis import (
     BOTH,
@@ -41,8 +40,8 @@ from spark_dbp.lake.store import delete_if_empty
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Seconds that a cluster may take to start executors, and a mount to show a file of another machine.
-_PATIENCE, _MOUNT_PATIENCE = 300.0, 5.0
+# Seconds that a cluster may take to start executors.
+_PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Wishes:
         ``input.path``.
     table : str or None
         ``input.table``.
-    published : str or None
-        ``output.table``.
+    published, table_format : str or None
+        ``output.table`` and ``output.table_format``.
     deduplicates : bool
         Whether MinHash or semantic deduplication is asked for.
     """
@@ -69,6 +68,7 @@ class Wishes:
     paths: list[str] = field(default_factory=list)
     table: str | None = None
     published: str | None = None
+    table_format: str = "parquet"
     deduplicates: bool = False
 
     @property
@@ -165,7 +165,7 @@ def _examine_session(spark: SparkSession, wishes: Wishes) -> Iterator[Finding]:
         yield from _check_output(spark, wishes.output, wishes.engine)
     yield from _check_input(spark, wishes)
     if wishes.published is not None:
-        yield from _check_published(spark, wishes.published)
+        yield from _check_published(spark, wishes.published, wishes.table_format, wishes.output or "")
 
 
 def _check_output(spark: SparkSession, output: str, engine: str) -> Iterator[Finding]:
@@ -197,29 +197,24 @@ def _check_output(spark: SparkSession, output: str, engine: str) -> Iterator[Fin
 
 
 def _check_tasks_write(spark: SparkSession, path: str) -> Iterator[Finding]:
-    """Only a warning: where tasks cannot write, Spark itself still may."""
-    folder = files.join(path, f".probe-{uuid4().hex[:8]}")
-    mend = "engine sql needs no rights of Python workers; engine arrow needs a place that all machines share"
+    """What tasks may do; which of both an engine needs, `choose_engine` judges."""
     try:
-        files.write_bytes(files.join(folder, "driver"), b"")
-        look = look_from_task(folder, "the driver's machine", _MOUNT_PATIENCE)
-        rows = spark.range(0, 256).coalesce(256).mapInArrow(look, "host STRING, file STRING, problem STRING")
-        found = rows.collect()
-        seen = files.list_names(folder)
-        problems = [
-            problem or f"the driver does not see what a task on {host} wrote there"
-            for host, name, problem in found
-            if problem or name not in seen
-        ]
-        if problems:
-            yield Finding("storage", "warning", f"below {path}, {problems[0]}", mend)
+        with translate_errors():
+            of_workers, of_spark = find_problem_of_workers(spark, path), find_problem_of_spark(spark, path)
+    except (SparkDbpError, OSError) as error:
+        yield Finding(
+            "storage",
+            "warning",
+            f"no task could be tried below {path}: {error}",
+            "see the finding on the engine",
+        )
+        return
+    for who, problem in (("Python workers", of_workers), ("Spark's own tasks", of_spark)):
+        if problem:
+            mend = f"give {who} rights there, or name a place that they share with the driver"
+            yield Finding("storage", "warning", f"{who} cannot work below {path}: {problem}", mend)
         else:
-            yield Finding("storage", "ok", f"tasks on the workers read and write below {path}")
-    except Exception as error:
-        what = f"no task could be tried below {path}: {read_first_line(error)}"
-        yield Finding("storage", "warning", what, mend)
-    finally:
-        _delete(folder)
+            yield Finding("storage", "ok", f"{who} read and write below {path}")
 
 
 @contextmanager
@@ -260,17 +255,10 @@ def _check_input(spark: SparkSession, wishes: Wishes) -> Iterator[Finding]:
         yield take_error("input", error)
 
 
-def _check_published(spark: SparkSession, table: str) -> Iterator[Finding]:
-    parts = [part.strip("`").replace("``", "`") for part in re.findall(r"`(?:[^`]|``)+`|[^.`]+", table)]
-    schema = ".".join(map(quote_name, parts[:-1])) or "default"
+def _check_published(spark: SparkSession, table: str, table_format: str, path: str) -> Iterator[Finding]:
     try:
         with translate_errors():
-            spark.sql(f"DESCRIBE SCHEMA {schema}").collect()
-        yield Finding("catalog", "ok", f"output.table {table}: its schema {schema} is there")
+            open_target(spark, table, table_format, path)
+        yield Finding("catalog", "ok", f"output.table {table}: tables can be made there")
     except SparkDbpError as error:
-        yield Finding(
-            "catalog",
-            "problem",
-            f"output.table {table}: schema {schema} cannot be opened: {error.what}",
-            f"CREATE SCHEMA {schema}, or ask for the right USE SCHEMA on it",
-        )
+        yield take_error("catalog", error)

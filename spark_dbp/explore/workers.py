@@ -68,7 +68,7 @@ def look_around(modules: Mapping[str, str]) -> dict[str, Any]:
     Examples
     --------
     >>> look_around({"no_such_module": "no-such"})["packages"]["no_such_module"]
-    'missing: No module named 'no_such_module''
+    "missing: No module named 'no_such_module'"
     """
     import contextlib
     import importlib

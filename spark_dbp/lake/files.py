@@ -285,12 +285,17 @@ def read_parquet(path: str) -> Any:
 
 def write_parquet(path: str, table: Any) -> None:
     """Write a small pyarrow Table as the only file of the new directory `path`."""
+    write_parquet_file(join(path, "part-00000.parquet"), table)
+
+
+def write_parquet_file(path: str, table: Any) -> None:
+    """Write a small pyarrow Table to a file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())
+    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:
