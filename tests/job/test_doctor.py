@@ -57,7 +57,7 @@ def test_all_is_well_and_nothing_is_left(spark, source, tmp_path, capsys):
     [
         ({"input": {"path": "/no/such/table"}}, "input", "no such path (input.path /no/such/table)"),
         ({"input": {"path": None, "table": "no_such_table"}}, "input", "no such table (input.table no_such_table)"),
-        ({"output": {"table": "no_such_schema.x"}}, "catalog", "output.table no_such_schema.x: the session finds no schema"),
+        ({"output": {"table": "spark_catalog.no_such_schema.x"}}, "catalog", "output.table spark_catalog.no_such_schema.x: the session finds no schema"),
         ({"output": {"path": "/proc/no/run"}}, "storage", "the driver cannot write below output.path /proc/no/run"),
     ],
 )  # fmt: skip
@@ -101,7 +101,9 @@ def submit(wrapper: Path | str, *arguments: object) -> subprocess.CompletedProce
         "PYTHONPATH": str(ROOT),
         "SPARK_HOME": str(home),
     }
-    return start([*command, ROOT / "jobs/spark_dbp_job.py", "doctor", *arguments], environment)
+    # Not from here: workers would find this very package in their working directory.
+    elsewhere = Path(wrapper).parent
+    return start([*command, ROOT / "jobs/spark_dbp_job.py", "doctor", *arguments], environment, cwd=elsewhere)
 
 
 def make_worker(folder: Path, **modules: str) -> Path:
