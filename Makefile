@@ -16,7 +16,7 @@ ICEBERG := $(VENV35)/iceberg/snowpark_connect_deps_iceberg/jars/iceberg-spark-ru
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix emr-archive lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,6 +83,10 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	.venv-spark$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-spark$*/constraints.txt \
 	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
 	@touch $@
+
+emr-archive:  ## Pack a Python 3.11 with this package for EMR: dist/environment.tar.gz (for EMR itself: conf/emr/Dockerfile)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "make emr-archive PYTHON=python3.11")'
+	$(PYTHON) conf/emr/make_archive.py
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .

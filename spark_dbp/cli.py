@@ -83,6 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def run_job() -> None:
+    """Run the command line as Databricks calls an entry point: it takes any return for success.
+
+    Raises
+    ------
+    SystemExit
+        With the exit code, when it is not 0.
+    """
+    code = main()
+    if code:
+        raise SystemExit(code)
+
+
 def _print_trace() -> None:
     print(redact(traceback.format_exc()), file=sys.stderr)
 

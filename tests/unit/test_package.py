@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "io": IO,
     "loaders": LOADERS,
     "stages": STAGES,
-    "settings": BASE,
+    "settings": LAKE,
     "config_errors": set(),
     "config": CONFIG - {"config"},
     "steps": set(),
