@@ -66,7 +66,7 @@ def spark(folder: Path, out: Path) -> None:
     """The project's stages on a running session."""
     from pyspark.sql import SparkSession
 
-    from spark_dbp.engine.arrow import CommittedTable
+    from spark_dbp.engine.arrow import CommittedTable, write_rows
     from spark_dbp.engine.compat import collect_arrow
     from spark_dbp.stages.cluster_stats import cluster_stats
     from spark_dbp.stages.select import plan_selection
@@ -84,7 +84,7 @@ def spark(folder: Path, out: Path) -> None:
         session.read.parquet(str(out / "quotas.parquet")),
         stats=session.read.parquet(str(out / "stats.parquet")),
     )
-    kept.write_parquet(str(out / "keep"))
+    write_rows(kept, str(out / "keep"))
 
 
 def trie(folder: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, write_rows
 from spark_dbp.engine.compat import column
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import bound_batches, read_setting
@@ -295,11 +295,7 @@ class Job:
             When something else was read back.
         """
         path = self._at_work.new_directory(table)
-        by_workers: list[str] = []
-        if isinstance(rows, MappedRows):
-            by_workers = rows.write_parquet(path)
-        else:
-            rows.write.parquet(files.to_spark_path(path))
+        by_workers = write_rows(rows, path)
         back = self.spark.read.parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:

@@ -103,13 +103,29 @@ def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
 
 def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
     """Write `frame` to a new directory and read it back, so that what is used twice is computed once."""
-    frame.write.parquet(files.to_spark_path(path))
+    write_rows(frame, path)
     return frame.sparkSession.read.schema(frame.schema).parquet(paths.to_spark_source(path))
 
 
-def to_frame(samples: DataFrame | CommittedTable) -> DataFrame:
-    """The samples as a DataFrame."""
-    return samples.frame if isinstance(samples, CommittedTable) else samples
+def to_frame(rows: DataFrame | CommittedTable | MappedRows) -> DataFrame:
+    """The rows as a DataFrame, however they are held."""
+    if isinstance(rows, MappedRows):
+        return rows.to_frame()
+    return rows.frame if isinstance(rows, CommittedTable) else rows
+
+
+def write_rows(rows: DataFrame | MappedRows, path: str) -> list[str]:
+    """Write rows to the new directory `path`: by workers where they can, else by Spark.
+
+    Returns
+    -------
+    list of str
+        Names of the files that workers wrote. Empty where Spark wrote them, which does not tell.
+    """
+    if isinstance(rows, MappedRows):
+        return rows.write_parquet(path)
+    rows.write.parquet(files.to_spark_path(path))
+    return []
 
 
 def map_batches(

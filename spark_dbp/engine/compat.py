@@ -131,6 +131,16 @@ def collect_arrow(frame: DataFrame) -> pa.Table:
     return pa.concat_tables(tables) if tables else to_arrow_schema(frame.schema).empty_table()
 
 
+def create_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
+    """A small pyarrow Table as a DataFrame."""
+    if hasattr(type(spark), "addTag") and not spark.version.startswith("3."):
+        return spark.createDataFrame(table)
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    columns = (column.to_pylist() for column in table.columns)
+    return spark.createDataFrame(list(zip(*columns, strict=True)), from_arrow_schema(table.schema))
+
+
 def collect_rows(frame: DataFrame) -> list[tuple[Any, ...]]:
     """The rows of a small DataFrame, to show them: bytes of text that are not UTF-8 become U+FFFD.
 

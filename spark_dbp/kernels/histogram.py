@@ -17,10 +17,12 @@ from spark_dbp.columns import DISTANCE
 
 BINS_PER_UNIT = 1024
 N_BINS = 2 * BINS_PER_UNIT
+# A bin's number has so many bits.
+BIN_BITS = 11
 DISTANCE_UNIT = 2.0**-28
 
 # `find_bins` and `to_whole_distances` in SQL, for the column ``distance_to_centroid``.
-BIN_SQL = f"cast(least(floor(cast({DISTANCE} as double) * {BINS_PER_UNIT}), {N_BINS - 1}) as int)"
+BIN_SQL = f"least(cast(cast({DISTANCE} as double) * {BINS_PER_UNIT} as int), {N_BINS - 1})"
 WHOLE_DISTANCE_SQL = f"cast(rint(cast({DISTANCE} as double) * {int(1 / DISTANCE_UNIT)}) as bigint)"
 
 # The upper 11 bits of a 64-bit hash give 2048 bins in the order of the hash, about equally full.

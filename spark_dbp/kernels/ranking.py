@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
-from spark_dbp.kernels.histogram import HASH_BIN_SHIFT, N_BINS, find_bins
+from spark_dbp.kernels.histogram import BIN_BITS, HASH_BIN_SHIFT, N_BINS, find_bins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -207,6 +207,51 @@ def cut_into_groups(
         return place, place, before, n_items
     ends = np.append(starts[1:], len(place)) - 1
     return place[starts], place[ends], before[starts], np.add.reduceat(n_items, starts)
+
+
+def number_groups(
+    place: npt.NDArray[np.int64],
+    n_items: npt.NDArray[np.int64],
+    quota: int,
+    group_rows: float,
+    which_to_keep: str = "hard",
+) -> tuple[int, npt.NDArray[np.int64]]:
+    """Cut the histogram of one cluster into groups of equally many places, for a window.
+
+    Group ``g`` has the places p with ``p >> shift == g``. So its number is found without a search.
+
+    Parameters
+    ----------
+    place, n_items, quota, which_to_keep
+        As for `cut_into_groups`.
+    group_rows : float
+        Least number of rows that groups have on average.
+
+    Returns
+    -------
+    shift : int
+        From 0 (each bin is a group) to 11 (the cluster is one).
+    rows_before : ndarray of int64, shape (last group + 1,)
+        Samples of the cluster before each group; -1 for a group from which nothing is kept.
+
+    Examples
+    --------
+    >>> shift, before = number_groups(np.array([0, 3, 4, 9]), np.array([300, 300, 900, 1]), 700, 300)
+    >>> shift, before.tolist()
+    (1, [0, 300, 600])
+    """
+    reached = find_reached_bins(n_items, quota, which_to_keep)
+    wanted = place[reached]
+    if not len(wanted):
+        return BIN_BITS, np.zeros(0, dtype=np.int64)
+    most = max(1.0, n_items[reached].sum() / group_rows)
+    shift = next(s for s in range(BIN_BITS + 1) if s == BIN_BITS or len(np.unique(wanted >> s)) <= most)
+    groups, firsts = np.unique(place >> shift, return_index=True)
+    before = (np.cumsum(n_items) - n_items)[firsts]
+    rows_before = np.full((wanted[-1] >> shift) + 1, -1, dtype=np.int64)
+    is_reached = np.isin(groups, wanted >> shift)
+    rows_before[groups[is_reached]] = before[is_reached]
+    return shift, rows_before
 
 
 def order_histogram(

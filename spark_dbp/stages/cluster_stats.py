@@ -1,6 +1,7 @@
 """Size, d_intra, d_inter and distance histogram of every cluster.
 
-Imports numpy, `arrow`, `blocks`, `compat`, `geometry` and `histogram`; pyspark and pyarrow inside functions.
+Imports numpy, `arrow`, `sql`, `blocks`, `compat`, `geometry` and `histogram`; pyspark and pyarrow inside
+functions.
 
 ``d_intra,j`` is the mean of ``1 - cos(x, c_j)`` over the samples x of cluster j. ``d_inter,j`` is the mean of
 ``1 - cos(c_j, c_i)`` over the nearest other centroids c_i (arXiv 2401.04578, section 3).
@@ -15,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import BIN, CLUSTER_ID, COMPLEXITY, D_INTER, D_INTRA, DISTANCE, HISTOGRAM, N_ITEMS
-from spark_dbp.engine.arrow import CommittedTable, gather_batches, map_batches, to_frame
+from spark_dbp.engine.arrow import CommittedTable, gather_batches, map_batches
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, count_shuffle_partitions, map_in_arrow
+from spark_dbp.engine.sql import measure_clusters
 from spark_dbp.kernels.geometry import measure_distance_to_nearest
 from spark_dbp.kernels.histogram import (
     DISTANCE_UNIT,
@@ -56,11 +58,13 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
 
     Notes
     -----
-    One pass over two columns. The shuffle moves at most 2048 counters for each cluster and task, as blocks.
+    One pass over two columns. The shuffle moves at most 2048 counters for each cluster and task. Of a
+    DataFrame, Spark counts them by groupBy; of a committed table, workers do, and send them as blocks.
     """
-    frame = to_frame(assignments)
-    n_parts = count_shuffle_partitions(frame.sparkSession)
-    tasks = number_tasks(frame, n_parts)
+    if not isinstance(assignments, CommittedTable):
+        return measure_clusters(assignments)
+    n_parts = count_shuffle_partitions(assignments.spark)
+    tasks = number_tasks(assignments.frame, n_parts)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counted = _count_bins(batches)

@@ -1,7 +1,7 @@
 """Keep N_j samples of every cluster, the hardest or others, with their ranks.
 
-Imports `arrow`, `blocks`, `compat`, `errors`, `histogram`, `ranking` and `cluster_stats`; pyspark and pyarrow
-inside functions.
+Imports `arrow`, `sql`, `blocks`, `compat`, `errors`, `histogram`, `ranking` and `cluster_stats`; pyspark and
+pyarrow inside functions.
 
 A large cluster must not overload one worker. So a histogram of each cluster tells which bins are kept whole
 and which bin the quota cuts; for ``stratified`` it tells which bins hold a kept rank. Rows of bins from which
@@ -12,15 +12,17 @@ cluster. A single bin that is too large for a worker goes through Spark's sort.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from spark_dbp.columns import BIN, CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_ITEMS, QUOTA, RANK
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, measure_key_bytes, to_frame
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
+from spark_dbp.engine.sql import number_large_groups, number_starts, rank_by_windows
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.histogram import BIN_SQL, HASH_BIN_SHIFT, N_BINS
 from spark_dbp.kernels.ranking import (
@@ -30,6 +32,7 @@ from spark_dbp.kernels.ranking import (
     cut_into_groups,
     find_reached,
     gather_groups,
+    number_groups,
     order_histogram,
     rank_rows,
 )
@@ -37,7 +40,7 @@ from spark_dbp.stages.cluster_stats import cluster_stats
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 # Rows: of a usual group, of a usual part, of the largest group that a worker sorts. The bytes limit the
 # same three where keys are long. A part ends with the group that fills it, so it has at most the last two
@@ -45,10 +48,11 @@ if TYPE_CHECKING:
 _GROUP_ROWS, _PART_ROWS, _MOST_ROWS = 50_000, 500_000, 1_000_000
 _GROUP_BYTES, _PART_BYTES, _MOST_BYTES = 16 << 20, 64 << 20, 96 << 20
 _CHOICES = ("hard", "easy", "random", "stratified")
-# `kernels.ranking.count_spread` in SQL. The product may not fit into a long.
-_COUNT_SPREAD_SQL = (
-    f"(2 * cast({{rank}} AS DECIMAL(19)) * cast({QUOTA} AS DECIMAL(19)) + {N_ITEMS}) div (2 * {N_ITEMS})"
-)
+# Rows of a group that Spark ranks, on average, and at most so many such groups: a few rows to sort at a time
+# are sorted quickest, while the driver holds a number for each group.
+_WINDOW_ROWS, _MOST_WINDOWS = 256, 2**20
+
+Whole = npt.NDArray[np.int64]
 
 
 def select(
@@ -89,12 +93,18 @@ def select(
 
     Notes
     -----
-    The call itself computes the groups and collects them to the driver. A cluster has about one group for
-    every 50,000 rows kept, or a single one. The shuffle moves the kept rows, and the other rows of a bin that
-    the quota cuts. For ``stratified`` a cluster has about one group for every 50,000 rows, and at most 64
-    more; nearly all rows are moved, fewer where a cluster keeps less than one row in two bins.
+    The call itself computes groups of bins and collects them to the driver.
+
+    Of a DataFrame, Spark ranks the rows by a window over each group (`engine.sql.rank_by_windows`). There are
+    at most about a million groups, and one more for each cluster.
+
+    Of a committed table, workers sort the rows. A cluster has about one group for every 50,000 rows kept, or
+    a single one; for ``stratified`` about one for every 50,000 rows, and at most 64 more.
+
+    The shuffle moves the kept rows, and the other rows of a group that the quota cuts. For ``stratified``
+    nearly all rows are moved, fewer where a cluster keeps less than one row in two bins.
     """
-    return plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats).to_frame()
+    return to_frame(plan_selection(assignments, quotas, which_to_keep=which_to_keep, seed=seed, stats=stats))
 
 
 def plan_selection(
@@ -104,8 +114,8 @@ def plan_selection(
     which_to_keep: str = "hard",
     seed: int = 0,
     stats: DataFrame | None = None,
-) -> MappedRows:
-    """Like `select`, but returns rows that workers can write themselves."""
+) -> DataFrame | MappedRows:
+    """Like `select`, but of a committed table it returns rows that workers can write themselves."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -123,7 +133,17 @@ def plan_selection(
     else:
         place = N_BINS - 1 - F.expr(BIN_SQL) if which_to_keep in FARTHEST_FIRST else F.expr(BIN_SQL)
         histograms = stats if stats is not None else cluster_stats(assignments)
-    groups = _groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
+    by_score = score.asc() if which_to_keep == "random" else F.col(DISTANCE).asc()
+    order = F.col(DISTANCE).desc() if which_to_keep in FARTHEST_FIRST else by_score
+    columns = [KEY, CLUSTER_ID, DISTANCE]
+    rows = frame.select(*columns)  # another column may have one of the names used on the way
+    is_spread = which_to_keep == "stratified"
+    if not isinstance(assignments, CommittedTable):
+        n_rows = frame.count() if is_spread else quotas.agg(F.sum(QUOTA)).collect()[0][0] or 0
+        group_rows = max(_WINDOW_ROWS, n_rows / _MOST_WINDOWS)
+        clusters = _number_groups(histograms, quotas, which_to_keep, group_rows)
+        return rank_by_windows(rows, clusters, place, order, spread=is_spread)
+    groups = _cut_into_groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
     tasks = number_tasks(frame, n_parts)
 
@@ -137,22 +157,21 @@ def plan_selection(
         for _, rows in read_parts(batches):
             yield from rank_rows(rows, groups, which_to_keep)
 
-    columns = [KEY, CLUSTER_ID, DISTANCE]
     if which_to_keep == "random":
-        parts = map_in_arrow(frame.select(*columns, score.alias("score")), to_parts, BLOCKS)
+        parts = map_in_arrow(rows.withColumn("score", score), to_parts, BLOCKS)
     else:
         parts = map_batches(assignments, columns, to_parts, BLOCKS)
-    kept_type = T.StructType(
-        [*(frame.schema[name] for name in columns), T.StructField(RANK, T.IntegerType())]
-    )
+    kept_type = T.StructType([*rows.schema.fields, T.StructField(RANK, T.IntegerType())])
     rest = None
     if (groups.part < 0).any():
-        rest = _sorted_by_spark(frame, groups, place, score, which_to_keep)
+        rest = rank_by_windows(rows, number_large_groups(groups), place, order, spread=is_spread)
     return MappedRows(shuffle_blocks(parts, n_parts), to_ranks, kept_type, rest)
 
 
-def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float) -> Groups:
-    """The groups of all clusters, from a table with one row, and its histogram, for each cluster."""
+def _cut_into_groups(
+    histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float
+) -> Groups:
+    """The groups that workers sort."""
     group_rows, part_rows, most_rows = (
         min(rows, max(1, int(size / max(1.0, key_bytes))))
         for rows, size in (
@@ -162,48 +181,63 @@ def _groups(histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_by
         )
     )
 
-    def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def cut(place: Whole, n_items: Whole, quota: int) -> dict[str, pa.Array]:
+        import pyarrow as pa
+
+        found = cut_into_groups(place, n_items, quota, group_rows, which_to_keep)
+        return {name: pa.array(column) for name, column in zip(names, found, strict=True)}
+
+    names = ["first_place", "last_place", "rows_before", "n_rows"]
+    schema = ", ".join(f"{name} BIGINT" for name in names)
+    found = _map_histograms(histograms, quotas, which_to_keep, cut, schema)
+    found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
+    columns = {name: found.column(name).to_numpy() for name in found.column_names}
+    return gather_groups(columns, part_rows, most_rows)
+
+
+def _number_groups(
+    histograms: DataFrame, quotas: DataFrame, which_to_keep: str, group_rows: float
+) -> pa.Table:
+    """The groups that `rank_by_windows` takes."""
+
+    def cut(place: Whole, n_items: Whole, quota: int) -> dict[str, pa.Array]:
+        import pyarrow as pa
+
+        shift, rows_before = number_groups(place, n_items, quota, group_rows, which_to_keep)
+        lists = pa.array([rows_before.tolist()], pa.list_(pa.int64()))
+        return {"shift": pa.array([shift], pa.int32()), "rows_before": lists}
+
+    schema = "shift INT, rows_before ARRAY<BIGINT>"
+    found = _map_histograms(histograms, quotas, which_to_keep, cut, schema)
+    return number_starts(found)
+
+
+def _map_histograms(
+    histograms: DataFrame,
+    quotas: DataFrame,
+    which_to_keep: str,
+    cut: Callable[[Whole, Whole, int], dict[str, pa.Array]],
+    schema: str,
+) -> pa.Table:
+    """Call `cut` with places and rows of the bins of each cluster, and its quota, in the workers.
+
+    What it returns is collected, with the cluster's ``cluster_id``, ``n_items`` and ``quota``.
+    """
+
+    def of_clusters(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         for batch in batches:
             for cluster, quota, histogram in zip(*batch.columns, strict=True):
                 bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
                 place, n_items = order_histogram(which_to_keep, bins, n_items)
-                columns = cut_into_groups(place, n_items, quota.as_py(), group_rows, which_to_keep)
+                columns = cut(place, n_items, quota.as_py())
+                n_rows = len(next(iter(columns.values())))
                 of_cluster = (cluster.as_py(), n_items.sum(), quota.as_py())
-                same = [np.full(len(columns[0]), value, np.int64) for value in of_cluster]
-                yield pa.RecordBatch.from_arrays([pa.array(c) for c in (*columns, *same)], names)
+                for name, value in zip((CLUSTER_ID, N_ITEMS, QUOTA), of_cluster, strict=True):
+                    columns[name] = pa.array(np.full(n_rows, value, np.int64))
+                yield pa.RecordBatch.from_pydict(columns)
 
-    names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, N_ITEMS, QUOTA]
+    whole = f"{schema}, {CLUSTER_ID} BIGINT, {N_ITEMS} BIGINT, {QUOTA} BIGINT"
     rows = quotas.select(CLUSTER_ID, QUOTA).join(histograms.select(CLUSTER_ID, HISTOGRAM), CLUSTER_ID)
-    schema = ", ".join(f"{name} BIGINT" for name in names)
-    found = collect_arrow(map_in_arrow(rows, cut, schema))
-    found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
-    return gather_groups({name: found.column(name).to_numpy() for name in names}, part_rows, most_rows)
-
-
-def _sorted_by_spark(
-    frame: DataFrame, groups: Groups, place: Column, score: Column, which_to_keep: str
-) -> DataFrame:
-    """The kept rows of bins that are too large for a worker, ranked by Spark's sort."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    columns = (groups.cluster_id, groups.first_place, groups.n_items, groups.quota, groups.rows_before)
-    large = [tuple(column[i].item() for column in columns) for i in np.flatnonzero(groups.part < 0)]
-    schema = f"{CLUSTER_ID} INT, place INT, {N_ITEMS} BIGINT, {QUOTA} BIGINT, rows_before BIGINT"
-    bins = F.broadcast(frame.sparkSession.createDataFrame(large, schema))
-    rows = frame.select(KEY, CLUSTER_ID, DISTANCE)  # another column may have one of the names used here
-    candidates = rows.withColumn("place", place).join(bins, [CLUSTER_ID, "place"])
-    farthest, nearest = F.col(DISTANCE).desc(), F.col(DISTANCE).asc()
-    order = {"hard": farthest, "stratified": farthest, "easy": nearest, "random": score.asc()}
-    in_bin = Window.partitionBy(CLUSTER_ID, "place").orderBy(order[which_to_keep], F.col(KEY).asc())
-    ranked = candidates.withColumn(RANK, F.col("rows_before") + F.row_number().over(in_bin))
-    if which_to_keep == "stratified":
-        earlier = F.expr(_COUNT_SPREAD_SQL.format(rank=f"({RANK} - 1)"))
-        ranked = ranked.withColumn("earlier", earlier)
-        ranked = ranked.withColumn(RANK, F.expr(_COUNT_SPREAD_SQL.format(rank=RANK)))
-        kept = ranked.where(F.col(RANK) > F.col("earlier"))
-    else:
-        kept = ranked.where(F.col(RANK) <= F.col(QUOTA))
-    return kept.select(KEY, CLUSTER_ID, DISTANCE, F.col(RANK).cast("int").alias(RANK))
+    return collect_arrow(map_in_arrow(rows, of_clusters, whole))

@@ -13,7 +13,9 @@ import xxhash
 from conftest import rows_of
 from pyspark.sql import functions as F
 
+from spark_dbp.engine import sql
 from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.sql import COUNT_SPREAD_SQL
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels import ranking
 from spark_dbp.kernels.histogram import BIN_SQL, WHOLE_DISTANCE_SQL, find_bins, to_whole_distances
@@ -107,6 +109,8 @@ def test_equals_a_plain_sort(spark, case, monkeypatch, which_to_keep, kind, limi
         for name, value in zip(("_GROUP_ROWS", "_PART_ROWS", "_MOST_ROWS"), limits, strict=True):
             monkeypatch.setattr(select_module, name, value)
         monkeypatch.setattr(ranking, "_DENSE_PLACES", 0)
+        monkeypatch.setattr(select_module, "_WINDOW_ROWS", limits[0])
+        monkeypatch.setattr(sql, "_TASK_ROWS", limits[1])
     given = spark.createDataFrame(list(quotas.items()), "cluster_id int, quota bigint")
     kept = select(tables[kind], given, which_to_keep=which_to_keep, seed=SEED)
     assert rows_of(kept) == expected(rows, quotas, which_to_keep)
@@ -183,10 +187,10 @@ def test_bins_and_whole_distances_are_the_same_in_sql_and_in_numpy(spark):
 def test_spread_in_sql_is_exact_where_the_product_does_not_fit_into_a_long(spark):
     rng = random.Random(4)
     cases = [(1, 1, 1), (5, 5, 0), (10**10, 10**10, 10**10), (2**41, 2**41, 2**41 - 1)]
-    for n_items in (7, 1000, 10**10, 10**10 + 7, 2**41):
+    for n_items in (7, 1000, 2**30 - 1, 2**30, 10**10, 10**10 + 7, 2**41):
         cases += [(rng.randint(0, n_items), n_items, rng.randint(0, n_items)) for _ in range(40)]
     frame = spark.createDataFrame(cases, "rank bigint, n_items bigint, quota bigint")
-    found = frame.select("*", F.expr(select_module._COUNT_SPREAD_SQL.format(rank="rank"))).collect()
+    found = frame.select("*", F.expr(COUNT_SPREAD_SQL.format(rank="rank"))).collect()
     assert {tuple(row) for row in found} == {(r, m, n, (2 * r * n + m) // (2 * m)) for r, m, n in cases}
 
 

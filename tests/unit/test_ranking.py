@@ -19,6 +19,7 @@ from spark_dbp.kernels.ranking import (
     find_reached,
     find_reached_bins,
     gather_groups,
+    number_groups,
     order_histogram,
     rank_rows,
 )
@@ -198,3 +199,26 @@ def test_stratified_looks_only_at_bins_that_matter():
         kept = [spread_exactly(int(rank), int(until[-1]), quota) for rank in [0, *until]]
         with_kept = np.diff(kept) > 0
         assert (find_reached_bins(n_items, quota, "stratified") >= with_kept).all()
+
+
+@pytest.mark.parametrize("which", ["hard", "stratified"])
+def test_numbered_groups_hold_every_bin_that_is_looked_at(which):
+    """And tell how many rows come before them; they are as small as asked for, or single bins."""
+    rng = np.random.default_rng(7)
+    for _ in range(500):
+        n_bins = int(rng.integers(1, 60))
+        place = np.sort(rng.choice(N_BINS, n_bins, replace=False))
+        n_items = rng.integers(1, 50, n_bins)
+        quota, group_rows = int(rng.integers(0, n_items.sum() + 1)), int(rng.integers(1, 300))
+        shift, before = number_groups(place, n_items, quota, group_rows, which)
+        reached = find_reached_bins(n_items, quota, which)
+        groups = place >> shift
+        assert set(np.flatnonzero(before >= 0)) == set(groups[reached])
+        for group in np.unique(groups[reached]):
+            assert before[group] == n_items[groups < group].sum()
+        if reached.any():
+            n_groups = len(np.unique(groups[reached]))
+            assert n_groups == 1 or n_groups * group_rows <= n_items[reached].sum()
+            if shift:  # one finer would be too fine
+                finer = len(np.unique(place[reached] >> (shift - 1)))
+                assert finer * group_rows > n_items[reached].sum()
