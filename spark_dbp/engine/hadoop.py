@@ -1,8 +1,8 @@
-"""Hadoop's FileSystem of a classic session as a file system of pyarrow. Imports pyarrow; types of pyspark only.
+"""Hadoop's FileSystem of a classic session as a file system of pyarrow. Imports pyarrow; never pyspark.
 
-The only module that reaches into the JVM. With it the driver reads and writes what Spark reads and writes, with
-Spark's own connectors and credentials. It is for few small files: each request takes about a millisecond more,
-and bytes pass at about 10 MB/s. Paths are taken as they are, never as globs, and no file is hidden.
+The only module that reaches into the JVM. With it the driver reads and writes what Spark reads and writes,
+with Spark's own connectors and credentials. It is for few small files: each request takes about a millisecond
+more, and bytes pass at about 10 MB/s. Paths are taken as they are, never as globs, and no file is hidden.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import io
 import posixpath
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
@@ -22,8 +21,8 @@ from pyarrow import fs
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Stores that show a file only when it is closed (or soon after its creation, and then rename slowly). A new file
-# is created there in its place. Elsewhere it is written under another name and then renamed.
+# Stores that show a file only when it is closed, or that do not replace one in one step: a new file is
+# created in its place. Elsewhere it is written under another name and then renamed.
 _CREATED_IN_PLACE = {
     *("s3", "s3a", "s3n", "gs", "oss", "obs", "cosn", "abfs", "abfss", "wasb", "wasbs", "adl", "dbfs"),
 }
@@ -71,7 +70,7 @@ def has_jvm(spark: SparkSession) -> bool:
         return False
 
 
-class HadoopFiles(fs.FileSystemHandler):
+class HadoopFiles(fs.FileSystemHandler):  # type: ignore[misc]
     """What pyarrow's file systems can do, by Hadoop's FileSystem. `open_hadoop` makes one."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
@@ -85,6 +84,9 @@ class HadoopFiles(fs.FileSystemHandler):
 
     def _path(self, inner: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(f"{self._root}/{inner.lstrip('/')}")
+
+    def _told(self, path: str) -> AbstractContextManager[None]:
+        return _told_as_os_errors(f"{self._root}{path}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HadoopFiles) and self._root == other._root
@@ -108,7 +110,7 @@ class HadoopFiles(fs.FileSystemHandler):
 
     def _look(self, path: str) -> fs.FileInfo:
         try:
-            with _told_as_os_errors(path):
+            with self._told(path):
                 return _describe(self._hadoop.getFileStatus(self._path(path)))
         except FileNotFoundError:
             return fs.FileInfo(path, fs.FileType.NotFound)
@@ -116,7 +118,7 @@ class HadoopFiles(fs.FileSystemHandler):
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         """What lies in a directory, or below it: then files only."""
         try:
-            with _told_as_os_errors(selector.base_dir):
+            with self._told(selector.base_dir):
                 return list(self._list(selector.base_dir, selector.recursive))
         except FileNotFoundError:
             if selector.allow_not_found:
@@ -141,14 +143,16 @@ class HadoopFiles(fs.FileSystemHandler):
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         """Open a file for reading, anywhere in it."""
-        with _told_as_os_errors(path):
+        with self._told(path):
             size = int(self._hadoop.getFileStatus(self._path(path)).getLen())
             stream = self._hadoop.open(self._path(path))
-        return pa.PythonFile(_Reader(path, stream, self._jvm.org.apache.commons.io.IOUtils, size), mode="r")
+        return pa.PythonFile(
+            _Reader(f"{self._root}{path}", stream, self._jvm.org.apache.commons.io.IOUtils, size), mode="r"
+        )
 
     def copy_to_local(self, path: str, target: str) -> None:
         """Copy a file to a local path."""
-        with _told_as_os_errors(path):
+        with self._told(path):
             # The last argument: without a file of checksums beside it.
             self._hadoop.copyToLocalFile(
                 False, self._path(path), self._jvm.org.apache.hadoop.fs.Path(f"file://{target}"), True
@@ -161,7 +165,7 @@ class HadoopFiles(fs.FileSystemHandler):
         return pa.PythonFile(_Writer(lambda content: self._replace(path, content)), mode="w")
 
     def _replace(self, path: str, content: bytes) -> None:
-        with _told_as_os_errors(path):
+        with self._told(path):
             if not self._is_renamed(path):
                 self._write(path, content, overwrite=True)
                 return
@@ -198,9 +202,9 @@ class HadoopFiles(fs.FileSystemHandler):
             stream.close()
 
     def create_new(self, path: str, content: bytes) -> bool:
-        """Write a file where there is none yet. False where there is one. HDFS is sure of it, others are not."""
+        """Write a file where there is none yet; False where there is one. Only HDFS is sure of it."""
         try:
-            with _told_as_os_errors(path):
+            with self._told(path):
                 self._write(path, content, overwrite=False)
         except FileExistsError:
             return False
@@ -212,14 +216,14 @@ class HadoopFiles(fs.FileSystemHandler):
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Make a directory, and those above it."""
-        with _told_as_os_errors(path):
+        with self._told(path):
             self._hadoop.mkdirs(self._path(path))
 
     # Moving and deleting.
 
     def move(self, src: str, dest: str) -> None:
         """Rename a file, over another one too."""
-        with _told_as_os_errors(src):
+        with self._told(src):
             self._rename_over(src, dest)
 
     def _rename_over(self, src: str, dest: str) -> None:
@@ -239,25 +243,25 @@ class HadoopFiles(fs.FileSystemHandler):
 
     def copy_file(self, src: str, dest: str) -> None:
         """Copy a file."""
-        with _told_as_os_errors(src):
+        with self._told(src):
             self._jvm.org.apache.hadoop.fs.FileUtil.copy(
                 self._hadoop, self._path(src), self._hadoop, self._path(dest), False, True, self._conf
             )
 
     def delete_file(self, path: str) -> None:
         """Delete a file."""
-        with _told_as_os_errors(path):
+        with self._told(path):
             self._hadoop.delete(self._path(path), False)
 
     def delete_dir(self, path: str) -> None:
         """Delete a directory with all it holds."""
-        with _told_as_os_errors(path):
+        with self._told(path):
             self._hadoop.delete(self._path(path), True)
 
     def delete_if_empty(self, path: str) -> None:
         """Delete a directory unless something lies in it."""
         try:
-            with _told_as_os_errors(path):
+            with self._told(path):
                 if not self._hadoop.listStatus(self._path(path)):
                     self._hadoop.delete(self._path(path), False)  # Hadoop looks again
         except OSError:

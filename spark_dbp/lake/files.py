@@ -1,7 +1,7 @@
 """Read and write files, wherever they are. Imports `mounts`, `local_files`, `errors`; pyarrow in functions.
 
-Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``). `mounts` says
-which file system serves a URI, `local_files` what a local directory may lack.
+Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``). `mounts`
+says which file system serves a URI, `local_files` what a local directory may lack.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _reached(path: str) -> Iterator[tuple[Any, str]]:
     """The file system of `path`, and the path in it. Errors of a store become a `SparkDbpError`."""
     try:
         yield _open_filesystem(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         if is_local(path):
@@ -218,8 +218,8 @@ def write_bytes(path: str, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing. Directories are made as needed.
 
     An object store shows an object only when its upload has ended. Elsewhere a file is written under another
-    name and then renamed. Where a local mount renames nothing, the file itself is written from beginning to end,
-    and a reader may see a part of it for a moment.
+    name and then renamed. Where a local mount renames nothing, the file itself is written from beginning to
+    end, and a reader may see a part of it for a moment.
     """
     if is_local(path):
         local_files.write_file(Path(normalize(path)), content)
@@ -304,8 +304,8 @@ def delete(path: str) -> None:
 def publish(draft: str, names: list[str], to: str) -> None:
     """Move the files `names` from the directory `draft` to `to` in the same store, and delete `draft`.
 
-    An object store, and some mounts, can only copy a file, with a request for each. Many requests are under way
-    at once, because each takes a while.
+    An object store, and some mounts, can only copy a file, with a request for each. Many requests are under
+    way at once, because each takes a while.
     """
     with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
         target = _open_filesystem(to)[1]

@@ -2,8 +2,9 @@
 
 Imports the standard library only.
 
-Such a directory is a store behind a mount, as Databricks shows its Volumes: a file is written as a whole, from
-beginning to end, and nothing else is to be relied on. Some are known by their place, others by what they answer.
+Such a directory is a store behind a mount, as Databricks shows its Volumes: a file is written as a whole,
+from beginning to end, and nothing else is to be relied on. Some are known by their place, others by what they
+answer.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def is_unsupported(error: OSError) -> bool:
 def write_file(target: Path, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing, where the directory can rename.
 
-    Elsewhere the file itself is written from beginning to end, and a reader may see a part of it for a moment.
+    Elsewhere the file itself is written from beginning to end, and a reader may see a part of it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_store_mount(str(target)):

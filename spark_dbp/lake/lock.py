@@ -59,7 +59,7 @@ class Lock:
         }
         self._renewals = 0
         self._done = threading.Event()
-        # Where no file can be replaced at once, a renewal hides the lock for a moment: not from our own checks.
+        # Where no file is replaced in one step, a renewal hides the lock for a moment. Our own checks wait.
         self._renewing = threading.Lock()
         self._keeper = threading.Thread(target=self._keep, name="spark-dbp-lock", daemon=True)
 
@@ -273,7 +273,7 @@ def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
 
 
 def _replace_dead(lock: Lock, dead: bytes) -> bool:
-    """Take a dead lock over where no file is created exclusively: of several runs, the last to write has it."""
+    """Take over a dead lock where no file is created exclusively: the last run that writes has it."""
     if _try_patiently(lambda: _read(lock.path)) != dead:
         return False
     files.delete(lock.path)

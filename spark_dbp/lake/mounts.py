@@ -2,8 +2,8 @@
 
 Imports `errors`; pyarrow and fsspec inside functions.
 
-A root is the scheme and the authority of a URI: ``s3://bucket``, ``hdfs://cluster``, ``viewfs://``. What pyarrow
-cannot open, or has no credentials for, `engine.storage` mounts: the file system of the Spark session.
+A root is the scheme and the authority of a URI: ``s3://bucket``, ``hdfs://cluster``, ``viewfs://``. Where
+pyarrow cannot open it, or has no credentials, `engine.storage` mounts the file system of the Spark session.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _open_by_fsspec(uri: str) -> tuple[Any, str] | None:
     from pyarrow import fs
 
     try:
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     try:
