@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, write_rows
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, to_frame, write_rows
 from spark_dbp.engine.compat import column
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import bound_batches, read_setting
@@ -214,8 +214,13 @@ class Job:
         frame = self.spark.read.parquet(paths.to_spark_source(self._path_of(table)))
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
-    def open_table(self, table: str) -> CommittedTable:
-        """A table that workers may read themselves; of ``samples`` the good rows."""
+    def open_table(self, table: str) -> CommittedTable | DataFrame:
+        """A table as the engine reads it; of ``samples`` the good rows.
+
+        Workers read a `CommittedTable` themselves. What stages do with a DataFrame, they do through Spark.
+        """
+        if self.engine.name == "sql":
+            return self.read_table(table)
         is_samples = table == "samples"
         return CommittedTable(
             self.spark,
@@ -232,10 +237,10 @@ class Job:
 
         Where `table` has the vectors itself, workers may read it; else they are those of ``samples``.
         """
-        opened = self.open_table(table)
-        if VECTOR in opened.frame.columns:
-            return opened
-        return self.read_table("samples").join(opened.frame.select(KEY), KEY, "left_semi")
+        frame = self.read_table(table)
+        if VECTOR in frame.columns:
+            return self.open_table(table)
+        return self.read_table("samples").join(frame.select(KEY), KEY, "left_semi")
 
     def read_as_input(self, table: str) -> DataFrame:
         """Keys and carried columns of `table`, under the names that they have in the input."""
@@ -295,7 +300,7 @@ class Job:
             When something else was read back.
         """
         path = self._at_work.new_directory(table)
-        by_workers = write_rows(rows, path)
+        by_workers = write_rows(to_frame(rows) if self.engine.name == "sql" else rows, path)
         back = self.spark.read.parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:

@@ -72,7 +72,6 @@ def split_into_blocks(
     import numpy as np
     import pyarrow as pa
 
-    schema = pa.schema([("task", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
     for table in gather_batches(batches, _GATHERED, _GATHERED_BYTES):
         # numpy sorts 16-bit numbers by radix, ten times as fast.
         part = part_of(table).astype(np.uint16 if n_parts <= 2**16 else np.int32)
@@ -83,8 +82,15 @@ def split_into_blocks(
         for start, stop in zip(starts, [*starts[1:], len(part)], strict=True):
             number = int(part[start])
             content = write_block(rows.slice(start, stop - start))
-            block = {"task": [int(tasks[number % len(tasks)])], "part": [number], "rows": [content]}
-            yield pa.RecordBatch.from_pydict(block, schema)
+            yield make_block(int(tasks[number % len(tasks)]), number, content)
+
+
+def make_block(task: int, part: int, content: bytes) -> pa.RecordBatch:
+    """One block, with the columns of `BLOCKS`."""
+    import pyarrow as pa
+
+    schema = pa.schema([("task", pa.int32()), ("part", pa.int32()), ("rows", pa.binary())])
+    return pa.RecordBatch.from_pydict({"task": [task], "part": [part], "rows": [content]}, schema)
 
 
 def write_block(rows: pa.Table) -> bytes:

@@ -45,7 +45,7 @@ from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
-from spark_dbp.stages.keep_trie import find_missing_keys
+from spark_dbp.stages.keep_trie import find_missing_keys, read_shards
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
 
@@ -381,20 +381,19 @@ def _trie(tables: _Tables) -> Problems:
         import pyarrow as pa
 
         for batch in batches:
-            for name in batch.column(0).to_pylist():
-                content = files.read_bytes(files.join(path, name))
+            for name, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 n_keys = -1
-                if crc32(content) == named[name]["crc32"]:  # marisa_trie does not check what it opens
+                if name in named and crc32(content) == named[name]["crc32"]:  # marisa_trie does not check it
                     n_keys = len(marisa_trie.BinaryTrie().frombytes(content))
                 yield pa.RecordBatch.from_pydict({"file": [name], "n_keys": pa.array([n_keys], pa.int64())})
 
-    names = tables.spark.createDataFrame([(name,) for name in sorted(named)], "file STRING")
-    n_found = 0
-    for file, n_keys in map_in_arrow(names, look_at_shards, "file STRING, n_keys BIGINT").collect():
-        if n_keys < 0:
+    looked_at = map_in_arrow(read_shards(tables.spark, path), look_at_shards, "file STRING, n_keys BIGINT")
+    found = {file: n_keys for file, n_keys in looked_at.collect() if file in named}
+    for file in sorted(named):
+        if found.get(file, -1) < 0:
             yield f"table keep_trie: shard {file!r} is not as it was written (its CRC-32 differs)"
             return
-        n_found += n_keys
+    n_found = sum(found.values())
     kept = tables.committed("keep_list")
     n_kept = kept.frame.count()
     if not n_found == n_kept == manifest["n_keys"]:

@@ -102,7 +102,8 @@ def _open_uri(uri: str, pid: int) -> tuple[Any, str]:
             f"cannot open {uri!r}: {error}", mend="give a path, or a URI of a known store"
         ) from None
     except Exception as error:
-        raise SparkDbpError(f"cannot open {uri!r}: {error}", mend=MEND) from error
+        reason = str(error).split("\n")[0]  # without libhdfs, dozens of lines say where it was looked for
+        raise SparkDbpError(f"cannot open {uri!r}: {reason}", mend=MEND) from error
 
 
 def forget_clients() -> None:

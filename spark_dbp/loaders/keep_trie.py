@@ -78,9 +78,9 @@ class KeepTrie:
     def __init__(self, path: str, manifest: dict[str, Any]) -> None:
         self.path = path
         self._manifest = manifest
-        self._n_shards = int(manifest["n_shards"])
+        self.n_shards = int(manifest["n_shards"])
         self._shards = {int(shard["shard"]): shard for shard in manifest["shards"]}
-        self._tries: list[Any] = [None] * self._n_shards  # None: not open yet
+        self._tries: list[Any] = [None] * self.n_shards  # None: not open yet
         self.version = int(manifest["version"])
         text = VERSION_1 if self.version == 1 else open_key_text(manifest["key_type"], manifest["expression"])
         self._encode_str, self._encode = text.encode_str, text.encode
@@ -136,7 +136,7 @@ class KeepTrie:
             text = self._encode_str(key)
         except (TypeError, UnicodeEncodeError):
             text = self._encode(key)
-        number = crc32(text) % self._n_shards  # the same as in `find_shards`
+        number = crc32(text) % self.n_shards  # the same as in `find_shards`
         trie = self._tries[number]
         if trie is None:
             trie = self._tries[number] = self._open_shard(number)
@@ -160,6 +160,27 @@ class KeepTrie:
             For a value that cannot be a key of this column.
         """
         return np.fromiter((key in self for key in keys), dtype=np.bool_)
+
+    @property
+    def shard_files(self) -> dict[str, int]:
+        """Name of the file of each shard that has keys, and the shard's number."""
+        return {shard["file"]: number for number, shard in self._shards.items()}
+
+    def list_texts(self, keys: Iterable[Any]) -> list[bytes]:
+        """The text under which each of `keys` would be stored.
+
+        Raises
+        ------
+        TypeError
+            For a value that cannot be a key of this column.
+        """
+        return [self._write_text(key) for key in keys]
+
+    def _write_text(self, key: Any) -> bytes:
+        try:  # the shortest way for a str: `_encode_str` is `str.encode`, but for few types of keys
+            return self._encode_str(key)
+        except (TypeError, UnicodeEncodeError):
+            return self._encode(key)
 
     def _open_shard(self, number: int) -> Any:
         import marisa_trie
@@ -189,7 +210,7 @@ class KeepTrie:
         return (type(self), (self.path, self._manifest))
 
     def __repr__(self) -> str:
-        return f"KeepTrie({self.path!r}, {len(self):,} keys, {self._n_shards} shards)"
+        return f"KeepTrie({self.path!r}, {len(self):,} keys, {self.n_shards} shards)"
 
 
 def _map_copy(path: str) -> Any:

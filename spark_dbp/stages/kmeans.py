@@ -248,7 +248,7 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
     centroids : ndarray of float32, shape (k, dim)
         Unit norm, on the grid.
     """
-    return plan_assignment(samples, centroids).to_frame()
+    return to_frame(plan_assignment(samples, centroids))
 
 
 def plan_assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> MappedRows:

@@ -11,15 +11,22 @@ Identical vectors have similarity 1, and are duplicates for every eps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
 from spark_dbp.engine.arrow import CommittedTable, measure_key_bytes, to_frame, write_and_read_back
-from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.group_joins import join_groups
-from spark_dbp.engine.tiles import TileReader, TileRef, count_tile_rows, write_tiles
+from spark_dbp.engine.tiles import (
+    Tile,
+    compare_tiles_in_files,
+    compare_tiles_of_rows,
+    count_tile_rows,
+    write_tiles,
+)
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.pairwise import MostSimilarEarlier, find_spanning_pairs, find_threshold
 from spark_dbp.lake import files
@@ -29,8 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-# Dot products in the share of one task: few enough to spread the work, enough to be worth starting a task.
-_PRODUCTS_A_TASK = 2**28
+_PAIR = [KEY, DUPLICATE_OF, SIMILARITY]
 
 
 def semantic_dedup(
@@ -57,7 +63,8 @@ def semantic_dedup(
     dim : int
         Dimension of the vectors.
     scratch : str
-        New directory for the tiles, reachable from the workers. It may be deleted once the result is written.
+        New directory, which may be deleted once the result is written. Where `assignments` is a committed
+        table, workers write the tiles there; else only Spark writes to it.
     which_to_keep : {"hard", "easy", "random"}
         The order: farthest from the centroid first, nearest first, or by a hash of the key.
     seed : int
@@ -94,128 +101,60 @@ def semantic_dedup(
     ranks = select(assignments, sizes, which_to_keep=which_to_keep, seed=seed).select(KEY, CLUSTER_ID, RANK)
     alone = sizes.where(F.col(QUOTA) == 1).select(CLUSTER_ID)  # a single sample has nothing to compare with
     ranks = ranks.join(F.broadcast(alone), CLUSTER_ID, "left_anti")
-    vectors = to_frame(samples).select(KEY, VECTOR)
-    tile_path = files.join(scratch, "tiles")
+    ranked = to_frame(samples).select(KEY, VECTOR).join(ranks, KEY)
     n_rows = count_tile_rows(dim, measure_key_bytes(assignments))
-    refs = write_tiles(vectors.join(ranks, KEY), tile_path, n_rows)
-    if groups == "connected":
-        return _first_of_groups(samples, ranks, refs, tile_path, dim, find_threshold(eps), scratch)
-    return _over_tiles(samples, refs, tile_path, dim, find_threshold(eps), connected=False)
+    compare = partial(_compare_tiles, threshold=find_threshold(eps), connected=groups == "connected")
+    if isinstance(assignments, CommittedTable):
+        tile_path = files.join(scratch, "tiles")
+        found = compare_tiles_in_files(
+            write_tiles(ranked, tile_path, n_rows), tile_path, dim, ranked, compare
+        )
+    else:
+        found = compare_tiles_of_rows(ranked, sizes, n_rows, compare)
+    return found if groups == "earlier" else _first_of_groups(found, ranks, scratch)
 
 
-def _shares(refs: list[TileRef]) -> list[list[tuple[int, int]]]:
-    """Split the work into shares of about equal size: pairs of (first tile of the cluster, tile to compare).
-
-    Both are indexes in `refs`.
-    """
-    shares: list[tuple[int, list[tuple[int, int]]]] = []
-    first = rows_before = 0
-    for place, ref in enumerate(refs):
-        if refs[first].cluster_id != ref.cluster_id:
-            first, rows_before = place, 0
-        products = ref.n_items * (rows_before + ref.n_items)
-        rows_before += ref.n_items
-        if not shares or shares[-1][0] + products > _PRODUCTS_A_TASK:
-            shares.append((0, []))
-        work, places = shares[-1]
-        places.append((first, place))
-        shares[-1] = (work + products, places)
-    # Later tiles of a large cluster are compared with the most tiles, so they start first.
-    return [places for _, places in sorted(shares, key=lambda share: -share[0])]
-
-
-def _over_tiles(
-    samples: DataFrame | CommittedTable,
-    refs: list[TileRef],
-    path: str,
-    dim: int,
-    threshold: float,
-    connected: bool,
-) -> DataFrame:
-    from pyspark.sql import types as T
-
-    shares = _shares(refs)
-    frame = to_frame(samples)
-    key_type = frame.schema[KEY].dataType
-
-    def compare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        reader = TileReader(path, dim)
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                for first, place in shares[number]:
-                    work = _edges if connected else _most_similar
-                    yield from work(reader, refs[place], refs[first:place], threshold)
-
-    schema = T.StructType(
-        [
-            T.StructField(KEY, key_type),
-            T.StructField(DUPLICATE_OF, key_type),
-            T.StructField(SIMILARITY, T.DoubleType()),
-        ]
-    )
-    n_tasks = max(1, len(shares))
-    return map_in_arrow(frame.sparkSession.range(0, len(shares), 1, n_tasks), compare, schema)
-
-
-def _most_similar(
-    reader: TileReader, ref: TileRef, before: list[TileRef], threshold: float
+def _compare_tiles(
+    tile: Tile, earlier: Iterator[Tile], threshold: float, connected: bool
 ) -> Iterator[pa.RecordBatch]:
+    """What is found when a tile is compared with the earlier ones of its cluster, and with itself."""
+    find = _find_connections if connected else _find_most_similar
+    return find(tile, earlier, threshold)
+
+
+def _find_most_similar(tile: Tile, earlier: Iterator[Tile], threshold: float) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = MostSimilarEarlier(tile.matrix, threshold)
+    originals = pa.nulls(len(tile.keys), tile.keys.type)
+    for other in chain(earlier, [tile]):
+        if other is tile:
+            found.compare_itself(tile.number)
+        else:
+            found.compare(other.matrix, other.number)
+        is_here = found.tile == other.number
+        originals = pc.replace_with_mask(originals, is_here, other.keys.take(pa.array(found.row[is_here])))
+    rows = pa.array(np.flatnonzero(found.tile >= 0))
+    if len(rows):
+        similarity = pa.array(found.similarity).take(rows)
+        yield pa.RecordBatch.from_arrays([tile.keys.take(rows), originals.take(rows), similarity], _PAIR)
+
+
+def _find_connections(tile: Tile, earlier: Iterator[Tile], threshold: float) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    found = MostSimilarEarlier(reader.matrix(ref), threshold)
-    for other in before:
-        found.compare(reader.matrix(other), other.tile)
-    found.compare_itself(ref.tile)
-    keys = reader.keys(ref)
-    for other in [*before, ref]:
-        rows = np.flatnonzero(found.tile == other.tile)
-        if rows.size:
-            originals = keys if other is ref else reader.keys(other)
-            yield pa.RecordBatch.from_arrays(
-                [
-                    keys.take(pa.array(rows)),
-                    originals.take(pa.array(found.row[rows])),
-                    pa.array(found.similarity[rows]),
-                ],
-                [KEY, DUPLICATE_OF, SIMILARITY],
-            )
+    for other in chain(earlier, [tile]):
+        for rows, columns in find_spanning_pairs(tile.matrix, other.matrix, threshold, other is tile):
+            pair = [tile.keys.take(pa.array(rows)), other.keys.take(pa.array(columns))]
+            yield pa.RecordBatch.from_arrays([*pair, pa.nulls(len(rows), pa.float64())], _PAIR)
 
 
-def _edges(
-    reader: TileReader, ref: TileRef, before: list[TileRef], threshold: float
-) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    block, keys = reader.matrix(ref), reader.keys(ref)
-    for other in [*before, ref]:
-        itself = other is ref
-        right = block if itself else reader.matrix(other)
-        other_keys = keys if itself else reader.keys(other)
-        for rows, columns in find_spanning_pairs(block, right, threshold, itself):
-            yield pa.RecordBatch.from_arrays(
-                [
-                    keys.take(pa.array(rows)),
-                    other_keys.take(pa.array(columns)),
-                    pa.nulls(len(rows), pa.float64()),
-                ],
-                [KEY, DUPLICATE_OF, SIMILARITY],
-            )
-
-
-def _first_of_groups(
-    samples: DataFrame | CommittedTable,
-    ranks: DataFrame,
-    refs: list[TileRef],
-    path: str,
-    dim: int,
-    threshold: float,
-    scratch: str,
-) -> DataFrame:
+def _first_of_groups(edges: DataFrame, ranks: DataFrame, scratch: str) -> DataFrame:
     from pyspark.sql import functions as F
 
     from spark_dbp.engine.components import find_components
 
-    edges = _over_tiles(samples, refs, path, dim, threshold, connected=True)
     edges = edges.select(F.col(KEY).alias("a"), F.col(DUPLICATE_OF).alias("b"))
     pairs = write_and_read_back(edges, files.join(scratch, "pairs"))
     members = find_components(pairs, files.join(scratch, "components"))

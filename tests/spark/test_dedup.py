@@ -14,6 +14,8 @@ from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, open_run, prune_again, run, verify
 from spark_dbp.cli import main
+from spark_dbp.engine import tiles
+from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.stages import semantic_dedup
 from spark_dbp.stages.exact_dedup import exact_dedup
@@ -44,7 +46,9 @@ def clustered(spark, tmp_path_factory):
     path = tmp_path_factory.mktemp("assigned") / "assignments"
     model.transform(samples).write.parquet(str(path))
     labels, distances = oracle.assign(oracle.unit(EMBEDDINGS), model.centroids_)
-    return source, samples, spark.read.parquet(str(path)), labels, distances
+    frame = spark.read.parquet(str(path))
+    tables = {"frame": frame, "committed": CommittedTable(spark, str(path), frame)}
+    return samples, tables, labels, distances
 
 
 def test_stratified_is_no_order_of_duplicates():
@@ -53,21 +57,22 @@ def test_stratified_is_no_order_of_duplicates():
 
 
 @pytest.mark.parametrize(
-    ("which_to_keep", "tile"),
+    ("which_to_keep", "tile", "kind"),
     [
-        pytest.param(which_to_keep, tile, marks=pytest.mark.slow)
-        for which_to_keep in ("hard", "easy", "random")
+        pytest.param(which_to_keep, tile, kind, marks=[] if tile == 37 and kind == "frame" else pytest.mark.slow)
+        for which_to_keep, kinds in (("hard", ["frame", "committed"]), ("easy", ["committed"]), ("random", ["committed"]))
+        for kind in kinds
         for tile in (8192, 37)
     ],
-)
+)  # fmt: skip
 def test_semantic_equals_the_plain_rule_for_any_tile_size(
-    spark, clustered, tmp_path, monkeypatch, which_to_keep, tile
+    spark, clustered, tmp_path, monkeypatch, which_to_keep, tile, kind
 ):
     monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
-    monkeypatch.setattr(semantic_dedup, "_PRODUCTS_A_TASK", tile * 100)
-    _, samples, assignments, labels, distances = clustered
+    monkeypatch.setattr(tiles, "_PRODUCTS_A_TASK", tile * 100)
+    samples, tables, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
-        samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3
+        samples, tables[kind], eps=0.05, dim=DIM, scratch=str(tmp_path), which_to_keep=which_to_keep, seed=3
     )
     vectors = oracle.unit(EMBEDDINGS)
     expected = oracle.semantic_duplicates(KEYS, vectors, labels, distances, 0.05, which_to_keep, seed=3)
@@ -80,12 +85,12 @@ def test_semantic_equals_the_plain_rule_for_any_tile_size(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", [8192, 37])
-def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile):
+@pytest.mark.parametrize(("tile", "kind"), [(8192, "committed"), (37, "committed"), (37, "frame")])
+def test_connected_groups_keep_one_of_each(spark, clustered, tmp_path, monkeypatch, tile, kind):
     monkeypatch.setattr(semantic_dedup, "count_tile_rows", lambda dim, key_bytes: tile)
-    _, samples, assignments, labels, distances = clustered
+    samples, tables, labels, distances = clustered
     pairs = semantic_dedup.semantic_dedup(
-        samples, assignments, eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"
+        samples, tables[kind], eps=0.05, dim=DIM, scratch=str(tmp_path), groups="connected"
     )
     vectors = oracle.unit(EMBEDDINGS)
     expected = oracle.semantic_duplicates(KEYS, vectors, labels, distances, 0.05, groups="connected")
