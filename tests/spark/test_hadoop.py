@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import VIEW, config_of
@@ -20,6 +22,7 @@ from spark_dbp.engine import storage
 from spark_dbp.engine.hadoop import open_hadoop
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.listing import list_paths
 from spark_dbp.lake import files, lock, mounts
 from spark_dbp.lake.cleaning import clean
@@ -283,6 +286,17 @@ def test_input_that_only_spark_reads_is_let_through(spark, monkeypatch):
     with pytest.raises(ConfigError, match="no credentials") as caught:
         reach_storage(spark, "s3://lake/in/*.parquet", "run")
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_matrix_of_centroids_is_read_by_the_driver_or_else_by_spark(base, spark):
+    matrix, sink = np.eye(3, dtype=np.float32), io.BytesIO()
+    np.save(sink, matrix)
+    files.write_bytes(f"{base}/c [1].npy", sink.getvalue())
+    given = GivenCentroids(spark, f"{base}/c [1].npy")
+    by_driver = given.take_snapshot()
+    mounts.unmount("viewfs://tests")
+    assert given.take_snapshot() == by_driver
+    assert given.read()[1].tolist() == matrix.tolist()
 
 
 def test_commands_on_a_run_that_only_spark_opens(base, spark, capsys):
