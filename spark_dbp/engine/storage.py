@@ -12,7 +12,7 @@ import logging
 import posixpath
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -31,6 +31,7 @@ _BETTER_BY_HADOOP = ("hdfs", "viewfs")
 # How long, in seconds, a client may take to answer. That of S3 takes 6 seconds and more where it finds no
 # credentials, or no server.
 _PATIENCE = 20.0
+_told: set[str] = set()
 _MEND = (
     "give the session rights there (spark.hadoop.fs... settings), or this process (AWS_* variables or a role "
     "for S3, GOOGLE_APPLICATION_CREDENTIALS for GCS); or name another store"
@@ -85,10 +86,11 @@ def reach_storage(
     _tell(what, "; only Spark reads it")
 
 
-@cache
 def _tell(what: str, why: str) -> None:
-    """Log something, once in the life of this process."""
-    log.info("%s%s", what, why)
+    """Log `what`, once in the life of this process."""
+    if what not in _told:
+        _told.add(what)
+        log.info("%s%s", what, why)
 
 
 def _list_ways(spark: SparkSession, root: str) -> list[str]:

@@ -33,13 +33,14 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.arrow import CommittedTable, to_frame
 from spark_dbp.engine.compat import collect_rows, map_in_arrow
 from spark_dbp.engine.session import TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
+from spark_dbp.lake.mounts import is_mounted
 from spark_dbp.lake.store import FinishedStep
 from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
@@ -136,7 +137,10 @@ class _Tables:
         self.steps = {name: FinishedStep(**step) for name, step in run.document["stages"].items()}
         self.config = run.config()
 
-    def committed(self, table: str) -> CommittedTable:
+    def committed(self, table: str) -> CommittedTable | DataFrame:
+        """The table as workers read it themselves; as Spark reads it where only the session reaches it."""
+        if is_mounted(self.run.table_path(table)):
+            return self.run.table(table, self.spark)
         names = next(tuple(step.files[table]) for step in self.steps.values() if table in step.tables)
         frame = self.run.table(table, self.spark)
         return CommittedTable(self.spark, self.run.table_path(table), frame, names=names)
@@ -395,7 +399,7 @@ def _trie(tables: _Tables) -> Problems:
             return
     n_found = sum(found.values())
     kept = tables.committed("keep_list")
-    n_kept = kept.frame.count()
+    n_kept = to_frame(kept).count()
     if not n_found == n_kept == manifest["n_keys"]:
         yield (
             f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "

@@ -54,7 +54,7 @@ def unmount(root: str) -> None:
 
 
 def is_mounted(uri: str) -> bool:
-    """Whether a mounted file system serves this URI, in this process."""
+    """Whether a mounted file system serves this path, in this process. It never serves a local one."""
     return (os.getpid(), split_root(uri)[0]) in _mounted
 
 
