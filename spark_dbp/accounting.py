@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def commit_run(job: Job, snapshot: dict[str, Any], account: dict[str, Any], base
                 "python": platform.python_version(),
                 "numpy": np.__version__,
             },
+            "engine": asdict(job.engine),
             # SQL of the configuration was evaluated in this zone.
             "session": {TIME_ZONE: read_setting(job.spark, TIME_ZONE)},
             "input": snapshot,

@@ -1,8 +1,10 @@
-"""Names, types and quoting of columns: of the run's tables and of the input. Imports `errors`."""
+"""Names, types and quoting of columns, of the run's tables and of the input. Imports `errors`."""
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.errors import InputError
@@ -71,6 +73,58 @@ def quote_name(name: str) -> str:
     '`a.b``c`'
     """
     return "`" + name.replace("`", "``") + "`"
+
+
+_NAME_PART = re.compile(r"`((?:[^`]|``)+)`|([^`.\s]+)")
+
+
+def split_name(name: str) -> list[str]:
+    """Split the name of a table into its parts. A part with a dot or a blank stands in backquotes.
+
+    Raises
+    ------
+    ValueError
+        When it is no such name.
+
+    Examples
+    --------
+    >>> split_name("main.`my schema`.run_1")
+    ['main', 'my schema', 'run_1']
+    """
+    parts, at = [], 0
+    while found := _NAME_PART.match(name, at):
+        parts.append((found[1] or "").replace("``", "`") or found[2])
+        at = found.end() + 1
+        if found.end() == len(name):
+            return parts
+        if name[found.end()] != ".":
+            break
+    raise ValueError(
+        f"{name!r} is no name of a table: its parts are joined by dots, and a part with a dot or a blank "
+        "stands in backquotes"
+    )
+
+
+def join_name(parts: Iterable[str]) -> str:
+    """Name of a table, with every part quoted.
+
+    Examples
+    --------
+    >>> join_name(["main", "my schema", "run_1"])
+    '`main`.`my schema`.`run_1`'
+    """
+    return ".".join(map(quote_name, parts))
+
+
+def show_name(parts: Iterable[str]) -> str:
+    """Name of a table for people: only parts that need backquotes have them.
+
+    Examples
+    --------
+    >>> show_name(["main", "my schema", "run_1"])
+    'main.`my schema`.run_1'
+    """
+    return ".".join(part if re.fullmatch(r"\w+", part, re.ASCII) else quote_name(part) for part in parts)
 
 
 def describe_type(data_type: DataType) -> str:

@@ -1,4 +1,4 @@
-"""The typed configuration of a run. Imports pydantic, `config_errors`, `paths`, `secrets` and `settings`.
+"""The typed configuration of a run. Imports pydantic and what is beside it; no Spark.
 
 Every key is documented in ``conf/example.yaml``.
 """
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from spark_dbp.columns import split_name
 from spark_dbp.config_errors import explain_errors
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import paths
@@ -91,6 +92,8 @@ class InputConfig(_Section):
             raise ValueError("input.path is empty")
         for path in self.paths:
             _check_path("input.path", path)
+        if self.table is not None:
+            split_name(self.table)
         if self.centroids is not None:
             _check_path("input.centroids", self.centroids)
         for name in ("distance_to_centroid", "centroids"):
@@ -117,6 +120,11 @@ class OutputConfig(_Section):
     @model_validator(mode="after")
     def _check(self) -> OutputConfig:
         _check_path("output.path", self.path)
+        if self.table is not None and len(split_name(self.table)) < 3:
+            raise ValueError(
+                f"output.table {self.table!r} does not have three parts: write catalog.schema.prefix "
+                "(the catalog of Spark itself is spark_catalog)"
+            )
         return self
 
 

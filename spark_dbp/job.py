@@ -98,6 +98,7 @@ class Job:
 
         def build(writer: StepWriter) -> None:
             self._writer = writer
+            writer.step.engine = self.engine.name
             try:
                 step.build(self)
             finally:

@@ -1,17 +1,19 @@
 """Carry out the steps of `pipeline`: a whole run, or pruning again.
 
-Imports `pipeline`, `job`, `accounting`, `engine`, `io`, `lake`, `runs` and the checks of stages.
+Imports `pipeline`, `job`, `accounting`, `publishing`, `engine`, `io`, `lake`, `runs` and checks of stages.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.accounting import account_for_rows, commit_run
-from spark_dbp.columns import find_type
+from spark_dbp.columns import KEY, find_type
 from spark_dbp.config import RunConfig, SqlColumn, name_column
+from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine
 from spark_dbp.engine.session import get_session, guard_session
@@ -24,6 +26,7 @@ from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
 from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
 from spark_dbp.pipeline import plan_steps
+from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.exact_dedup import check_comparable, check_order
 from spark_dbp.stages.keep_trie import check_key_expression
@@ -65,6 +68,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     reach_storage(spark, config.output.path, "output.path", writes=True)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         engine = choose_engine(spark, directory.path, config.engine)
+        target = _open_target(spark, config)
         if fresh:
             directory.forget()
         sql = config.list_sql()
@@ -73,11 +77,19 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         source = open_source(spark, **_locate_input(config, steps), written=sql)
         job = Job(config, spark, directory, engine, source)
         with translate_errors(job.source.name):
-            _check_early(job, steps)
+            _check_early(job, steps, target)
         for step in steps:
             job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
+        publish_run(job, target)
     return open_run(config.output.path)
+
+
+def _open_target(spark: SparkSession, config: RunConfig) -> Target | None:
+    """Where the run is to be published; what cannot be is refused."""
+    target = open_target(spark, config.output.table, config.output.table_format, config.output.path)
+    check_input(target, config.input.table)
+    return target
 
 
 def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def _list_compared(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(name for of_column in names for name in of_column))
 
 
-def _check_early(job: Job, steps: list[Step]) -> None:
+def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:
     """Refuse at once what a late step would refuse after hours."""
     config, frame = job.config, job.source.frame
     for setting in ("key", "embedding", "cluster_id", "distance_to_centroid"):
@@ -110,6 +122,7 @@ def _check_early(job: Job, steps: list[Step]) -> None:
             find_type(frame, name, f"input.{setting}")
     key_type = find_type(frame, str(config.input.key), "input.key")
     check_key_expression(job.spark, key_type, config.trie.key)
+    check_key_type(target, key_type)
     exact, minhash = config.dedup.exact, config.dedup.minhash
     if exact is not None:
         check_comparable(frame, [str(column) for column in exact.columns])
@@ -134,7 +147,7 @@ def prune_again(
     out : str
         Directory of the new run; its run.json refers to the tables of `source` that it shares.
     settings : iterable of str
-        Items like ``prune.keep_ratio=0.2``.
+        Items like ``prune.keep_ratio=0.2``. The new run is published only where they name ``output.table``.
     spark : SparkSession, optional
 
     Returns
@@ -144,20 +157,22 @@ def prune_again(
     Raises
     ------
     ConfigError
-        Also when a setting outside ``prune``, ``trie`` and ``spark`` is named.
+        Also when a setting is named that cannot change.
     """
     settings = list(settings)
     for item in settings:
-        if item.split(".")[0] not in ("prune", "trie", "spark"):
+        if not re.match(r"(prune|trie|spark)\.|(engine|output\.table|output\.table_format)=", item):
             raise ConfigError(
                 f"--set {item!r} cannot change when pruning again",
-                mend="only prune.*, trie.* and spark.* can; run the job anew for other settings",
+                mend="only prune.*, trie.*, spark.*, engine, output.table and output.table_format can; run "
+                "the job anew for other settings",
             )
     out = files.normalize(out)
     if out == source.path:
         raise ConfigError(f"--out {out} is the run to prune again", mend="name another directory")
     before = source.config()
-    config = before.with_settings([*settings, f"output.path={out}"])
+    # Tables of the base run are not replaced unless they are named again.
+    config = before.with_settings(["output.table=null", *settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
     source.reach_storage(spark)
     reach_storage(spark, out, "--out", writes=True)
@@ -166,12 +181,16 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
-        engine = choose_engine(spark, directory.path, config.engine)
+        tables = map(source.table_path, source.document["tables"])
+        shared = sorted({path.rpartition("/tables/")[0] for path in tables})
+        engine = choose_engine(spark, directory.path, config.engine, reads=shared)
+        target = _open_target(spark, config)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
         )
         job = Job(config, spark, directory, engine)
+        check_key_type(target, source.assignments(spark).schema[KEY].dataType)
         for step in anew.values():
             job.carry_out(step)
         account = dict(source.document["accounting"])
@@ -179,6 +198,7 @@ def prune_again(
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
         account["kept"] = n_keep
         commit_run(job, source.document["input"], account, base=source)
+        publish_run(job, target)
     return open_run(out)
 
 

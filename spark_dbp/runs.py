@@ -16,6 +16,7 @@ from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files, paths
 from spark_dbp.lake.mounts import split_root
+from spark_dbp.lake.published import read_published
 from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
 from spark_dbp.secrets import HIDDEN
 
@@ -143,6 +144,14 @@ class Run:
         info = step["info"]
         return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
 
+    def published(self) -> dict[str, str]:
+        """Names of the catalog tables that hold this run (``output.table``), by its own tables.
+
+        Empty for a run that was not published, or not wholly.
+        """
+        named = read_published(self.path).get(self.document["config"].get("output", {}).get("table"), {})
+        return dict(named["tables"]) if named.get("run_id") == self.document["run_id"] else {}
+
     def summary(self) -> RunSummary:
         """What the run did. It prints as a short text, and shows as a table in a notebook."""
         return RunSummary(self)
@@ -176,10 +185,14 @@ class RunSummary:
         if hint := _give_hint(summary):
             self.items.append(("hint", hint))
         self.tables = [(name, run.table_path(name)) for name in document["tables"]]
+        self.published = list(run.published().items())
 
     def __str__(self) -> str:
         lines = [f"{label:<12}{text}" for label, text in self.items]
-        return "\n".join(lines + ["tables"] + [f"  {name:<22}{path}" for name, path in self.tables])
+        lines += ["tables", *(f"  {name:<22}{path}" for name, path in self.tables)]
+        if self.published:
+            lines += ["published", *(f"  {name:<22}{table}" for name, table in self.published)]
+        return "\n".join(lines)
 
     __repr__ = __str__
 

@@ -253,8 +253,30 @@ CASES = {
     "missing table": Case(
         3, ["no such table", "input.table nowhere.t"], None, {"input": {"path": None, "table": "nowhere.t"}}
     ),
-    "a table name that is none": Case(
-        3, ["input.table a b; DROP", "check input"], None, {"input": {"path": None, "table": "a b; DROP"}}
+    "a table in no catalog": Case(
+        3, ["input.table no.such.t", "knows no catalog"], None, {"input": {"path": None, "table": "no.such.t"}}
+    ),
+    "a table name that is none": config(["'a b; DROP'", "backquotes"], input={"path": None, "table": "a b; DROP"}),
+    "a backquote without end": config(["output", "backquotes"], output={"table": "a.b.`c"}),
+    "output.table without a schema": config(["output.table 'c.p'", "catalog.schema.prefix"], output={"table": "c.p"}),
+    "output.table_format unknown": config(["output.table_format"], output={"table": "c.s.p", "table_format": "orc"}),
+    "output.table in no catalog": Case(
+        2, ["output.table no.such.p", "knows no catalog no", "docs/catalog.md"], table, {"output": {"table": "no.such.p"}}
+    ),
+    "output.table in no schema": Case(
+        2, ["finds no schema spark_catalog.nowhere", "CREATE SCHEMA"], table, {"output": {"table": "spark_catalog.nowhere.p"}}
+    ),
+    "a format that the session lacks": Case(
+        2, ["does not know the format delta", "docs/catalog.md"], table,
+        {"output": {"table": "spark_catalog.default.p", "table_format": "delta"}},
+    ),
+    "a Parquet table to a path with brackets": Case(
+        2, ["output.path", "of a glob", "delta or iceberg"], table,
+        {"output": {"path": "{tmp}/run[1]", "table": "spark_catalog.default.p"}},
+    ),
+    "a table in place of the input": Case(
+        2, ["input.table default.p_keep_list", "output.table spark_catalog.default.p would replace"], None,
+        {"input": {"path": None, "table": "default.p_keep_list"}, "output": {"table": "spark_catalog.default.p"}},
     ),
     # Columns.
     "missing key column": Case(3, ["input.key", "'kee'", "did you mean 'key'"], table, {"input": {"key": "kee"}}),

@@ -49,7 +49,7 @@ def whole_files_only(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def spark(viewed) -> Iterator[object]:
+def spark(viewed, tmp_path_factory) -> Iterator[object]:
     """A classic local session; few tasks and a JVM that is quick to start with, since the data is small."""
     from spark_dbp.engine import session as sessions
 
@@ -60,11 +60,28 @@ def spark(viewed) -> Iterator[object]:
         "spark.driver.extraJavaOptions": f"{options} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         **view_settings(viewed),
     }
+    conf |= iceberg_catalog(tmp_path_factory.mktemp("iceberg"))
     if "PYTEST_XDIST_WORKER" in os.environ:  # another one runs beside it
         conf["spark.master"] = "local[1]"
     session = sessions.start_local_session(conf)
     yield session
     session.stop()
+
+
+# `make test-spark35` has it.
+ICEBERG_JAR = os.environ.get("SPARK_DBP_ICEBERG_JAR")
+
+
+def iceberg_catalog(warehouse: Path) -> dict[str, str]:
+    """Settings of a session with a catalog `lake` of Iceberg tables; none without the jar."""
+    if not ICEBERG_JAR:
+        return {}
+    return {
+        "spark.jars": ICEBERG_JAR,
+        "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
+        "spark.sql.catalog.lake.type": "hadoop",
+        "spark.sql.catalog.lake.warehouse": str(warehouse),
+    }
 
 
 def make_embeddings(n: int, dim: int, n_concepts: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,6 @@ Imports `columns`; pyspark and pyarrow inside functions.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -173,23 +172,6 @@ def to_arrow_schema(schema: StructType) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(schema)
-
-
-def runs_on_this_machine(spark: SparkSession) -> bool:
-    """Whether tasks are known to run on the machine of this process.
-
-    The server of a Connect session may be on another machine, where its own master is local.
-    """
-    from pyspark.errors import PySparkException
-
-    try:
-        master = spark.conf.get("spark.master", None) or ""
-    except PySparkException:  # a server need not tell
-        return False
-    is_remote = type(spark).__module__.startswith("pyspark.sql.connect")
-    if is_remote and "SPARK_LOCAL_REMOTE" not in os.environ:  # Spark sets it for a server that it starts here
-        return False
-    return master.startswith("local") and not master.startswith("local-cluster")
 
 
 def is_fixed(error: Exception) -> bool:

@@ -1,6 +1,6 @@
-"""See at the start of a run whether its tasks reach the run directory.
+"""See at the start of a run what its tasks reach, and choose the engine by it.
 
-Imports `compat`, `errors` and `files`; pyspark and pyarrow inside functions.
+Imports `arrow`, `compat`, `spark_errors`, `errors` and `files`; pyspark and pyarrow inside functions.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from spark_dbp.engine.compat import BatchFunction, map_in_arrow, runs_on_this_machine
-from spark_dbp.errors import ConfigError
-from spark_dbp.lake import files
+from spark_dbp.engine.arrow import write_and_read_back
+from spark_dbp.engine.compat import BatchFunction, map_in_arrow
+from spark_dbp.engine.spark_errors import read_condition, read_first_line
+from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.lake import files, paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +28,8 @@ log = logging.getLogger("spark_dbp")
 
 # Most tasks that look. How long, in seconds, a mount may take to show a file that another machine wrote.
 _MOST_TASKS, _PATIENCE = 256, 5.0
+# Files that Spark's tasks read, and then write.
+_FILES = 8
 _SCHEMA = "host STRING, file STRING, problem STRING"
 _MEND = (
     "name a store that all machines share (s3://..., gs://..., hdfs://..., abfs://...), or a directory on a "
@@ -48,8 +53,12 @@ class EngineChoice:
     why: str
 
 
-def choose_engine(spark: SparkSession, path: str, wanted: str = "auto") -> EngineChoice:
+def choose_engine(
+    spark: SparkSession, path: str, wanted: str = "auto", reads: Sequence[str] = ()
+) -> EngineChoice:
     """Choose the engine of a run by what its tasks reach.
+
+    Nothing is left below `path`. The log says which engine it is, and why.
 
     Parameters
     ----------
@@ -58,6 +67,8 @@ def choose_engine(spark: SparkSession, path: str, wanted: str = "auto") -> Engin
         ``output.path``, a directory that the driver can write to.
     wanted : {"auto", "arrow", "sql"}
         ``engine`` of the configuration.
+    reads : sequence of str
+        Files elsewhere that workers must reach for ``arrow``: those of a run whose tables are shared.
 
     Returns
     -------
@@ -68,49 +79,121 @@ def choose_engine(spark: SparkSession, path: str, wanted: str = "auto") -> Engin
     ConfigError
         When no engine can write there, or not the one that is wanted.
     """
-    check_is_shared(spark, path)
-    return EngineChoice("arrow", "workers reach the run directory")
+    choice = _choose(spark, path, wanted, reads)
+    log.info("engine %s: %s", choice.name, choice.why)
+    return choice
 
 
-def check_is_shared(spark: SparkSession, path: str) -> None:
-    """Refuse a local `path` that is another directory on the machines where tasks run.
+def _choose(spark: SparkSession, path: str, wanted: str, reads: Sequence[str]) -> EngineChoice:
+    problem = ""
+    if wanted != "sql":
+        problem = find_problem_of_workers(spark, path, reads)
+        if not problem:
+            return EngineChoice("arrow", "driver and workers reach the run directory themselves")
+        if wanted == "arrow":
+            raise ConfigError(
+                f"engine: arrow cannot work with output.path {path}: {problem}",
+                mend="set engine: auto, which lets Spark read and write all tables where workers cannot; or "
+                + _MEND,
+            )
+    of_spark = find_problem_of_spark(spark, path)
+    if of_spark:
+        raise ConfigError(
+            f"output.path {path} cannot be used on this cluster: {problem or of_spark}", mend=_MEND
+        )
+    return EngineChoice("sql", problem or "the configuration asks for it")
 
-    The driver writes a small file below `path`. As many tasks as run at once look for it, and write one each
-    that the driver looks for. Nothing is left. A session on this machine, and a store, are not looked at.
+
+def find_problem_of_workers(spark: SparkSession, path: str, reads: Sequence[str] = ()) -> str:
+    """Why Python workers cannot read and write below `path`; empty when they can.
+
+    The driver writes a small file. As many tasks as run at once look for it, and write, list, read and delete
+    files of their own, of which the driver looks for one.
 
     Parameters
     ----------
     spark : SparkSession
     path : str
-        ``output.path``, a directory that the driver can write to.
+        A directory that the driver can write to.
+    reads : sequence of str
+        Files elsewhere that the tasks must see too.
 
-    Raises
-    ------
-    ConfigError
-        Names the machine whose task cannot see, or cannot write to, the directory.
+    Returns
+    -------
+    str
+        It names the machine.
     """
-    if not files.is_local(path) or runs_on_this_machine(spark):
-        return
     driver = socket.gethostname()
-    folder = files.join(path, f".probe-{uuid4().hex[:8]}")
-    files.touch(files.join(folder, "driver"))
-    try:
+    with _make_folder(path) as folder:
+        files.touch(files.join(folder, "driver"))
         # Without a number of partitions, Spark makes as many as tasks can run at once.
         rows = spark.range(0, _MOST_TASKS).coalesce(_MOST_TASKS)
-        looked = map_in_arrow(rows, look_from_task(folder, driver, _PATIENCE), _SCHEMA)
-        for host, name, problem in looked.collect():
-            if not problem and not _wait_for(files.join(folder, name), _PATIENCE):
-                problem = f"the driver on {driver} does not see what a task on {host} wrote there"
+        look = look_from_task(folder, driver, _PATIENCE, reads)
+        for host, name, problem in map_in_arrow(rows, look, _SCHEMA).collect():
             if problem:
-                raise ConfigError(f"output.path {path} cannot be used on this cluster: {problem}", mend=_MEND)
+                return str(problem)
+            if not _wait_for(files.join(folder, name), _PATIENCE):
+                return f"the driver on {driver} does not see what a task on {host} wrote there"
+    return ""
+
+
+def find_problem_of_readers(spark: SparkSession, seen: Sequence[str]) -> str:
+    """Why Python workers cannot read files or directories; empty when they see all of them."""
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        if sum(batch.num_rows for batch in batches):
+            host = socket.gethostname()
+            problem = _find_unseen(seen, host)
+            yield pa.RecordBatch.from_pydict({"host": [host], "file": [""], "problem": [problem]})
+
+    rows = spark.range(0, _MOST_TASKS).coalesce(_MOST_TASKS)
+    problems = [problem for _, _, problem in map_in_arrow(rows, look, _SCHEMA).collect()]
+    return next(filter(None, problems), "")
+
+
+def find_problem_of_spark(spark: SparkSession, path: str) -> str:
+    """Why Spark's own tasks cannot read and write below `path`; empty when they can.
+
+    The driver writes small files, which Spark reads and then writes anew. What Spark cannot read it does not
+    write: it would lie on some machine for good.
+    """
+    import pyarrow as pa
+
+    with _make_folder(path) as folder:
+        for number in range(_FILES):
+            name = files.join(folder, "read", f"{number}.parquet")
+            files.write_parquet_file(name, pa.table({"number": pa.array([number], pa.int32())}))
+        source = paths.to_spark_source(files.join(folder, "read"))
+        try:
+            given = spark.read.schema("number INT").parquet(source)
+            if given.count() != _FILES:
+                return "Spark does not see there what the driver wrote"
+            written = write_and_read_back(given, files.join(folder, "written"))
+            if written.count() != _FILES or not files.list_sizes(files.join(folder, "written")):
+                return "the driver does not see there what Spark's tasks wrote"
+        except Exception as error:
+            if not read_condition(error) and not type(error).__module__.startswith(("pyspark", "py4j")):
+                raise
+            return f"Spark cannot read and write there: {read_first_line(error)}"
+    return ""
+
+
+@contextmanager
+def _make_folder(path: str) -> Iterator[str]:
+    """A path for a folder below `path`, which is deleted at the end."""
+    folder = files.join(path, f".probe-{uuid4().hex[:8]}")
+    try:
+        yield folder
     finally:
         try:
             files.delete(folder)
-        except OSError as error:
+        except (OSError, SparkDbpError) as error:
             log.warning("cannot delete %s: %s", folder, error)
 
 
-def look_from_task(folder: str, driver: str, patience: float) -> BatchFunction:
+def look_from_task(folder: str, driver: str, patience: float, reads: Sequence[str] = ()) -> BatchFunction:
     """The function of a task that looks for the file of the machine `driver`, and writes one of its own.
 
     A task that does not see the driver's file writes nothing: it would lie on that machine for good.
@@ -123,15 +206,40 @@ def look_from_task(folder: str, driver: str, patience: float) -> BatchFunction:
             return
         host, name, problem = socket.gethostname(), uuid4().hex, ""
         try:
-            if _wait_for(files.join(folder, "driver"), patience):
-                files.touch(files.join(folder, name))
-            else:
+            if not _wait_for(files.join(folder, "driver"), patience):
                 problem = f"a task on {host} does not see what the driver on {driver} wrote there"
-        except OSError as error:
-            problem = f"a task on {host} cannot read and write there: {error.strerror or error}"
+            else:
+                _write_and_delete(folder, name)
+                problem = _find_unseen(reads, host)
+        except Exception as error:  # the client of a store may raise any
+            problem = f"a task on {host} cannot read and write there: {_describe(error)}"
         yield pa.RecordBatch.from_pydict({"host": [host], "file": [name], "problem": [problem]})
 
     return look
+
+
+def _find_unseen(paths: Sequence[str], host: str) -> str:
+    for path in paths:
+        try:
+            if not files.exists(path):
+                return f"a task on {host} does not see {path}"
+        except Exception as error:  # the client of a store may raise any
+            return f"a task on {host} cannot read {path}: {_describe(error)}"
+    return ""
+
+
+def _describe(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "what", None) or error)
+
+
+def _write_and_delete(folder: str, name: str) -> None:
+    """Write a file that stays for the driver to see, and one that does not; read and list them."""
+    for file in (name, f"{name}-gone"):
+        files.touch(files.join(folder, file))
+        if file not in files.list_names(folder):
+            raise OSError("what it wrote is not listed")
+    files.read_bytes(files.join(folder, name))
+    files.delete(files.join(folder, f"{name}-gone"))
 
 
 def _wait_for(path: str, seconds: float) -> bool:

@@ -37,6 +37,23 @@ def read_first_line(error: BaseException) -> str:
     return _without_codes(lines[0] if lines else type(error).__name__)
 
 
+def read_reason(error: BaseException) -> str:
+    """Why Spark failed, in a line: the innermost cause that it names, or else the first line."""
+    return _without_codes(_cause(str(error))) or read_first_line(error)
+
+
+def is_from_spark(error: BaseException) -> bool:
+    """Whether an error was raised by Spark, here or in its JVM or server, and not by our own code."""
+    return type(error).__module__.split(".")[0] in ("pyspark", "py4j")
+
+
+def is_unknown_catalog(error: BaseException) -> bool:
+    """Whether the session does not know the first part of a name, and takes it for a schema of schemas."""
+    return bool(
+        re.search("single-part namespace|Nested databases are not supported|CATALOG_NOT_FOUND", str(error))
+    )
+
+
 def _without_codes(text: str) -> str:
     text = re.sub(r"^(?:[\w.]+(?:Exception|Error): )?\[[\w.]+\]\s*", "", text)
     return re.sub(r"\s*SQLSTATE: \w+", "", text)[:500]
@@ -84,6 +101,16 @@ def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDb
         return InputError(f"no such path{at}: {read_first_line(error)}", mend=mend)
     if condition == "TABLE_OR_VIEW_NOT_FOUND":
         return InputError(f"no such table{at}: {read_first_line(error)}", mend="check input.table")
+    if setting == "input.table" and is_unknown_catalog(error):
+        return InputError(
+            f"no such table{at}: the session knows no catalog of that name",
+            mend="check input.table; docs/catalog.md says how a session gets to know a catalog",
+        )
+    if setting == "input.table" and "INSUFFICIENT_PERMISSIONS" in f"{condition} {text[:60]}":
+        return InputError(
+            f"no right to read{at}: {read_first_line(error)}",
+            mend="grant SELECT on that table, and USE on its catalog and schema, to who runs the job",
+        )
     if condition.startswith("UNABLE_TO_INFER_SCHEMA"):
         return place.refuse(
             f"no Parquet files{at} that Spark reads",

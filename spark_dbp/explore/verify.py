@@ -3,8 +3,9 @@
 Imports numpy, `engine`, `lake`, `loaders.keep_trie` and the stages that are computed again; pyspark inside
 functions.
 
-Statistics, quotas and the keep list are computed again from the tables that they were made from. The value of
-every kept key is looked up in the trie. The samples and the centroids are not computed again.
+Statistics, quotas and the keep list are computed again from the tables that they were made from, by the
+engine that did not make them where that one can read the run. The value of every kept key is looked up in the
+trie. The samples and the centroids are not computed again.
 """
 
 from __future__ import annotations
@@ -33,19 +34,18 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.engine.arrow import CommittedTable, to_frame
 from spark_dbp.engine.compat import collect_rows, map_in_arrow
 from spark_dbp.engine.session import TIME_ZONE, bound_batches, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
+from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.second_look import check_in_numpy, sample_clusters
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
-from spark_dbp.lake.mounts import is_mounted
-from spark_dbp.lake.store import FinishedStep
 from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
-from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
+from spark_dbp.stages.ingest import estimate_row_bytes
 from spark_dbp.stages.keep_trie import find_missing_keys, read_shards
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select
@@ -96,19 +96,26 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
     with guard_session(spark, zone), bounded, translate_errors(f"run {run.path}"):
-        tables = _Tables(run, spark)
+        tables = RunTables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.
         checks: list[tuple[str, Callable[[], Problems]]] = [
-            ("every input row accounted for", lambda: _account(tables)),
+            (f"every input row accounted for{_name_version(run)}", lambda: _account(tables)),
             ("keys: samples = assignments + duplicates", lambda: _keys(tables)),
             ("centroids of unit norm, distances within [0, 2]", lambda: _bounds(tables)),
         ]
         _hold(run, passed, checks)
         checks = [
-            ("statistics as computed again from the assignments", lambda: _stats(tables)),
+            (
+                f"statistics as computed again from the assignments{tables.say_how('cluster_stats')}",
+                lambda: _stats(tables),
+            ),
             ("quotas optimal within their bounds", lambda: _quotas(tables)),
-            ("keep list as selected again from the assignments", lambda: _keep_list(tables)),
+            (
+                f"keep list as selected again from the assignments{tables.say_how('select')}",
+                lambda: _keep_list(tables),
+            ),
+            *_plan_numpy(tables),
             ("trie holds the keys of the keep list and no others", lambda: _trie(tables)),
         ]
         _hold(run, passed, checks)
@@ -129,26 +136,6 @@ def _hold(run: Run, passed: list[str], checks: list[tuple[str, Callable[[], Prob
         )
 
 
-class _Tables:
-    """The tables of a run, as the checks read them."""
-
-    def __init__(self, run: Run, spark: SparkSession) -> None:
-        self.run, self.spark = run, spark
-        self.steps = {name: FinishedStep(**step) for name, step in run.document["stages"].items()}
-        self.config = run.config()
-
-    def committed(self, table: str) -> CommittedTable | DataFrame:
-        """The table as workers read it themselves; as Spark reads it where only the session reaches it."""
-        if is_mounted(self.run.table_path(table)):
-            return self.run.table(table, self.spark)
-        names = next(tuple(step.files[table]) for step in self.steps.values() if table in step.tables)
-        frame = self.run.table(table, self.spark)
-        return CommittedTable(self.spark, self.run.table_path(table), frame, names=names)
-
-    def good_samples(self) -> DataFrame:
-        return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
-
-
 def _files(run: Run) -> Problems:
     for name, step in run.document["stages"].items():
         for table in step["tables"]:
@@ -159,7 +146,7 @@ def _files(run: Run) -> Problems:
                 yield f"table {table} (step {name}) at {path}: {difference}"
 
 
-def _contents(tables: _Tables) -> Problems:
+def _contents(tables: RunTables) -> Problems:
     key_type = dict(tables.run.assignments(tables.spark).dtypes).get(KEY)
     for step in tables.steps.values():
         for table, rows in step.rows.items():
@@ -182,7 +169,12 @@ def _contents(tables: _Tables) -> Problems:
                     yield f"table {table} has the {name} {found}, run.json says {value}: values were changed"
 
 
-def _account(tables: _Tables) -> Problems:
+def _name_version(run: Run) -> str:
+    version = run.document["input"].get("version")
+    return f", as of {version}" if version else ""
+
+
+def _account(tables: RunTables) -> Problems:
     account = tables.run.document["accounting"]
     dropped, kept = account["dropped"], account["kept"]
     total = kept + sum(dropped.values())
@@ -213,7 +205,7 @@ def _account(tables: _Tables) -> Problems:
             yield f"table samples has {n:,} rows with {reason!r}, the account has {dropped.get(reason, 0):,}"
 
 
-def _keys(tables: _Tables) -> Problems:
+def _keys(tables: RunTables) -> Problems:
     from pyspark.sql import functions as F
 
     _, (samples,) = digest_columns(tables.good_samples(), [KEY])
@@ -248,7 +240,7 @@ def _keys(tables: _Tables) -> Problems:
         yield "table samples: a key occurs more than once"
 
 
-def _bounds(tables: _Tables) -> Problems:
+def _bounds(tables: RunTables) -> Problems:
     from pyspark.sql import functions as F
 
     ids, centroids = tables.run.centroids()
@@ -269,11 +261,11 @@ def _bounds(tables: _Tables) -> Problems:
         yield f"table assignments: {n:,} rows are in unknown clusters, such as {_examples(unknown)}"
 
 
-def _stats(tables: _Tables) -> Problems:
+def _stats(tables: RunTables) -> Problems:
     stored = tables.run.cluster_stats()
     n_neighbors = tables.config.prune.n_neighbors
     again = complete_stats(
-        cluster_stats(tables.committed("assignments")), *tables.run.centroids(), n_neighbors
+        cluster_stats(tables.open("assignments", "cluster_stats")), *tables.run.centroids(), n_neighbors
     ).to_pandas()
     if stored[CLUSTER_ID].tolist() != again[CLUSTER_ID].tolist():
         yield "table cluster_stats: its clusters are not those of table centroids"
@@ -298,7 +290,7 @@ def _unequal(table: str, name: str, stored: pd.DataFrame, again: Any, slack: flo
         )
 
 
-def _quotas(tables: _Tables) -> Problems:
+def _quotas(tables: RunTables) -> Problems:
     stats, quotas = tables.run.cluster_stats(), tables.run.quotas()
     prune = tables.config.prune
     if quotas[CLUSTER_ID].tolist() != stats[CLUSTER_ID].tolist():
@@ -336,13 +328,13 @@ def _quotas(tables: _Tables) -> Problems:
         yield f"table quotas are not optimal: moving one from cluster {taken[1]} to {free[1]} is a gain"
 
 
-def _keep_list(tables: _Tables) -> Problems:
+def _keep_list(tables: RunTables) -> Problems:
     from pyspark.sql import functions as F
 
     prune, kept = tables.config.prune, tables.run.keep_list(tables.spark)
     try:
         again = select(
-            tables.committed("assignments"),
+            tables.open("assignments", "select"),
             tables.run.table("quotas", tables.spark),
             which_to_keep=prune.which_to_keep,
             seed=prune.seed,
@@ -365,7 +357,23 @@ def _keep_list(tables: _Tables) -> Problems:
         yield "table keep_list: it differs from the selection made again"
 
 
-def _trie(tables: _Tables) -> Problems:
+def _plan_numpy(tables: RunTables) -> list[tuple[str, Callable[[], Problems]]]:
+    """Where the other engine cannot read the run: some clusters are computed again on the driver."""
+    if not tables.lack_the_other_engine:
+        return []
+    stats, quotas = tables.run.cluster_stats(), tables.run.quotas()
+    sizes, ids = stats[N_ITEMS].to_numpy(), stats[CLUSTER_ID].to_numpy()
+    clusters = sample_clusters(sizes, ids, tables.run.document["run_id"])
+    prune = tables.config.prune
+
+    def check() -> Problems:
+        rows = tables.run.assignments(tables.spark), tables.run.keep_list(tables.spark)
+        yield from check_in_numpy(clusters, *rows, stats, quotas, prune.which_to_keep, prune.seed)
+
+    return [(f"{len(clusters):,} clusters computed again in numpy, for workers cannot read the run", check)]
+
+
+def _trie(tables: RunTables) -> Problems:
     from pyspark.sql import functions as F
 
     path = tables.run.table_path("keep_trie")
@@ -398,8 +406,8 @@ def _trie(tables: _Tables) -> Problems:
             yield f"table keep_trie: shard {file!r} is not as it was written (its CRC-32 differs)"
             return
     n_found = sum(found.values())
-    kept = tables.committed("keep_list")
-    n_kept = to_frame(kept).count()
+    kept = tables.run.keep_list(tables.spark)
+    n_kept = kept.count()
     if not n_found == n_kept == manifest["n_keys"]:
         yield (
             f"table keep_trie: its shards hold {n_found:,} keys, {MANIFEST} says {manifest['n_keys']:,}, "

@@ -1,18 +1,20 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
-Imports `compat`, `row_bytes`, `expressions`, `forms`, `spark_errors`, `footers`, `input_files`, `errors` and
-`digest`; pyspark inside functions.
+Imports `compat`, `catalog`, `row_bytes`, `expressions`, `forms`, `spark_errors`, `footers`, `input_files`,
+`errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from spark_dbp.engine.catalog import TableVersion, find_version, read_version, refresh_table
 from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
 from spark_dbp.engine.expressions import (
     check_expression,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+log = logging.getLogger("spark_dbp")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a table was like when it was read.
@@ -45,13 +50,17 @@ class Snapshot:
     bytes : int or None
         Bytes of the files. For a view, about how many the columns that the run reads take in memory.
     digest : str
-        Of the path, size, modification time and number of rows of every file. For a view, of its rows.
+        Of the path, size, modification time and number of rows of every file. For a view, of its rows. For a
+        Delta or Iceberg table, of its version.
+    version : str or None
+        ``Delta version 7``, ``Iceberg snapshot 3777742893977342910``; None for other tables.
     """
 
     rows: int
     files: int | None = None
     bytes: int | None = None
     digest: str | None = None
+    version: str | None = None
 
     @property
     def bytes_per_row(self) -> float:
@@ -59,6 +68,8 @@ class Snapshot:
         return (self.bytes or 0) / max(1, self.rows)
 
     def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.version} ({self.rows:,} rows)"
         if self.files is None:
             return f"{self.rows:,} rows"
         return f"{self.rows:,} rows in {self.files:,} files of {self.bytes:,} bytes"
@@ -80,6 +91,8 @@ class Source:
     frame : DataFrame
         All rows and columns, and those that are computed, before the filter.
     snapshot : Snapshot
+    is_pinned : bool
+        Whether `frame` is a version of a Delta or Iceberg table, whatever is written to that meanwhile.
     """
 
     spark: SparkSession
@@ -88,6 +101,7 @@ class Source:
     predicate: str | None
     frame: DataFrame
     snapshot: Snapshot
+    is_pinned: bool = False
 
     @property
     def name(self) -> str:
@@ -107,8 +121,9 @@ class Source:
     def check_unchanged(self, rows_read: int | None = None) -> None:
         """Refuse a table that has changed since the snapshot.
 
-        A view does not list its files, so only its row count is compared. Its rows may come from a
-        computation that differs each time. The run uses the rows that it has written.
+        A version of a Delta or Iceberg table stays as it is. A view does not list its files, so only its row
+        count is compared. Its rows may come from a computation that differs each time. The run uses the rows
+        that it has written.
 
         Parameters
         ----------
@@ -120,8 +135,8 @@ class Source:
         InputError
             When the files, or the number of rows, have changed.
         """
-        if self.snapshot.files is not None:
-            now = take_snapshot(_read(self.spark, self.paths, self.table))  # lists the files anew
+        if self.snapshot.files is not None and not self.is_pinned:
+            now = self._look_again()
             if now != self.snapshot:
                 alike = ", with other times or names" if str(now) == str(self.snapshot) else ""
                 raise InputError(
@@ -135,6 +150,11 @@ class Source:
             f"{self.name} had {counted:,} rows when it was counted and {rows_read:,} when it was read",
             mend="write a table that gives other rows each time to a file first",
         )
+
+    def _look_again(self) -> Snapshot:
+        frame = _read(self.spark, self.paths, self.table)  # lists the files anew
+        version = find_version(self.spark, self.table) if self.table and self.snapshot.version else None
+        return take_snapshot(frame) if version is None else _snapshot_of_version(frame, version)
 
 
 def open_source(
@@ -179,7 +199,7 @@ def open_source(
     ConfigError
         When SQL of the configuration is refused.
     """
-    paths, found = name_literally(paths or []), None
+    paths, found, version = name_literally(paths or []), None, None
     # Columns that the run needs, among them those that SQL names.
     needed = [*columns, *(name for _, sql in computed for name in find_names(sql))]
     if paths:
@@ -187,6 +207,9 @@ def open_source(
     else:
         frame = _read(spark, [], table)
     with translate_errors(_name(paths, table)):
+        is_pinned = False
+        if table:
+            frame, version, is_pinned = _pin(spark, table, frame)
         if found is not None:
             uris = found.column("file_path").to_pylist()
             frame = take_types_from_rows(frame, paths, len(uris), needed, predicate)
@@ -195,8 +218,41 @@ def open_source(
         if predicate is not None:
             check_expression(frame, predicate, "input.filter")
         frame = compute_columns(frame, columns, computed)
-        snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
-    return Source(spark, paths, table, predicate, frame, snapshot)
+        if version is not None:
+            snapshot = _snapshot_of_version(frame, version)
+        else:
+            snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
+    return Source(spark, paths, table, predicate, frame, snapshot, is_pinned)
+
+
+def _pin(spark: SparkSession, table: str, frame: DataFrame) -> tuple[DataFrame, TableVersion | None, bool]:
+    """The newest version of a Delta or Iceberg table, as a DataFrame where that can be read; else `frame`.
+
+    A version has the columns with which it was written. Where these are not the table's any more (a column
+    was renamed since), the table itself is read, and looked at again when that is done.
+    """
+    version = find_version(spark, table)
+    if version is None:
+        return frame, None, False
+    pinned = read_version(spark, table, version)
+    if pinned is None or pinned.schema.simpleString() != frame.schema.simpleString():
+        return frame, version, False
+    log.info("input.table %s: read at %s", table, version)
+    return pinned, version, True
+
+
+def _snapshot_of_version(frame: DataFrame, version: TableVersion) -> Snapshot:
+    identity = [version.format, version.table_id, version.number]
+    n_bytes = version.bytes
+    if n_bytes is None:  # so that Arrow batches of wide rows are bounded all the same
+        n_bytes = _snapshot_of_rows(frame, frame.columns).bytes
+    return Snapshot(
+        rows=int(frame.count()),
+        files=version.files or 0,
+        bytes=n_bytes,
+        digest=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+        version=str(version),
+    )
 
 
 def _name(paths: list[str], table: str | None) -> str:
@@ -211,6 +267,8 @@ def _read(
     predicate: str | None = None,
 ) -> DataFrame:
     with translate_errors(_name(paths, table), opening=True):
+        if table:  # a session remembers which files a table has, and other programs write to it
+            refresh_table(spark, table)
         frame = spark.read.table(table) if table else read_parquet(spark, paths, columns, predicate)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame

@@ -236,9 +236,9 @@ def number_groups(
 
     Examples
     --------
-    >>> shift, before = number_groups(np.array([0, 3, 4, 9]), np.array([300, 300, 900, 1]), 700, 300)
+    >>> shift, before = number_groups(np.array([0, 3, 4, 9]), np.array([300, 300, 900, 1]), 700, 600)
     >>> shift, before.tolist()
-    (1, [0, 300, 600])
+    (2, [0, 600])
     """
     reached = find_reached_bins(n_items, quota, which_to_keep)
     wanted = place[reached]

@@ -1,4 +1,7 @@
-"""Delete what failed or replaced attempts left in a run directory. Imports `files` and `store`."""
+"""Delete what failed or replaced attempts left in a run directory.
+
+Imports `files`, `published` and `store`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from spark_dbp.errors import InputError
 from spark_dbp.lake import files
+from spark_dbp.lake.published import PUBLISHED
 from spark_dbp.lake.store import (
     DERIVED,
     RUN_JSON,
@@ -55,7 +59,7 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
 
 
 def find_debris(directory: RunDirectory) -> list[str]:
-    """Find what no mark, no run.json and no run that shares tables names.
+    """Find what no mark, no run.json, no catalog table and no run that shares tables names.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def find_debris(directory: RunDirectory) -> list[str]:
     for file in (RUN_JSON, *(f"stages/{name}" for name in _list_visible(directory.at("stages")))):
         if files.exists(directory.at(file)):
             used |= set(_read_document(directory, file).get("tables", {}).values())
+    if files.exists(directory.at(PUBLISHED)):  # catalog tables may point to what an earlier run.json named
+        used |= {path for mark in _read_document(directory, PUBLISHED).values() for path in mark["points_to"]}
     found = []
     for name in _list_visible(directory.at(DERIVED)):
         note = _read_document(directory, f"{DERIVED}/{name}")

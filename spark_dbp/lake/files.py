@@ -127,16 +127,9 @@ def _reached(path: str) -> Iterator[tuple[Any, str]]:
         yield _open_filesystem(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
-    except OSError as error:
-        if is_local(path):
-            raise
-        mounts.forget_clients()
-        raise SparkDbpError(str(error), mend=mounts.MEND) from error
     except Exception as error:
-        import pyarrow as pa
-
-        # pyarrow's Azure client raises the base class itself; its subclasses speak of a file's content.
-        if is_local(path) or type(error) is not pa.ArrowException:
+        # pyarrow's Azure client raises the base class of Arrow's errors; the others speak of a file's content.
+        if is_local(path) or not (isinstance(error, OSError) or type(error).__name__ == "ArrowException"):
             raise
         mounts.forget_clients()
         raise SparkDbpError(str(error), mend=mounts.MEND) from error
@@ -362,12 +355,17 @@ def read_parquet(path: str) -> Any:
 
 def write_parquet(path: str, table: Any) -> None:
     """Write a small pyarrow Table as the only file of the new directory `path`."""
+    write_parquet_file(join(path, "part-00000.parquet"), table)
+
+
+def write_parquet_file(path: str, table: Any) -> None:
+    """Write a small pyarrow Table to a file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_bytes(join(path, "part-00000.parquet"), sink.getvalue().to_pybytes())
+    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:

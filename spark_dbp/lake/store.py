@@ -1,6 +1,6 @@
 """The run directory: its steps, tables and run.json.
 
-Imports `files`, `lock`, `progress` and `table_files`; never pyspark.
+Imports `files`, `lock`, `progress`, `published` and `table_files`; never pyspark.
 
 ::
 
@@ -8,6 +8,7 @@ Imports `files`, `lock`, `progress` and `table_files`; never pyspark.
     stages/<step>.json              the mark of a finished step: fingerprint, tables, files, rows, digests
     tables/<table>/<attempt>/       Parquet files (or tries); a directory is never written twice
     derived/<name>.json             names a run elsewhere that shares tables of this one
+    published.json                  names the catalog tables that hold the run, and what they point to
     lock.json                       while a run is under way
 
 A step writes to new directories. They belong to the run once the mark of the step is written. What no mark
@@ -32,13 +33,14 @@ from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.lock import LOCK, Lock, acquire_lock
 from spark_dbp.lake.progress import show_progress
+from spark_dbp.lake.published import PUBLISHED, find_same_run
 from spark_dbp.lake.table_files import compare_files, list_table_files
 
 log = logging.getLogger("spark_dbp")
 
 RUN_JSON = "run.json"
 DERIVED = "derived"
-_OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED}
+_OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED, PUBLISHED}
 
 # Format of run.json and of the marks. Runs whose run.json names no format have format 1.
 FORMAT_VERSION = 2
@@ -69,6 +71,8 @@ class FinishedStep:
         What later steps and reports need to know. It can be written as JSON.
     seconds : float
         How long the step took.
+    engine : str
+        The engine that computed it. Records of earlier versions do not name it.
     """
 
     name: str
@@ -84,6 +88,7 @@ class FinishedStep:
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     ignored: dict[str, list[str]] = field(default_factory=dict)
+    engine: str = ""
 
     def hash_table(self, table: str) -> str:
         """Hash of how a table was made and of its content. Later steps depend on it.
@@ -289,6 +294,10 @@ class RunDirectory:
         except (ValueError, TypeError):
             return None  # not written by this program, so treat it as missing
 
+    def check_lock(self) -> None:
+        """Raise a `ConflictError` where another run has taken the directory over."""
+        self._lock.check()
+
     def commit(self, document: dict[str, Any]) -> dict[str, Any]:
         """Write run.json; from then on the run exists. Returns its whole content."""
         whole = {
@@ -307,6 +316,7 @@ class RunDirectory:
             whole["tables"].update(step.tables)
             whole["rows"].update(step.rows)
             whole["digests"].update(step.digests)
+        whole["run_id"] = find_same_run(self.at(RUN_JSON), whole) or whole["run_id"]
         self._lock.check()
         files.write_bytes(self.at(RUN_JSON), _to_json(whole))
         return whole

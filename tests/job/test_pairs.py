@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_embeddings
+from conftest import ICEBERG_JAR, make_embeddings, rows_of
 
 from spark_dbp import KeepTrie, RunConfig, open_run, prune_again, run, verify
 from spark_dbp.errors import ConfigError
+from spark_dbp.publishing import TABLES
 
 N, DIM, K = 90, 6, 4
 
@@ -94,6 +95,11 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "balanced": {"prune": {"cluster_balance": 0.5, "temperature": 0.01}},
         "by size": {"prune": {"complexity": "cluster_size", "min_per_cluster": 0}},
         "uniform": {"prune": {"complexity": "uniform", "n_neighbors": 1}},
+    },
+    "published": {
+        "no": {},
+        "parquet": {"output": {"table": "spark_catalog.pairs.p"}},
+        **({"iceberg": {"output": {"table": "lake.pairs.p", "table_format": "iceberg"}}} if ICEBERG_JAR else {}),
     },
     "trie": {
         "key": {},
@@ -207,9 +213,17 @@ def refusals(choice: Choice) -> Iterator[str]:
         yield "zero vector"
 
 
+@pytest.fixture(scope="module")
+def schema(spark, tmp_path_factory):
+    """Of all runs: each one replaces the tables of those before, with other types of keys."""
+    spark.sql(f"CREATE SCHEMA spark_catalog.pairs LOCATION '{tmp_path_factory.mktemp('pairs')}/x'")
+    if ICEBERG_JAR:
+        spark.sql("CREATE SCHEMA lake.pairs")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice.values()).replace(" ", "_"))
-def test_options_in_pairs(spark, tmp_path, choice):
+def test_options_in_pairs(spark, schema, tmp_path, choice):
     write_input(tmp_path, choice)
     expected = list(refusals(choice))
     try:
@@ -222,13 +236,31 @@ def test_options_in_pairs(spark, tmp_path, choice):
     assert not expected
     verify(done, spark)
     check_run(done, choice, spark)
-    again = prune_again(
-        done, str(tmp_path / "again"), ["prune.keep_ratio=0.2", "prune.temperature=0.02"], spark
-    )
+    check_published(done, choice, spark)
+    output = OPTIONS["published"][choice["published"]].get("output", {})
+    settings = ["prune.keep_ratio=0.2", *(f"output.{name}={value}" for name, value in output.items())]
+    again = prune_again(done, str(tmp_path / "again"), [*settings, "prune.temperature=0.02"], spark)
     verify(again, spark)
+    check_published(again, choice, spark)
     assert run(config_for(choice, tmp_path, spark), spark).document["reused_stages"] == list(
         done.document["stages"]
     )
+
+
+def check_published(done, choice: Choice, spark) -> None:
+    """Each table of the catalog holds what the run's does; a table of duplicates is there if the run has one."""
+    catalog = {"parquet": "spark_catalog", "iceberg": "lake"}.get(choice["published"])
+    tables = [name for name in TABLES if name in done.document["tables"]] if catalog else []
+    assert list(done.published()) == tables
+    for table in tables:
+        assert rows_of(spark.read.table(f"{catalog}.pairs.p_{table}")) == rows_of(done.table(table, spark))
+    if catalog:
+        shown = {
+            row.tableName
+            for row in spark.sql(f"SHOW TABLES IN {catalog}.pairs").collect()
+            if not row.isTemporary
+        }
+        assert shown == {f"p_{table}" for table in tables}
 
 
 def check_run(done, choice: Choice, spark) -> None:

@@ -1,4 +1,4 @@
-"""A local `output.path` that is another directory on each machine is refused at the start.
+"""What tasks reach decides on the engine. A path that is another directory on each machine is refused.
 
 `/proc/self/cwd` stands for such a path: every process has its own there, as every machine has its own disk.
 """
@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 import yaml
 from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
-from pyspark.errors import PySparkException
 
 from spark_dbp import RunConfig, prune_again, run
-from spark_dbp.engine import compat, probe
+from spark_dbp.engine import probe
+from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files
 from spark_dbp.lake.cleaning import clean
@@ -28,28 +28,64 @@ OWN = "/proc/self/cwd/run"
 HOST = socket.gethostname()
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """The session is looked at as one of a cluster, and nobody waits long."""
-    monkeypatch.setattr(probe, "runs_on_this_machine", lambda spark: False)
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Nobody waits long."""
     monkeypatch.setattr(probe, "_PATIENCE", 0.2)
 
 
 @pytest.fixture
-def own(cluster, monkeypatch, tmp_path):
+def own(monkeypatch, tmp_path):
     """The driver's directory is not that of the workers, which were started elsewhere."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "run"
 
 
-def test_a_shared_directory_passes_and_nothing_is_left(spark, cluster, tmp_path):
-    probe.check_is_shared(spark, str(tmp_path / "run"))
+def test_a_shared_directory_takes_arrow_and_nothing_is_left(spark, tmp_path):
+    choice = probe.choose_engine(spark, str(tmp_path / "run"))
+    assert choice == EngineChoice("arrow", "driver and workers reach the run directory themselves")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_sql_where_it_is_asked_for(spark, tmp_path):
+    choice = probe.choose_engine(spark, str(tmp_path / "run"), "sql")
+    assert choice == EngineChoice("sql", "the configuration asks for it")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_sql_where_workers_do_not_reach_what_the_driver_and_spark_do(spark, tmp_path, monkeypatch):
+    """A run whose tables are shared, and which workers do not see."""
+    given = str(tmp_path / "elsewhere")
+    choice = probe.choose_engine(spark, str(tmp_path / "run"), reads=[given])
+    assert choice == EngineChoice("sql", f"a task on {HOST} does not see {given}")
+    with pytest.raises(ConfigError, match=r"engine: arrow cannot work with output\.path") as caught:
+        probe.choose_engine(spark, str(tmp_path / "run"), "arrow", reads=[given])
+    assert f"a task on {HOST} does not see {given}" in caught.value.what
+    assert "set engine: auto" in caught.value.mend
+
+
+def test_what_spark_wrote_must_be_seen_by_the_driver(spark, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "list_sizes", lambda path: {})
+    assert probe.find_problem_of_spark(spark, str(tmp_path)) == (
+        "the driver does not see there what Spark's tasks wrote"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spark_says_why_it_cannot_write(spark, tmp_path, monkeypatch):
+    """Its tasks would write below a file."""
+    (tmp_path / "file").touch()
+    original = files.join
+    monkeypatch.setattr(
+        probe.files, "join",
+        lambda base, *parts: str(tmp_path / "file/x") if parts == ("written",) else original(base, *parts),
+    )  # fmt: skip
+    assert probe.find_problem_of_spark(spark, str(tmp_path)).startswith("Spark cannot read and write there: ")
 
 
 def test_a_directory_of_each_machine_is_refused(spark, own):
     with pytest.raises(ConfigError) as caught:
-        probe.check_is_shared(spark, OWN)
+        probe.choose_engine(spark, OWN)
     assert caught.value.what == (
         f"output.path {OWN} cannot be used on this cluster: a task on {HOST} does not see what the driver on "
         f"{HOST} wrote there"
@@ -77,10 +113,11 @@ def test_so_is_pruning_again(spark, own, tmp_path, monkeypatch):
     assert not (tmp_path / "shared/derived").exists()
 
 
-def test_what_a_task_wrote_must_be_seen_by_the_driver(spark, cluster, tmp_path, monkeypatch):
+def test_what_a_task_wrote_must_be_seen_by_the_driver(spark, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "exists", lambda path: False)
-    with pytest.raises(ConfigError, match=f"the driver on {HOST} does not see what a task on {HOST} wrote"):
-        probe.check_is_shared(spark, str(tmp_path / "run"))
+    choice = probe.choose_engine(spark, str(tmp_path / "run"))
+    why = f"the driver on {HOST} does not see what a task on {HOST} wrote there"
+    assert choice == EngineChoice("sql", why)
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -91,13 +128,13 @@ def look(folder: Path, n_rows: int = 3) -> list[dict]:
     ]
 
 
-def test_a_task_that_sees_nothing_writes_nothing(cluster, tmp_path):
+def test_a_task_that_sees_nothing_writes_nothing(tmp_path):
     [found] = look(tmp_path / "probe")
     assert "does not see" in found["problem"]
     assert not (tmp_path / "probe").exists()
 
 
-def test_a_task_that_may_not_write_says_so(cluster, tmp_path, monkeypatch):
+def test_a_task_that_may_not_write_says_so(tmp_path, monkeypatch):
     """As on YARN, where tasks may run as another user."""
     files.touch(str(tmp_path / "probe/driver"))
 
@@ -109,61 +146,11 @@ def test_a_task_that_may_not_write_says_so(cluster, tmp_path, monkeypatch):
     assert found["problem"] == f"a task on {HOST} cannot read and write there: Permission denied"
 
 
-def test_a_task_without_rows_does_nothing(cluster, tmp_path):
+def test_a_task_without_rows_does_nothing(tmp_path):
     files.touch(str(tmp_path / "probe/driver"))
     assert look(tmp_path / "probe", n_rows=0) == []
     assert len(look(tmp_path / "probe")) == 1
     assert len(list((tmp_path / "probe").iterdir())) == 2
-
-
-class Session:
-    """Of a session, only its master; an error stands for a server that does not tell."""
-
-    def __init__(self, master):
-        self.master, self.conf = master, self
-
-    def get(self, name, default=None):
-        if isinstance(self.master, Exception):
-            raise self.master
-        return default if self.master is None else self.master
-
-
-class Connect(Session):
-    __module__ = "pyspark.sql.connect.session"
-
-
-@pytest.mark.parametrize(
-    ("session", "environment", "expected"),
-    [
-        (Session("local[*]"), {}, True),
-        (Session("local[*, 4]"), {}, True),
-        (Session("local"), {}, True),
-        (Session("local-cluster[2,1,1024]"), {}, False),
-        (Session("yarn"), {}, False),
-        (Session("k8s://https://x"), {}, False),
-        (Session(None), {}, False),
-        (Session(PySparkException("not available")), {}, False),
-        (Connect("local[2]"), {"SPARK_LOCAL_REMOTE": "1"}, True),
-        (Connect("local[2]"), {}, False),  # another machine's
-        (Connect("yarn"), {"SPARK_LOCAL_REMOTE": "1"}, False),
-    ],
-)
-def test_which_sessions_run_on_this_machine(monkeypatch, session, environment, expected):
-    monkeypatch.delenv("SPARK_LOCAL_REMOTE", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert compat.runs_on_this_machine(session) is expected
-
-
-@pytest.mark.parametrize("path", ["s3://bucket/run", "/data/run"])
-def test_a_store_and_a_local_session_are_not_looked_at(monkeypatch, path):
-    """Nothing is written, and Spark is asked for nothing but its master."""
-    monkeypatch.setattr(files, "touch", None)
-    probe.check_is_shared(Session("local[*]" if path.startswith("/") else "yarn"), path)
-
-
-def test_this_session_runs_on_this_machine(spark):
-    assert compat.runs_on_this_machine(spark)
 
 
 def test_what_a_killed_probe_left_is_cleaned(tmp_path):

@@ -29,7 +29,8 @@ CONFIG = LAKE | {"config", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | {"builds", "pipeline"}
-RUNNER = PIPELINE | RUNS | {"accounting", "runner"}
+PUBLISHING = JOB | RUNS | {"publishing"}
+RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
 MAY_IMPORT = {
     "_version": set(),
     "secrets": set(),
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "job": JOB - {"job"},
     "builds": JOB,
     "accounting": JOB | RUNS,
+    "publishing": PUBLISHING - {"publishing"},
     "pipeline": PIPELINE - {"pipeline"},
     "runner": RUNNER - {"runner"},
     "explore": STAGES | RUNS | {"explore"},

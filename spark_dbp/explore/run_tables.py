@@ -1,0 +1,58 @@
+"""The tables of a finished run, as `verify` reads them.
+
+Imports `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; no pyspark.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.explore.second_look import choose_other_engine
+from spark_dbp.lake.store import FinishedStep
+from spark_dbp.stages.ingest import good_samples
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from spark_dbp.runs import Run
+
+
+class RunTables:
+    """The tables of a run, as the checks read them."""
+
+    def __init__(self, run: Run, spark: SparkSession) -> None:
+        self.run, self.spark = run, spark
+        self.steps = {name: FinishedStep(**step) for name, step in run.document["stages"].items()}
+        self.config = run.config()
+
+    @cached_property
+    def _others(self) -> dict[str, str | None]:
+        """By the engine that made a step, the other one; None where that cannot read the run."""
+        made = {self.steps[name].engine for name in ("cluster_stats", "select")}
+        read = [self.run.table_path(table) for table in ("assignments", "keep_list")]
+        return {engine: choose_other_engine(self.spark, engine, read) for engine in made}
+
+    def say_how(self, step: str) -> str:
+        """For the name of a check: the engine that computes a step again."""
+        engine = self.steps[step].engine
+        other = self._others[engine]
+        return f", by engine {other} (not {engine or 'arrow'})" if other else f", by engine {engine} again"
+
+    def open(self, table: str, step: str) -> CommittedTable | DataFrame:
+        """A table as the engine reads it that did not make `step`, where it can."""
+        engine = self.steps[step].engine
+        frame = self.run.table(table, self.spark)
+        if (self._others[engine] or engine) == "sql":
+            return frame
+        names = next(tuple(one.files[table]) for one in self.steps.values() if table in one.tables)
+        return CommittedTable(self.spark, self.run.table_path(table), frame, names=names)
+
+    @property
+    def lack_the_other_engine(self) -> bool:
+        """Whether some step is computed again only by the engine that made it."""
+        return None in self._others.values()
+
+    def good_samples(self) -> DataFrame:
+        return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
