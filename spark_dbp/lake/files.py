@@ -128,7 +128,7 @@ def _reached(path: str) -> Iterator[tuple[Any, str]]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except Exception as error:
-        # pyarrow's Azure client raises the base class of Arrow's errors. The others speak of what a file holds.
+        # pyarrow's Azure client raises the base class of Arrow's errors. Others speak of a file's content.
         if is_local(path) or not (isinstance(error, OSError) or type(error).__name__ == "ArrowException"):
             raise
         mounts.forget_clients()
