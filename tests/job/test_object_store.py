@@ -236,7 +236,9 @@ def test_a_task_that_fails_leaves_no_file_in_the_table(workers, base):
 def test_forked_loader_workers_read_the_trie(workers, base):
     """Data loaders fork after the parent has opened the trie."""
     frame = workers.createDataFrame([(str(i),) for i in range(100)], "key STRING")
-    build_keep_trie(frame, base, 100, shards=4)
+    # Workers read and write themselves here: Spark has no connector to this store.
+    names = MappedRows(frame, lambda batches: batches, frame.schema).write_parquet(f"{base}/keys")
+    build_keep_trie(CommittedTable(workers, f"{base}/keys", frame, names=tuple(names)), base, 100, shards=4)
     program = f"""
 from multiprocessing import get_context
 from spark_dbp import KeepTrie
