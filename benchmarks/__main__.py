@@ -23,10 +23,12 @@ from benchmarks.common import machine
 def _pruning(given: argparse.Namespace) -> None:
     runs = 1 if given.quick else given.runs
     if given.rows:
-        pruning.measure(given.rows, ["ours", "duckdb"], runs, given.clusters)
+        pruning.measure(given.rows, ["ours", "ours, sql", "duckdb"], runs, given.clusters)
         return
     pruning.measure(2_000_000, ["ours", "in memory"], runs)
-    pruning.measure(4_000_000 if given.quick else 20_000_000, ["ours", "duckdb", "polars"], runs)
+    pruning.measure(4_000_000 if given.quick else 20_000_000, ["ours", "ours, sql", "duckdb", "polars"], runs)
+    if not given.quick:
+        pruning.measure_skew(20_000_000, runs)
 
 
 def _growth(given: argparse.Namespace) -> None:

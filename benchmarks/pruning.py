@@ -15,6 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,11 @@ import pyarrow.parquet as pq
 from benchmarks.common import peak_memory, report, scratch
 from spark_dbp.kernels.geometry import measure_distance_to_nearest, normalize_rows
 from spark_dbp.stages.quota import plan_quotas
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from spark_dbp.engine.arrow import CommittedTable
 
 KEEP_RATIO = 0.3
 _FILE_ROWS = 2_500_000
@@ -55,6 +61,16 @@ def write_assignments(folder: Path, n_rows: int, n_clusters: int) -> None:
         list(pool.map(write, range(-(-n_rows // _FILE_ROWS))))
 
 
+def gather_in_one_cluster(folder: Path) -> None:
+    """Give half of all rows to cluster 0: those of every second cluster."""
+    for file in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(file)
+        cluster = table.column("cluster_id").to_numpy()
+        half = np.where(cluster % 2 == 0, 0, cluster).astype(np.int32)
+        skewed = table.set_column(table.column_names.index("cluster_id"), "cluster_id", pa.array(half))
+        pq.write_table(skewed, file, row_group_size=500_000)
+
+
 def quotas_of(n_items: np.ndarray, d_intra: np.ndarray) -> np.ndarray:
     """Quotas by the paper, with centroids in random directions."""
     centroids, _ = normalize_rows(np.random.default_rng(3).standard_normal((len(n_items), 64)))
@@ -62,17 +78,36 @@ def quotas_of(n_items: np.ndarray, d_intra: np.ndarray) -> np.ndarray:
     return plan_quotas(n_items, d_intra, d_inter, int(KEEP_RATIO * n_items.sum()))["quota"]
 
 
-def spark(folder: Path, out: Path) -> None:
-    """The project's stages on a running session."""
+def arrow(folder: Path, out: Path) -> None:
+    """The project's stages on a running session, with engine ``arrow``."""
     from pyspark.sql import SparkSession
 
-    from spark_dbp.engine.arrow import CommittedTable, write_rows
+    from spark_dbp.engine.arrow import CommittedTable
+
+    session = SparkSession.active()
+    _prune(CommittedTable(session, str(folder), session.read.parquet(str(folder))), out)
+
+
+def sql(folder: Path, out: Path) -> None:
+    """The same with engine ``sql``."""
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.engine.session import guard_session
+
+    session = SparkSession.active()
+    with guard_session(session):
+        _prune(session.read.parquet(str(folder)), out)
+
+
+def _prune(assignments: DataFrame | CommittedTable, out: Path) -> None:
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.engine.arrow import write_rows
     from spark_dbp.engine.compat import collect_arrow
     from spark_dbp.stages.cluster_stats import cluster_stats
     from spark_dbp.stages.select import plan_selection
 
     session = SparkSession.active()
-    assignments = CommittedTable(session, str(folder), session.read.parquet(str(folder)))
     stats = collect_arrow(cluster_stats(assignments)).sort_by("cluster_id")  # as `complete_stats` does
     quota = quotas_of(stats.column("n_items").to_numpy(), stats.column("d_intra").to_numpy())
     out.mkdir()
@@ -173,7 +208,14 @@ def in_memory(folder: Path, out: Path) -> None:
         pq.write_table(pa.table(rows), out / f"{number}.parquet")
 
 
-_SIDES = {"ours": spark, "trie": trie, "duckdb": duckdb, "polars": polars, "in memory": in_memory}
+_SIDES = {
+    "ours": arrow,
+    "ours, sql": sql,
+    "trie": trie,
+    "duckdb": duckdb,
+    "polars": polars,
+    "in memory": in_memory,
+}
 
 
 class Side:
@@ -211,7 +253,7 @@ class Side:
 def _serve(name: str) -> None:
     """Run a side for every pair of folders on standard input; answer with seconds and peak memory in GB."""
     session = None
-    if name in ("ours", "trie"):
+    if name in ("ours", "ours, sql", "trie"):
         from spark_dbp.engine.session import start_local_session
 
         session = start_local_session({"spark.driver.memory": HEAP})
@@ -247,7 +289,7 @@ def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> 
     ----------
     n_rows : int
     sides : list of str
-        Of ``ours``, ``duckdb``, ``polars``, ``in memory``.
+        Of ``ours``, ``ours, sql``, ``duckdb``, ``polars``, ``in memory``.
     runs : int
         Counted ones; with more than one, a run before them is not counted.
     n_clusters : int
@@ -272,7 +314,10 @@ def measure(n_rows: int, sides: list[str], runs: int, n_clusters: int = 500) -> 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = [(one.name, f"{medians[one.name]:.1f} s, {one.peak:.1f} GB") for one in running]
     rows += [
-        (f"ours to {name}", f"{medians['ours'] / medians[name]:.2f}") for name in sides if name != "ours"
+        (f"{one} to {name}", f"{medians[one] / medians[name]:.2f}")
+        for one in sides
+        for name in sides
+        if one.startswith("ours") and not name.startswith("ours")
     ]
     rows.append(("kept the same rows and ranks", "yes" if len(set(kept.values())) == 1 else f"NO: {kept}"))
     report(f"pruning {n_rows:,} rows in {n_clusters} clusters to {KEEP_RATIO:.0%} (median of {runs})", rows)
@@ -302,10 +347,14 @@ def measure_growth(sizes: list[int], n_clusters: int = 500) -> None:
                 (f"ours, {n_rows:,} rows", f"{seconds:.1f} s, {per_row:.0f} ns a row, {ours.peak:.1f} GB")
             )
         ours.stop()
+        by_sql = Side("ours, sql", folder)
+        by_sql.run(folder / f"in-{sizes[0]}")
+        sql_seconds = by_sql.run(folder / f"in-{largest}")
+        by_sql.stop()
         peer = Side("duckdb", folder)
         theirs = peer.run(folder / f"in-{largest}")
         peer.stop()
-        same = kept_rows(ours.last) == kept_rows(peer.last)
+        same = kept_rows(ours.last) == kept_rows(peer.last) == kept_rows(by_sql.last)
         shutil.rmtree(peer.last)
         build = Side("trie", folder)
         trie_seconds = build.run(ours.last / "keep")
@@ -313,10 +362,34 @@ def measure_growth(sizes: list[int], n_clusters: int = 500) -> None:
     rows += [
         (f"duckdb, {largest:,} rows", f"{theirs:.1f} s, {peer.peak:.1f} GB"),
         ("ours to duckdb", f"{seconds / theirs:.2f}"),
+        (f"ours, sql, {largest:,} rows", f"{sql_seconds:.1f} s, {by_sql.peak:.1f} GB"),
+        ("ours, sql to duckdb", f"{sql_seconds / theirs:.2f}"),
         ("kept the same rows and ranks", "yes" if same else "NO"),
         (f"trie of {int(KEEP_RATIO * largest):,} keys", f"{trie_seconds:.1f} s, {build.peak:.1f} GB"),
     ]
     report(f"pruning in {n_clusters} clusters to {KEEP_RATIO:.0%}, growing", rows)
+
+
+def measure_skew(n_rows: int, runs: int, n_clusters: int = 500) -> None:
+    """Both engines on even clusters, and on the same rows with half of them in one cluster, in turn."""
+    with scratch() as folder:
+        for name in ("even", "skewed"):
+            write_assignments(folder / name, n_rows, n_clusters)
+        gather_in_one_cluster(folder / "skewed")
+        rows = []
+        for side in ("ours", "ours, sql"):
+            one = Side(side, folder)
+            seconds: dict[str, list[float]] = {"even": [], "skewed": []}
+            for number in range(runs + 1):
+                for name, taken in seconds.items():
+                    value = one.run(folder / name)
+                    if number:
+                        taken.append(value)
+            one.stop()
+            even, skewed = (statistics.median(seconds[name]) for name in ("even", "skewed"))
+            rows.append((f"{side}, even", f"{even:.1f} s"))
+            rows.append((f"{side}, half in one cluster", f"{skewed:.1f} s, {skewed / even:.2f} times"))
+    report(f"pruning {n_rows:,} rows, half of them in one cluster (median of {runs})", rows)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from spark_dbp.columns import (
     VECTOR,
     WEIGHT,
 )
-from spark_dbp.config import RunConfig, name_column
+from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig, name_column
 from spark_dbp.engine.arrow import MappedRows
+from spark_dbp.engine.memory import read_collect_limit, read_memory_limit
 from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids
@@ -43,7 +44,13 @@ from spark_dbp.loaders.keep_trie import MANIFEST
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.exact_dedup import exact_dedup
-from spark_dbp.stages.ingest import check_binary_embeddings, check_samples, good_samples, ingest
+from spark_dbp.stages.ingest import (
+    InputReport,
+    check_binary_embeddings,
+    check_samples,
+    good_samples,
+    ingest,
+)
 from spark_dbp.stages.keep_trie import build_keep_trie
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.quota import describe_quotas, plan_quotas
@@ -89,7 +96,20 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
     semantic = job.config.dedup.semantic
     if semantic is not None and semantic.n_clusters is not None:
         kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
+        _check_training_sample(job, report, semantic, "dedup.semantic")
+    if job.config.cluster.n_clusters is not None and given.cluster_id is None:
+        _check_training_sample(job, report, job.config.cluster, "cluster")
     check_feasible(job.config, report.n_rows)
+
+
+def _check_training_sample(
+    job: Job, report: InputReport, settings: ClusterConfig | SemanticConfig, section: str
+) -> None:
+    assert settings.n_clusters is not None
+    assert report.dimension is not None
+    n_points = min(report.n_rows, settings.n_clusters * settings.max_points_per_centroid)
+    limits = read_memory_limit(), read_collect_limit(job.spark)
+    kmeans.check_training_sample(n_points, report.dimension, *limits, section)
 
 
 def check_feasible(config: RunConfig, n_rows: int) -> None:

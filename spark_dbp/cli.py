@@ -24,6 +24,8 @@ from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from spark_dbp.runs import Run
 
 # Paths as Python and as a shell read them.
@@ -145,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     select.set_defaults(command=_select)
 
     sweep = commands.add_parser(
-        "sweep", parents=[common], help="show how many samples each eps of semantic deduplication removes"
+        "sweep",
+        parents=[common, settings],
+        help="show how many samples each eps of semantic deduplication removes",
     )
     sweep.add_argument("run", metavar="RUN", help="directory of a finished run with dedup.semantic")
     sweep.set_defaults(command=_sweep)
@@ -157,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_verify)
 
     clean = commands.add_parser(
-        "clean", parents=[common], help="delete what failed or replaced attempts left in a run directory"
+        "clean",
+        parents=[common, settings],
+        help="delete what failed or replaced attempts left in a run directory",
     )
     clean.add_argument("run", metavar="RUN", help="run directory, finished or not")
     clean.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
@@ -200,16 +206,15 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 def _select(parsed: argparse.Namespace) -> int:
     from spark_dbp.runner import prune_again
-    from spark_dbp.runs import open_run
 
-    _report(prune_again(open_run(parsed.run), parsed.out, parsed.settings))
+    settings = [item for item in parsed.settings if item.startswith("spark.")]
+    source, spark = _open_run(parsed.run, settings)
+    _report(prune_again(source, parsed.out, parsed.settings, spark))
     return 0
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    from spark_dbp.runs import open_run
-
-    run = open_run(parsed.run)
+    run, _ = _open_run(parsed.run, _only_spark("sweep", parsed.settings))
     print(f"{'eps':>8}{'similarity above':>18}{'removed':>14}{'share':>9}")
     for row in run.semantic_sweep():
         used = "  applied" if row["applied"] else ""
@@ -232,20 +237,22 @@ def _write_least_similarity(eps: float) -> str:
 def _verify(parsed: argparse.Namespace) -> int:
     from spark_dbp.engine.session import get_session
     from spark_dbp.explore.verify import verify
-    from spark_dbp.runs import open_run
     from spark_dbp.settings import apply_settings
 
-    given = apply_settings({}, parsed.settings)
-    if set(given) - {"spark"}:
-        raise ConfigError("verify takes no settings but spark.*", mend="leave the others out of --set")
-    for check in verify(open_run(parsed.run), get_session(given.get("spark"))):
+    settings = _only_spark("verify", parsed.settings)
+    run, spark = _open_run(parsed.run, settings)
+    for check in verify(run, spark or get_session(apply_settings({}, settings).get("spark"))):
         print(f"ok  {check}")
     return 0
 
 
 def _clean(parsed: argparse.Namespace) -> int:
+    from spark_dbp.engine.storage import reach_storage
     from spark_dbp.lake.cleaning import clean
 
+    spark = _find_session(parsed.run, _only_spark("clean", parsed.settings))
+    if spark is not None:
+        reach_storage(spark, parsed.run, "run", writes=True)
     found = clean(parsed.run, dry_run=parsed.dry_run)
     for path, size in found:
         print(f"{size:>16,}  {path}")
@@ -261,11 +268,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     from spark_dbp.settings import apply_settings
 
     if parsed.conf is None:
-        given = apply_settings({}, parsed.settings)
-        if set(given) - {"spark"}:
-            raise ConfigError(
-                "doctor without CONF takes no settings but spark.*", mend="name a configuration file"
-            )
+        given = apply_settings({}, _only_spark("doctor without CONF", parsed.settings))
         spark, wishes = given.get("spark"), Wishes(output=parsed.output)
     else:
         config = RunConfig.from_yaml(parsed.conf, parsed.settings)
@@ -283,6 +286,29 @@ def _doctor(parsed: argparse.Namespace) -> int:
     text = json.dumps(to_document(findings), indent=1) if parsed.json else format_findings(findings)
     print(redact(text))
     return 0 if can_run(findings) else 3
+
+
+def _only_spark(command: str, settings: list[str]) -> list[str]:
+    if not all(item.startswith("spark.") for item in settings):
+        raise ConfigError(f"{command} takes no settings but spark.*", mend="leave the others out of --set")
+    return settings
+
+
+def _open_run(path: str, settings: list[str]) -> tuple[Run, SparkSession | None]:
+    """A finished run, and the session through which its store may be reached; None for a local one."""
+    from spark_dbp.runs import open_run
+
+    spark = _find_session(path, settings)
+    return open_run(path, spark), spark
+
+
+def _find_session(path: str, settings: list[str]) -> SparkSession | None:
+    """The session, with these settings, for a run directory that is not local."""
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.lake import files
+    from spark_dbp.settings import apply_settings
+
+    return None if files.is_local(path) else get_session(apply_settings({}, settings).get("spark"))
 
 
 def _report(run: Run) -> None:

@@ -91,11 +91,11 @@ class InputConfig(_Section):
         if self.path is not None and (not self.path or not all(self.paths)):
             raise ValueError("input.path is empty")
         for path in self.paths:
-            _check_path("input.path", path, by_spark=True)
+            _check_path("input.path", path)
         if self.table is not None:
             split_name(self.table)
         if self.centroids is not None:
-            _check_path("input.centroids", self.centroids, by_spark=not self.centroids.endswith(".npy"))
+            _check_path("input.centroids", self.centroids)
         for name in ("distance_to_centroid", "centroids"):
             if getattr(self, name) is not None and self.cluster_id is None:
                 raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
@@ -128,7 +128,7 @@ class OutputConfig(_Section):
         return self
 
 
-def _check_path(key: str, path: str, *, by_spark: bool = False) -> None:
+def _check_path(key: str, path: str) -> None:
     if "\0" in path:
         raise ValueError(f"{key} {path!r} holds a NUL character")
     if redact(path) != path:
@@ -136,7 +136,7 @@ def _check_path(key: str, path: str, *, by_spark: bool = False) -> None:
             f"{key} {path!r} holds credentials: paths are written down, and Spark takes none from there; "
             "give them in the spark section (spark.hadoop.fs.s3a.access.key ...) or in the environment"
         )
-    better = paths.find_better_form(path, by_spark=by_spark)
+    better = paths.find_better_form(path)
     if better is not None:
         raise ValueError(f"{key} {path!r}: write {better}")
 

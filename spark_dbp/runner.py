@@ -18,6 +18,7 @@ from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine
 from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError
 from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
@@ -60,6 +61,11 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         With a message that names what is wrong and what mends it. Nothing is committed then.
     """
     spark = spark or get_session(config.spark)
+    for path in filter(None, [*config.input.paths, config.input.centroids]):
+        reach_storage(
+            spark, path, "input.path" if path in config.input.paths else "input.centroids", is_needed=False
+        )
+    reach_storage(spark, config.output.path, "output.path", writes=True)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         with describe_jobs(spark, "spark-dbp: choosing the engine"):
             engine = choose_engine(spark, directory.path, config.engine)
@@ -170,6 +176,8 @@ def prune_again(
     # Tables of the base run are not replaced unless they are named again.
     config = before.with_settings(["output.table=null", *settings, f"output.path={out}"])
     spark = spark or get_session(config.spark)
+    source.reach_storage(spark)
+    reach_storage(spark, out, "--out", writes=True)
     steps = plan_steps(config)
     # Steps before the first one with other settings are shared; quotas and what follows never are.
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))

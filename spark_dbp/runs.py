@@ -1,7 +1,7 @@
 """Read a finished run.
 
-Imports `config`, `lake`, `kernels.vectors` and `secrets`; `loaders.keep_trie` inside a function. Only methods
-that return DataFrames need pandas or pyspark.
+Imports `config`, `lake`, `kernels.vectors` and `secrets`; `loaders.keep_trie` and `engine.storage` inside
+functions. Only methods that return DataFrames need pandas or pyspark.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp._version import __version__
 from spark_dbp.config import RunConfig
-from spark_dbp.errors import InputError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files, paths
+from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.published import read_published
 from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
 from spark_dbp.secrets import HIDDEN
@@ -63,6 +64,21 @@ class Run:
         values["spark"] = {name: value for name, value in values["spark"].items() if value != HIDDEN}
         values["prune"] = {name: value for name, value in values["prune"].items() if value is not None}
         return RunConfig.from_dict(values, source=f"{self.path}/{RUN_JSON}")
+
+    def reach_storage(self, spark: SparkSession) -> None:
+        """See that this process reaches the tables of the run, through `spark` where it cannot by itself.
+
+        Raises
+        ------
+        ConfigError
+            When it does not reach them.
+        """
+        from spark_dbp.engine.storage import reach_storage
+
+        tables = [self.table_path(table) for table in self.document["tables"]]
+        remote = [path for path in (*tables, self.path) if not files.is_local(path)]
+        for path in {split_root(path)[0]: path for path in remote}.values():  # one for each store
+            reach_storage(spark, path, "run")
 
     def table_path(self, table: str) -> str:
         """Path of a table.
@@ -217,13 +233,15 @@ def _give_hint(summary: dict[str, Any]) -> str:
     return f"{what}; {mend}" if mend else what
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
+def open_run(path: str | os.PathLike[str], spark: SparkSession | None = None) -> Run:
     """Open a finished run.
 
     Parameters
     ----------
     path : str or path
         The run directory; local or a URI.
+    spark : SparkSession, optional
+        For a store that this process cannot open by itself: the files are read through this session.
 
     Returns
     -------
@@ -233,6 +251,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     ------
     InputError
         When there is no finished run.
+    ConfigError
+        When the store is not reached.
 
     Examples
     --------
@@ -244,7 +264,11 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """
     base = files.normalize(path)
     file = files.join(base, RUN_JSON)
-    if not files.exists(file):
+    if spark is not None:
+        from spark_dbp.engine.storage import reach_storage
+
+        reach_storage(spark, base, "run")
+    if not _exists(file):
         raise InputError(
             f"no finished run at {base}: there is no {RUN_JSON}",
             mend="give the directory that output.path named; a run that was cut off has no run.json yet",
@@ -265,3 +289,13 @@ def open_run(path: str | os.PathLike[str]) -> Run:
             mend=f"open it with spark-dbp {document.get('spark_dbp')} or a later one",
         )
     return Run(base, document)
+
+
+def _exists(file: str) -> bool:
+    try:
+        return files.exists(file)
+    except SparkDbpError as error:
+        raise ConfigError(
+            f"run {file}: this process does not reach it: {error.what}",
+            mend="give it rights there, or pass a Spark session that has them: open_run(path, spark)",
+        ) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,8 +20,36 @@ sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).parent.parent
 
 
+# A store that only Spark opens: Hadoop's view of a directory of this machine.
+VIEW = "viewfs://tests/lake"
+
+
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory) -> Iterator[object]:
+def viewed(tmp_path_factory) -> Path:
+    """The directory that VIEW shows, in the session `spark`."""
+    return tmp_path_factory.mktemp("viewed")
+
+
+def view_settings(folder: Path) -> dict[str, str]:
+    """Settings of a session that show `folder` as VIEW."""
+    return {"spark.hadoop.fs.viewfs.mounttable.tests.link./lake": folder.as_uri()}
+
+
+@pytest.fixture(scope="session")
+def whole_files_only(tmp_path_factory) -> dict[str, str]:
+    """Environment of a process in which a directory, WHOLE_FILES_ONLY, renames, links and appends nothing."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler and LD_PRELOAD, for a directory that renames nothing")
+    folder = tmp_path_factory.mktemp("shim")
+    source, library = Path(__file__).parent / "whole_files_only.c", folder / "whole_files_only.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    (folder / "volume").mkdir()
+    return {"LD_PRELOAD": str(library), "WHOLE_FILES_ONLY": str(folder / "volume")}
+
+
+@pytest.fixture(scope="session")
+def spark(viewed, tmp_path_factory) -> Iterator[object]:
     """A classic local session; few tasks and a JVM that is quick to start with, since the data is small."""
     from spark_dbp.engine import session as sessions
 
@@ -28,6 +58,7 @@ def spark(tmp_path_factory) -> Iterator[object]:
         "spark.sql.shuffle.partitions": "4",
         "spark.driver.memory": "1g",
         "spark.driver.extraJavaOptions": f"{options} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        **view_settings(viewed),
     }
     conf |= iceberg_catalog(tmp_path_factory.mktemp("iceberg"))
     if "PYTEST_XDIST_WORKER" in os.environ:  # another one runs beside it

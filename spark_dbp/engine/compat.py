@@ -6,17 +6,24 @@ Imports `columns`; pyspark and pyarrow inside functions.
 from __future__ import annotations
 
 import gc
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from spark_dbp.columns import quote_name
 from spark_dbp.engine.spark_errors import is_from_spark
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
     from pyspark.sql.types import StructType
+
+# Largest array that travels with a plan.
+_CLOSURE_BYTES = 4 << 20
 
 BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
 
@@ -160,6 +167,32 @@ def collect_rows(frame: DataFrame) -> list[tuple[Any, ...]]:
         )
         for row in frame.select(*columns).collect()
     ]
+
+
+def share_array(spark: SparkSession, array: npt.NDArray[Any]) -> Callable[[], npt.NDArray[Any]]:
+    """A function for workers that returns `array`. It may be part of what a worker is told to do.
+
+    A classic session takes an array of any size there. A Connect client sends it to the server in a message
+    of at most 128 MiB, with every plan that it is part of. So a large array travels as a file of the session,
+    once.
+    """
+    if array.nbytes <= _CLOSURE_BYTES or not type(spark).__module__.startswith("pyspark.sql.connect"):
+        return lambda: array
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"spark-dbp-{uuid4().hex}.npy"
+        path = os.path.join(folder, name)  # noqa: PTH118  (Spark takes a text)
+        np.save(path, array, allow_pickle=False)
+        spark.addArtifacts(path, file=True)
+
+    def read() -> npt.NDArray[Any]:
+        import numpy as np
+        from pyspark import SparkFiles
+
+        return np.load(SparkFiles.get(name), allow_pickle=False)
+
+    return read
 
 
 def count_shuffle_partitions(spark: SparkSession) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, N_ITEMS, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, map_batches
-from spark_dbp.engine.compat import collect_arrow, map_in_arrow
+from spark_dbp.engine.arrow import CommittedTable, map_batches, to_frame
+from spark_dbp.engine.compat import collect_arrow, map_in_arrow, share_array
 from spark_dbp.kernels.geometry import GRID, NearestCentroid, sum_runs
 from spark_dbp.kernels.histogram import to_whole_distances
 
@@ -75,11 +75,12 @@ def sum_vectors(
     -----
     A worker holds about `_PARTIAL_BYTES` of sums, the driver O(k * dim).
     """
+    read_centroids = None if centroids is None else share_array(to_frame(samples).sparkSession, centroids)
 
     def partial(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from spark_dbp.kernels.vectors import to_matrix
 
-        nearest = None if centroids is None else NearestCentroid(centroids)
+        nearest = None if read_centroids is None else NearestCentroid(read_centroids())
         collected = _Partial()
         for batch in batches:
             vectors = to_matrix(batch.column(0))

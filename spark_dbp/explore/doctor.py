@@ -18,6 +18,7 @@ from spark_dbp.engine.compat import open_reader
 from spark_dbp.engine.probe import choose_engine, find_problem_of_spark, find_problem_of_workers
 from spark_dbp.engine.session import describe_jobs, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.explore.diagnosis import (
     BOTH,
@@ -35,7 +36,6 @@ from spark_dbp.explore.workers import ask_workers, finish_within, look_around
 from spark_dbp.io.footers import read_parquet
 from spark_dbp.io.input_files import name_literally
 from spark_dbp.lake import files
-from spark_dbp.lake.store import delete_if_empty
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -172,6 +172,7 @@ def _check_output(spark: SparkSession, output: str, engine: str) -> Iterator[Fin
     with _leave_nothing(output) as path:
         folder = files.join(path, f".probe-{uuid4().hex[:8]}")
         try:
+            reach_storage(spark, path, "output.path", writes=True)
             files.write_bytes(files.join(folder, "driver"), b"")
             if files.list_names(folder) != ["driver"]:
                 raise OSError(f"what was written to {folder} is not listed")
@@ -229,7 +230,7 @@ def _leave_nothing(output: str) -> Iterator[str]:
         yield path
     finally:
         for folder in made:
-            delete_if_empty(folder)
+            files.delete_if_empty(folder)
 
 
 def _delete(folder: str) -> None:

@@ -86,6 +86,9 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
         Lists everything that is wrong: the table, file or key, what was found, and what was expected.
     """
     passed: list[str] = []
+    if not files.is_local(run.path):
+        spark = spark or get_session()
+        run.reach_storage(spark)
     # Files first: without them, the other checks would fail with a less clear message.
     _hold(run, passed, [("files of every table as they were written", lambda: _files(run))])
     spark = spark or get_session()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,19 @@ from spark_dbp.columns import CENTROID, CLUSTER_ID, PROBLEM, find_type
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.spark_errors import translate_errors
-from spark_dbp.errors import InputError
+from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.footers import read_parquet
 from spark_dbp.io.input_files import read_checked
 from spark_dbp.io.sources import take_snapshot
 from spark_dbp.kernels.geometry import normalize_rows
 from spark_dbp.kernels.vectors import group_by_dimension
 from spark_dbp.lake import files
-from spark_dbp.lake.paths import take_literally
+from spark_dbp.lake.paths import take_literally, to_spark_source
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger("spark_dbp")
 
 IntVector = npt.NDArray[np.int32]
 Matrix = npt.NDArray[np.float32]
@@ -54,7 +57,7 @@ class GivenCentroids:
     def take_snapshot(self) -> Any:
         """A value that changes when the content does. It can be written as JSON."""
         if self.path.endswith(".npy"):
-            return hashlib.sha256(_read_npy_bytes(self.path)).hexdigest()
+            return hashlib.sha256(_read_npy_bytes(self.spark, self.path)).hexdigest()
         return asdict(take_snapshot(_read_parquet(self.spark, self.path)))
 
     def read(self) -> tuple[IntVector, Matrix]:
@@ -71,7 +74,7 @@ class GivenCentroids:
             When the file is missing or malformed, or a centroid is not finite, is zero, or comes twice.
         """
         path = self.path
-        ids, matrix = _read_npy(path) if path.endswith(".npy") else _read_rows(self.spark, path)
+        ids, matrix = (_read_npy if path.endswith(".npy") else _read_rows)(self.spark, path)
         if len(ids) == 0:
             raise InputError(f"input.centroids {path} has no rows", mend="give one centroid a cluster")
         order = np.argsort(ids, kind="stable")
@@ -97,18 +100,23 @@ def _refused(path: str, what: str) -> InputError:
     )
 
 
-def _read_npy_bytes(path: str) -> bytes:
+def _read_npy_bytes(spark: SparkSession, path: str) -> bytes:
     try:
         return files.read_bytes(files.normalize(path))
+    except SparkDbpError as error:  # a store that this process does not reach; Spark may
+        log.debug("input.centroids: %s", error)
+        with translate_errors(f"input.centroids {path}", opening=True):
+            rows = spark.read.format("binaryFile").load(to_spark_source(path)).select("content").collect()
+        return b"".join(bytes(row.content) for row in rows)
     except OSError as error:
         raise InputError(
             f"input.centroids {path} cannot be read: {error.strerror or error}", mend="check the path"
         ) from None
 
 
-def _read_npy(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
+def _read_npy(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     try:
-        matrix = np.load(io.BytesIO(_read_npy_bytes(path)), allow_pickle=False)
+        matrix = np.load(io.BytesIO(_read_npy_bytes(spark, path)), allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:  # a damaged header may ask for too much memory
         raise InputError(
             f"input.centroids {path} is no plain .npy matrix: {error}",

@@ -16,7 +16,6 @@ from spark_dbp.lake.store import (
     DERIVED,
     RUN_JSON,
     RunDirectory,
-    delete_if_empty,
     list_directory,
     open_run_directory,
 )
@@ -55,7 +54,7 @@ def clean(path: str, dry_run: bool = False) -> list[tuple[str, int]]:
         for name, _ in found if not dry_run else ():
             files.delete(name)
         for table in () if dry_run else files.list_names(directory.at("tables")):
-            delete_if_empty(directory.at(f"tables/{table}"))
+            files.delete_if_empty(directory.at(f"tables/{table}"))
     return found
 
 

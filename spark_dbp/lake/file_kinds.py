@@ -76,7 +76,7 @@ def recognize_file(uri: str) -> str | None:
     """What the file at `uri` is by its first bytes; None where that, or the file, cannot be read here."""
     for path in dict.fromkeys((uri, unquote(uri))):
         try:
-            return recognize_bytes(files.read_head(path, _HEAD))
+            return recognize_bytes(files.read_start(path, _HEAD))
         except (OSError, SparkDbpError):
             continue
     return None

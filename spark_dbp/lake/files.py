@@ -1,6 +1,7 @@
-"""Read and write files on a local disk or an object store. Imports `errors`; pyarrow inside functions.
+"""Read and write files, wherever they are. Imports `mounts`, `local_files`, `errors`; pyarrow in functions.
 
-Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``).
+Paths are plain local paths or URIs (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``). `mounts`
+says which file system serves a URI, `local_files` what a local directory may lack.
 """
 
 from __future__ import annotations
@@ -8,23 +9,23 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.errors import SparkDbpError
+from spark_dbp.lake import local_files, mounts
+from spark_dbp.lake.local_files import is_unsupported
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-# Schemes that only Spark's connectors know, and pyarrow's name for the same store.
-_ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
-# File systems, by pyarrow's names, that rename a file without copying it.
-_RENAMING = ("local", "hdfs")
+# File systems, by pyarrow's names, that rename a file without copying it, or copy it better than we could.
+_RENAMING = ("local", "hdfs", "py::hadoop")
 _COPIES_AT_ONCE = 16
-_MEND = "check the URI and this machine's credentials for that store"
+_CHUNK_BYTES = 8 << 20
 
 
 def is_local(path: str) -> bool:
@@ -98,32 +99,25 @@ def resolve(base: str, reference: str) -> str:
     return reference if _URI.match(reference) or reference.startswith("/") else join(base, reference)
 
 
+def is_store_mount(path: str) -> bool:
+    """Whether a path is a local one below a mount of a store.
+
+    Examples
+    --------
+    >>> is_store_mount("/Volumes/main/lake/runs/run"), is_store_mount("/data/run")
+    (True, False)
+    """
+    return is_local(path) and local_files.is_store_mount(normalize(path))
+
+
 def _open_filesystem(path: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     if is_local(path):
         return fs.LocalFileSystem(), normalize(path)
-    scheme, _, rest = path.partition("://")
-    authority, _, key = rest.partition("/")
-    # Only the root goes through pyarrow's URI parser. In the rest it would decode %20, refuse spaces and cut
-    # off what follows a #, while Spark takes all characters as they are.
-    filesystem, root = _filesystem_of(f"{_ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
-    return filesystem, posixpath.join(root, key) if key else root
-
-
-@lru_cache
-def _filesystem_of(root: str, pid: int) -> tuple[Any, str]:
-    """The client of a store, kept for further requests. A forked process must not share it, hence `pid`."""
-    from pyarrow import fs
-
-    try:
-        return fs.FileSystem.from_uri(root)
-    except ValueError as error:
-        raise ConfigError(
-            f"cannot open {root!r}: {error}", mend="give a path, or a URI of a known store"
-        ) from None
-    except Exception as error:
-        raise SparkDbpError(f"cannot open {root!r}: {error}", mend=_MEND) from error
+    root, key = mounts.split_root(path)
+    filesystem, inner = mounts.open_root(root)
+    return filesystem, posixpath.join(inner, key) if key else inner
 
 
 @contextmanager
@@ -131,13 +125,14 @@ def _reached(path: str) -> Iterator[tuple[Any, str]]:
     """The file system of `path`, and the path in it. Errors of a store become a `SparkDbpError`."""
     try:
         yield _open_filesystem(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
-    except OSError as error:
-        if is_local(path):
+    except Exception as error:
+        # pyarrow's Azure client raises the base class of Arrow's errors. Others speak of a file's content.
+        if is_local(path) or not (isinstance(error, OSError) or type(error).__name__ == "ArrowException"):
             raise
-        _filesystem_of.cache_clear()  # the user may correct the settings before the next try
-        raise SparkDbpError(str(error), mend=_MEND) from error
+        mounts.forget_clients()
+        raise SparkDbpError(str(error), mend=mounts.MEND) from error
 
 
 def exists(path: str) -> bool:
@@ -189,7 +184,7 @@ def list_tree(path: str) -> dict[str, int]:
 
 
 def read_start(path: str, n_bytes: int) -> bytes:
-    """The first bytes of a file."""
+    """The first `n_bytes` bytes of a file, or all where it is shorter."""
     with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as stream:
         return bytes(stream.read(n_bytes))
 
@@ -212,30 +207,71 @@ def read_bytes(path: str) -> bytes:
         return bytes(stream.read())
 
 
-def read_head(path: str, length: int) -> bytes:
-    """The first `length` bytes of a file, or all where it is shorter."""
-    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as file:
-        return bytes(file.read(length))
-
-
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing. Directories are made as needed.
 
-    An object store shows an object only when its upload has ended. A local file is written under another
-    name and then renamed.
+    An object store shows an object only when its upload has ended. Elsewhere a file is written under another
+    name and then renamed. Where a local mount renames nothing, the file itself is written from beginning to
+    end, and a reader may see a part of it for a moment.
     """
     if is_local(path):
-        target = Path(normalize(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
+        local_files.write_file(Path(normalize(path)), content)
         return
-    with _reached(path) as (filesystem, inner), filesystem.open_output_stream(inner) as stream:
+    with _reached(path) as (filesystem, inner):
+        if filesystem.type_name == "hdfs":
+            _write_and_move(filesystem, inner, content)
+        else:
+            _write_stream(filesystem, inner, content)
+
+
+def _write_stream(filesystem: Any, inner: str, content: bytes) -> None:
+    with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
+
+
+def _write_and_move(filesystem: Any, inner: str, content: bytes) -> None:
+    """For pyarrow's HDFS, which shows a file before its end, and does not rename over another."""
+    folder, _, name = inner.rpartition("/")
+    draft = f"{folder}/.{name}.{uuid4().hex[:8]}"
+    _write_stream(filesystem, draft, content)
+    try:
+        filesystem.move(draft, inner)
+    except OSError:
+        filesystem.delete_file(inner)
+        filesystem.move(draft, inner)
+
+
+def create_file(path: str, content: bytes) -> tuple[bool, bool]:
+    """Write a file where there is none yet. Directories are made as needed.
+
+    Parameters
+    ----------
+    path : str
+    content : bytes
+
+    Returns
+    -------
+    is_created : bool
+        False where there is a file already; it is left as it is.
+    is_certain : bool
+        Whether of several processes that try at once only one creates it. Where that is False, look a moment
+        later whose content is there.
+    """
+    if not is_local(path):
+        with _reached(path) as (filesystem, inner):
+            create_new = getattr(getattr(filesystem, "handler", None), "create_new", None)
+            if create_new is not None:
+                return create_new(inner, content), False
+    elif not is_store_mount(path):
+        try:
+            return local_files.create_file(Path(normalize(path)), content), True
+        except OSError as error:
+            if not is_unsupported(error):
+                raise
+    if exists(path):
+        return False, False
+    write_bytes(path, content)
+    return True, False
 
 
 def touch(path: str) -> None:
@@ -261,15 +297,49 @@ def delete(path: str) -> None:
 def publish(draft: str, names: list[str], to: str) -> None:
     """Move the files `names` from the directory `draft` to `to` in the same store, and delete `draft`.
 
-    An object store can only copy a file, with a request for each. Many requests are under way at once,
-    because each takes a while.
+    An object store, and some mounts, can only copy a file, with a request for each. Many requests are under
+    way at once, because each takes a while.
     """
     with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
         target = _open_filesystem(to)[1]
-        give = filesystem.move if filesystem.type_name in _RENAMING else filesystem.copy_file
-        moved = threads.map(lambda name: give(f"{source}/{name}", f"{target}/{name}"), names)
-        list(moved)  # waits for all, and raises the first error
+        renames = filesystem.type_name in _RENAMING and not is_store_mount(draft)
+
+        def give(name: str) -> None:
+            places = f"{source}/{name}", f"{target}/{name}"
+            if renames:
+                try:
+                    filesystem.move(*places)
+                    return
+                except OSError as error:
+                    if not is_local(draft) or not is_unsupported(error):
+                        raise
+            filesystem.copy_file(*places)
+
+        list(threads.map(give, names))  # waits for all, and raises the first error
     delete(draft)
+
+
+def copy_to_local(path: str, target: str) -> None:
+    """Copy a file of any store to a local path, a part at a time."""
+    with _reached(path) as (filesystem, inner):
+        fetch = getattr(getattr(filesystem, "handler", None), "copy_to_local", None)
+        if fetch is not None:
+            fetch(inner, target)
+            return
+        with filesystem.open_input_stream(inner) as source, Path(target).open("wb") as sink:
+            shutil.copyfileobj(source, sink, _CHUNK_BYTES)
+
+
+def delete_if_empty(path: str) -> None:
+    """Delete an empty directory. Most object stores have none."""
+    if is_local(path):
+        with suppress(OSError):  # it is not empty, or does not exist
+            Path(path).rmdir()
+    elif mounts.is_mounted(path):
+        with _reached(path) as (filesystem, inner):
+            delete_empty = getattr(filesystem.handler, "delete_if_empty", None)
+            if delete_empty is not None:
+                delete_empty(inner)
 
 
 def read_parquet(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Lock a run directory, so that one run at a time works in it. Imports `files` and `errors`; never pyspark.
+"""Lock a run directory, so that one run at a time works in it. Imports `files`, `local_files`, `errors`.
 
 ``lock.json`` names its owner, a process, which rewrites the file every few seconds. If the process ran on
 this machine, the lock is dead when the process has ended. If it cannot be looked up, the lock is dead when it
@@ -27,6 +27,7 @@ from uuid import uuid4
 
 from spark_dbp.errors import ConfigError, ConflictError, SparkDbpError
 from spark_dbp.lake import files
+from spark_dbp.lake.local_files import is_unsupported
 
 log = logging.getLogger("spark_dbp")
 
@@ -34,7 +35,7 @@ LOCK = "lock.json"
 _TAKEOVER = ".lock.takeover"
 
 # All in seconds. RENEWED: between two renewals. WATCHED: how long a lock is watched before it counts as dead.
-# SETTLED: how long to wait before reading back whose lock an object store holds, as it cannot create a file
+# SETTLED: how long to wait before reading back whose lock is there, where files are not created
 # exclusively. TAKEOVER_AGE: a takeover takes milliseconds, so a mark older than this was left by a dead run.
 RENEWED, WATCHED, SETTLED, TAKEOVER_AGE = 20.0, 70.0, 1.0, 60.0
 # RETRIED: between a renewal that failed and the next try. PATIENCE: how long a lock that cannot be read is
@@ -58,6 +59,8 @@ class Lock:
         }
         self._renewals = 0
         self._done = threading.Event()
+        # Where no file is replaced in one step, a renewal hides the lock for a moment. Our own checks wait.
+        self._renewing = threading.Lock()
         self._keeper = threading.Thread(target=self._keep, name="spark-dbp-lock", daemon=True)
 
     def content(self) -> bytes:
@@ -76,7 +79,8 @@ class Lock:
 
     def _find_loss(self) -> str | None:
         """How the lock was lost; None when it is still ours."""
-        holder = _read_holder(self.path)
+        with self._renewing:
+            holder = _read_holder(self.path)
         if holder is None:
             return "it was deleted"
         return None if holder["token"] == self._owner["token"] else _named(holder)
@@ -123,7 +127,8 @@ class Lock:
                 if not self.is_ours():
                     return  # `check` will raise the error
                 self._renewals += 1
-                files.write_bytes(self.path, self.content())
+                with self._renewing:
+                    files.write_bytes(self.path, self.content())
             except (OSError, SparkDbpError) as error:
                 # Until WATCHED is over, nobody takes the lock for dead. After that it is ours as long as it
                 # names us, so trying on is right then too.
@@ -186,29 +191,17 @@ def _named(holder: dict[str, Any]) -> str:
 
 
 def _create_exclusively(path: str, content: bytes) -> bool:
-    if not files.is_local(path):
-        if files.exists(path):
-            return False
-        files.write_bytes(path, content)
-        time.sleep(SETTLED)  # if two runs wrote at once, only the last one's lock is there by now
-        return _parsed(_try_patiently(lambda: _read(path))).get("token") == json.loads(content)["token"]
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("xb") as stream:
-            try:
-                stream.write(content)
-                stream.flush()
-            except OSError:
-                Path(path).unlink(missing_ok=True)  # half a lock would be watched by the next run
-                raise
-        return True
-    except FileExistsError:
-        return False
+        is_created, is_certain = files.create_file(path, content)
     except OSError as error:
         raise ConfigError(
             f"output.path: cannot write to {Path(path).parent}: {error.strerror}",
             mend="name a directory that can be written",
         ) from None
+    if is_certain or not is_created:
+        return is_created
+    time.sleep(SETTLED)  # if two runs wrote at once, only the last one's lock is there by now
+    return _parsed(_try_patiently(lambda: _read(path))).get("token") == json.loads(content)["token"]
 
 
 def _is_of_this_machine(holder: dict[str, Any]) -> bool:
@@ -253,13 +246,16 @@ def _is_dead(path: str, content: bytes) -> bool:
 
 def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
     """Replace the lock with the content `dead` by ours. False when another run was faster."""
-    if not files.is_local(base):
-        files.delete(lock.path)
-        return _create_exclusively(lock.path, lock.content())
+    if not files.is_local(base) or files.is_store_mount(base):
+        return _replace_dead(lock, dead)
     mark = Path(base) / _TAKEOVER
     try:
         mark.open("xb").close()
-    except FileExistsError:
+    except OSError as error:
+        if is_unsupported(error):
+            return _replace_dead(lock, dead)
+        if not isinstance(error, FileExistsError):
+            raise
         try:
             if time.time() - mark.stat().st_mtime > TAKEOVER_AGE:
                 mark.unlink(missing_ok=True)
@@ -274,6 +270,14 @@ def _take_over(lock: Lock, base: str, dead: bytes) -> bool:
         return True
     finally:
         mark.unlink(missing_ok=True)
+
+
+def _replace_dead(lock: Lock, dead: bytes) -> bool:
+    """Take over a dead lock where no file is created exclusively: the last run that writes has it."""
+    if _try_patiently(lambda: _read(lock.path)) != dead:
+        return False
+    files.delete(lock.path)
+    return _create_exclusively(lock.path, lock.content())
 
 
 def _try_patiently(action: Callable[[], Result]) -> Result:

@@ -38,21 +38,15 @@ def expand_home(path: str) -> str:
     return expanded
 
 
-def find_better_form(path: str, *, by_spark: bool) -> str | None:
+def find_better_form(path: str) -> str | None:
     """How to write a path whose form Spark or this program takes for another one; None where it is right.
-
-    Parameters
-    ----------
-    path : str
-    by_spark : bool
-        Whether only Spark opens it, which knows more stores.
 
     Examples
     --------
-    >>> find_better_form("s3:/bucket/x", by_spark=True), find_better_form("file://data/x", by_spark=True)
+    >>> find_better_form("s3:/bucket/x"), find_better_form("file://data/x")
     ('s3://bucket/x', 'file:///data/x')
-    >>> find_better_form("dbfs:/x", by_spark=False), find_better_form("dbfs:/x", by_spark=True)
-    ('/dbfs/x or /Volumes/CATALOG/SCHEMA/VOLUME/x', None)
+    >>> find_better_form("dbfs:/x") is None
+    True
     """
     found = _PARTS.fullmatch(path)
     if not found:
@@ -65,8 +59,6 @@ def find_better_form(path: str, *, by_spark: bool) -> str | None:
         right = f"{lower}://{rest}"
     elif lower == "file":
         right = path if scheme == lower and len(slashes) not in (0, 2) else f"file:///{rest}"
-    elif lower == "dbfs" and not by_spark:
-        return f"/dbfs/{rest} or /Volumes/CATALOG/SCHEMA/VOLUME/{rest}"
     else:
         right = f"{lower}:{slashes or '///'}{rest}"
     return None if right == path else right

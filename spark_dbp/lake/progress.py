@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("spark_dbp")
 
 # Seconds between two lines on a terminal, and in a log; between two notes of a worker on a disk, and in an
-# object store, where each note is a request that costs money.
+# object store, where each note, and each look at them, is a request that costs money.
 _RENEWED, _LOGGED, _NOTED, _NOTED_IN_STORE = 0.5, 30.0, 2.0, 30.0
 CLEAR_LINE = "\r\x1b[K"
 
@@ -109,10 +109,13 @@ def show_progress(title: str, directory: str, n_rows: int) -> Iterator[None]:
 
 def _watch(title: str, directory: str, n_rows: int, done: threading.Event) -> None:
     on_terminal = sys.stderr.isatty()
-    started = time.monotonic()
+    started, n_done = time.monotonic(), None
+    pause, looked = 0.0 if files.is_local(directory) else _NOTED_IN_STORE / 2, started
     while not done.wait(_RENEWED if on_terminal else _LOGGED):
         try:
-            n_done = count_reported_rows(directory)
+            if time.monotonic() - looked >= pause:
+                looked = time.monotonic()
+                n_done = count_reported_rows(directory)
         except (OSError, SparkDbpError):  # a note was deleted in between, or the store does not answer
             continue
         text = describe(title, n_done, n_rows, time.monotonic() - started)

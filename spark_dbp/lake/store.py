@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -340,7 +339,7 @@ class StepWriter:
     def discard(self, table: str) -> None:
         """Delete the directory of a table that was only needed in between."""
         files.delete(self._directory.at(self.step.tables.pop(table)))
-        delete_if_empty(self._directory.at(f"tables/{table}"))
+        files.delete_if_empty(self._directory.at(f"tables/{table}"))
 
     def report(
         self,
@@ -373,7 +372,7 @@ class StepWriter:
         for path in map(self._directory.at, self.step.tables.values()):
             try:
                 files.delete(path)
-                delete_if_empty(files.join(path, ".."))
+                files.delete_if_empty(files.join(path, ".."))
             except Exception as error:
                 log.warning("the failed attempt leaves %s behind: %s", path, error)
 
@@ -402,9 +401,9 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
                 yield RunDirectory(base, lock)
             finally:
                 for name in ("tables", "stages", DERIVED):
-                    delete_if_empty(files.join(base, name))
+                    files.delete_if_empty(files.join(base, name))
     finally:
-        delete_if_empty(base)
+        files.delete_if_empty(base)
 
 
 def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -> str:
@@ -435,15 +434,6 @@ def list_directory(base: str) -> list[str]:
         return files.list_names(base)
     except NotADirectoryError:
         raise ConfigError(f"output.path {base} is a file", mend="name a directory") from None
-
-
-def delete_if_empty(path: str) -> None:
-    """Delete an empty directory on a local disk. Object stores have none."""
-    if files.is_local(path):
-        try:
-            Path(path).rmdir()
-        except OSError:
-            return  # it is not empty, or does not exist
 
 
 def _to_json(document: Any) -> bytes:

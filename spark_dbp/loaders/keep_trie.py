@@ -1,4 +1,4 @@
-"""Read the tries of the kept keys. Imports numpy, `files`, `key_text`; marisa_trie in a function; no pyspark.
+"""Read the tries of the kept keys. Imports numpy, `files`, `mounts`, `key_text`; marisa_trie in functions.
 
 A key lies in shard ``crc32(its text) % n_shards``, so a look-up opens one shard only. Local shards are
 memory-mapped: they take memory of the page cache, not of the process.
@@ -6,7 +6,12 @@ memory-mapped: they take memory of the page cache, not of the process.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import posixpath
+import shutil
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
@@ -14,8 +19,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.errors import InputError
-from spark_dbp.lake import files
+from spark_dbp.errors import InputError, SparkDbpError
+from spark_dbp.lake import files, mounts
 from spark_dbp.loaders.key_text import VERSION_1, open_key_text
 
 MANIFEST = "manifest.json"
@@ -99,12 +104,18 @@ class KeepTrie:
             When there is no trie at `path`, or another program or version wrote it.
         """
         base = files.normalize(path)
-        if files.exists(files.join(base, "run.json")):
-            run = json.loads(files.read_bytes(files.join(base, "run.json")))
-            base = files.resolve(base, run["tables"]["keep_trie"])
         try:
+            if files.exists(files.join(base, "run.json")):
+                run = json.loads(files.read_bytes(files.join(base, "run.json")))
+                base = files.resolve(base, run["tables"]["keep_trie"])
             manifest = json.loads(files.read_bytes(files.join(base, MANIFEST)))
-        except (OSError, ValueError) as error:
+        except SparkDbpError as error:
+            raise InputError(
+                f"no keep trie at {path}: this process does not reach it: {error.what}",
+                mend="copy its directory to a disk or a store that this process reaches; or, with a Spark "
+                "session that reads it, take spark_dbp.open_run(path, spark).keep_trie()",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"no keep trie at {path}: {error}",
                 mend="give the directory of a finished run, or its keep_trie directory",
@@ -115,7 +126,7 @@ class KeepTrie:
                 f"not {FORMAT!r} version {FORMAT_VERSION}",
                 mend="read it with the version of spark-dbp that wrote it",
             )
-        return cls(base, manifest)
+        return cls(_copy_where_mounted(base, manifest), manifest)
 
     def __len__(self) -> int:
         return int(self._manifest["n_keys"])
@@ -180,9 +191,14 @@ class KeepTrie:
         path = files.join(self.path, shard["file"])
         trie = marisa_trie.BinaryTrie()
         try:
-            if files.is_local(path):
+            if not files.is_local(path):
+                return trie.frombytes(files.read_bytes(path))
+            if files.is_store_mount(path):
+                return _map_copy(path)
+            try:
                 return trie.mmap(path)
-            return trie.frombytes(files.read_bytes(path))
+            except (OSError, RuntimeError):  # a mount that maps no files
+                return _map_copy(path)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"cannot read the trie shard {path}: {error}",
@@ -195,3 +211,32 @@ class KeepTrie:
 
     def __repr__(self) -> str:
         return f"KeepTrie({self.path!r}, {len(self):,} keys, {self.n_shards} shards)"
+
+
+def _map_copy(path: str) -> Any:
+    """Map a copy of a shard on a local disk. The copy has no name, so it goes with the process."""
+    import marisa_trie
+
+    with tempfile.TemporaryDirectory(prefix="spark-dbp-trie-") as folder:
+        copy = f"{folder}/{posixpath.basename(path)}"
+        files.copy_to_local(path, copy)
+        return marisa_trie.BinaryTrie().mmap(copy)
+
+
+def _copy_where_mounted(base: str, manifest: dict[str, Any]) -> str:
+    """Where the shards lie: for a store that only the Spark session of this process reaches, in a copy.
+
+    So other processes of this machine can read them too. The copy is deleted at the end of this one.
+    """
+    if files.is_local(base) or not mounts.is_mounted(base):
+        return base
+    folder = tempfile.mkdtemp(prefix="spark-dbp-trie-")
+    atexit.register(_delete_copy, folder, os.getpid())
+    for shard in manifest["shards"]:
+        files.copy_to_local(files.join(base, shard["file"]), f"{folder}/{shard['file']}")
+    return folder
+
+
+def _delete_copy(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a forked process inherits the call, and must not carry it out
+        shutil.rmtree(folder, ignore_errors=True)

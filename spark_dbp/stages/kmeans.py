@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, plan_scan, to_frame
-from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.compat import collect_arrow, share_array
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
@@ -183,6 +183,52 @@ def check_n_clusters(n_clusters: int, n_rows: int, name: str = "cluster.n_cluste
         )
 
 
+def check_training_sample(
+    n_points: int, dim: int, memory: float, collected: float, section: str = "cluster"
+) -> None:
+    """Refuse a training sample that the driver cannot hold.
+
+    Collecting and sorting it takes three times its own bytes, 12 for each number.
+
+    Parameters
+    ----------
+    n_points, dim : int
+    memory : float
+        Bytes that this process may take.
+    collected : float
+        Bytes that Spark may send to it (``spark.driver.maxResultSize``).
+    section : str
+        Of the configuration, for messages.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> check_training_sample(128_000, 384, memory=2**32, collected=2**30)
+    >>> check_training_sample(12_800_000, 768, memory=2**34, collected=float("inf"))
+    Traceback (most recent call last):
+    ...
+    spark_dbp.errors.InputError: the training sample of 12,800,000 x 768 takes 110 GiB of the driver's 16
+      to mend it: lower cluster.max_points_per_centroid to 14 % of it, or give the driver more memory
+    """
+    n_bytes = 4 * n_points * dim
+    share = min(memory / (3 * n_bytes), collected / n_bytes)
+    if share >= 1:
+        return
+    lower = f"lower {section}.max_points_per_centroid to {math.floor(100 * share)} % of it"
+    if memory < 3 * n_bytes:
+        takes = f"takes {3 * n_bytes / 2**30:.3g} GiB of the driver's {memory / 2**30:.3g}"
+        more = "give the driver more memory"
+    else:
+        takes = (
+            f"is {n_bytes / 2**30:.3g} GiB, and Spark sends {collected / 2**30:.3g} GiB to the driver at most"
+        )
+        more = "raise spark.driver.maxResultSize"
+    raise InputError(f"the training sample of {n_points:,} x {dim} {takes}", mend=f"{lower}, or {more}")
+
+
 def _log_iteration(number: int, iteration: Iteration) -> None:
     log.info(
         "  iteration %d: mean distance %.6f, %s moved%s",
@@ -253,13 +299,14 @@ def assign(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float3
 
 def plan_assignment(samples: DataFrame | CommittedTable, centroids: npt.NDArray[np.float32]) -> MappedRows:
     """Like `assign`, but returns rows that workers can write themselves."""
+    read_centroids = share_array(to_frame(samples).sparkSession, centroids)
 
     def nearest_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         from spark_dbp.kernels.vectors import to_matrix
 
-        nearest = NearestCentroid(centroids)
+        nearest = NearestCentroid(read_centroids())
         for batch in batches:
             labels, distances = nearest.assign(to_matrix(batch.column(1)))
             yield pa.RecordBatch.from_arrays(
@@ -289,13 +336,14 @@ def assign_given(
     DataFrame
         ``key``, ``cluster_id`` INT, ``distance_to_centroid`` FLOAT.
     """
+    read_centroids = share_array(to_frame(samples).sparkSession, centroids)
 
     def distances_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         from spark_dbp.kernels.vectors import to_matrix
 
-        nearest = NearestCentroid(centroids)
+        nearest = NearestCentroid(read_centroids())
         for batch in batches:
             labels = np.searchsorted(cluster_ids, batch.column(2).to_numpy()).astype(np.int32)
             distances = nearest.distances(to_matrix(batch.column(1)), labels).astype(np.float32)

@@ -236,7 +236,9 @@ def test_a_task_that_fails_leaves_no_file_in_the_table(workers, base):
 def test_forked_loader_workers_read_the_trie(workers, base):
     """Data loaders fork after the parent has opened the trie."""
     frame = workers.createDataFrame([(str(i),) for i in range(100)], "key STRING")
-    build_keep_trie(frame, base, 100, shards=4)
+    # Workers read and write themselves here: Spark has no connector to this store.
+    names = MappedRows(frame, lambda batches: batches, frame.schema).write_parquet(f"{base}/keys")
+    build_keep_trie(CommittedTable(workers, f"{base}/keys", frame, names=tuple(names)), base, 100, shards=4)
     program = f"""
 from multiprocessing import get_context
 from spark_dbp import KeepTrie
@@ -250,9 +252,9 @@ with get_context("fork").Pool(3) as pool: print(pool.map(kept, range(3)))
     assert json.loads(done.stdout) == [100, 100, 100]
 
 
-@pytest.mark.s3a
-def test_a_whole_run_is_the_same_as_on_a_disk(spark, credentials, tmp_path):
-    settings = {
+def s3a_settings(credentials):
+    """What Spark needs to reach the server, its credentials among it, without the ``spark.`` before each name."""
+    return {
         "jars": os.environ["SPARK_DBP_S3A_JARS"],
         "driver.memory": "1g",
         "sql.shuffle.partitions": "4",
@@ -268,6 +270,11 @@ def test_a_whole_run_is_the_same_as_on_a_disk(spark, credentials, tmp_path):
         "hadoop.fs.s3a.connection.request.timeout": "0",
         "hadoop.fs.s3a.multipart.purge.age": "86400",
     }
+
+
+@pytest.mark.s3a
+def test_a_whole_run_is_the_same_as_on_a_disk(spark, credentials, tmp_path):
+    settings = s3a_settings(credentials)
     lines = [f"spark.{name} {value}\n" for name, value in settings.items()]
     (tmp_path / "spark-defaults.conf").write_text("".join(lines))
     source = write_table(tmp_path / "in", make_keys(2000), make_embeddings(2000, 16, 6), n_files=3)
@@ -292,3 +299,38 @@ def test_a_whole_run_is_the_same_as_on_a_disk(spark, credentials, tmp_path):
     assert {key for key in make_keys(2000) if key in first.keep_trie()} == kept
     start("verify", there)
     assert "Writing the trie: reused" in start("run", tmp_path / "conf.yaml").stderr
+
+
+@pytest.mark.s3a
+def test_keys_that_only_spark_has_are_enough(spark, credentials, tmp_path):
+    """Neither this process nor the workers find credentials, or even the server: `AWS_*` is not set."""
+    source = write_table(tmp_path / "in", make_keys(2000), make_embeddings(2000, 16, 6), n_files=3)
+    for file in source.iterdir():
+        files.write_bytes(f"s3://lake/keys/in/{file.name}", file.read_bytes())
+    there = "s3a://lake/keys/run #1 é"
+    settings = {f"spark.{name}": value for name, value in s3a_settings(credentials).items()}
+    values = config_of("s3a://lake/keys/in/", there, spark=settings)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(values))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+    def start(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "spark_dbp", *map(str, arguments)],
+            capture_output=True, text=True, timeout=600, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "testing" not in done.stdout + done.stderr  # the key
+        return done
+
+    given = [f"{name}={value}" for name, value in settings.items()]
+    first = start("run", tmp_path / "conf.yaml").stderr
+    assert "s3a://lake is reached by the Hadoop file system of the Spark session (pyarrow: " in first
+    made = open_run(there)  # this process has the credentials
+    local = run(RunConfig.from_dict(config_of(source, tmp_path / "out")), spark)
+    assert made.document["digests"] == local.document["digests"]
+    assert "testing" not in json.dumps(made.document)
+    assert "Writing the trie: reused" in start("run", tmp_path / "conf.yaml").stderr
+    start("verify", there, "--set", *given)
+    start("select", there, "--set", "prune.keep_ratio=0.2", *given, "--out", f"{there} 2")
+    assert open_run(f"{there} 2").document["rows"]["keep_list"] == 400
+    assert "nothing to delete" in start("clean", there, "--set", *given).stdout

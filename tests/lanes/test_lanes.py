@@ -234,6 +234,32 @@ def test_connect(spark, source, classic, answer, tmp_path):
     assert lane["refined"] == [float(x) for x in model.centroids_.sum(axis=0)]
 
 
+MANY = """
+import numpy as np, pyarrow as pa
+from spark_dbp import SphericalKMeans
+from spark_dbp.engine.compat import create_frame
+from spark_dbp.engine.session import start_local_session
+from spark_dbp.kernels.geometry import normalize_rows
+from spark_dbp.kernels.vectors import to_binary_rows
+from spark_dbp.stages.kmeans import assign
+
+spark = start_local_session({"spark.remote": "local[2]", "spark.driver.memory": "2g"})
+centroids, _ = normalize_rows(np.random.default_rng(0).standard_normal((50_000, 768), dtype=np.float32))
+chosen = np.arange(0, 50_000, 997)
+rows = create_frame(spark, pa.table({"key": pa.array(chosen), "vector": to_binary_rows(centroids[chosen])}))
+found = assign(rows, centroids).collect()
+print("RESULT", sorted(row.key for row in found) == sorted(row.cluster_id for row in found), len(found))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(IS_SPARK_35, reason="pyspark 3.5 cannot start a Connect server")
+def test_many_large_centroids_reach_the_workers_of_connect():
+    """146 MiB of them, more than a message holds."""
+    done = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, cwd=ROOT, timeout=400)
+    assert done.stdout.splitlines()[-1] == "RESULT True 51", done.stderr[-3000:]
+
+
 if IS_SPARK_35:
 
     def test_the_newest_spark(source, classic, answer, tmp_path):

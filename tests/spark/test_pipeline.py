@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, open_run, plan_steps, prune_again, run
+from spark_dbp import RunConfig, builds, open_run, plan_steps, prune_again, run
 from spark_dbp.engine import vector_sums as summing
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.vector_sums import sum_vectors
-from spark_dbp.errors import ConfigError
+from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
 from spark_dbp.kernels.lloyd import choose_first_centroids
@@ -428,3 +428,20 @@ def test_empty_clusters_take_no_part(spark, tmp_path):
     assert done.quotas().query("n_items == 0")["quota"].sum() == 0
     assert done.document["rows"]["keep_list"] == 18
     assert open_run(done.path).document["summary"]["empty_clusters"] == 2
+
+
+def test_a_training_sample_that_the_driver_cannot_hold_is_refused_before_it_is_collected(
+    spark, tmp_path, monkeypatch
+):
+    source = write_table(tmp_path / "in", make_keys(60), make_embeddings(60, 4, 3))
+    config = RunConfig.from_dict(config_of(source, tmp_path / "run", cluster={"n_clusters": 3}))
+    monkeypatch.setattr(builds, "read_memory_limit", lambda: 1500)
+    with pytest.raises(InputError, match=r"training sample of 60 x 4 takes") as caught:
+        run(config, spark)
+    assert "lower cluster.max_points_per_centroid to 52 % of it" in caught.value.mend
+    monkeypatch.setattr(builds, "read_memory_limit", lambda: 10**9)
+    monkeypatch.setattr(builds, "read_collect_limit", lambda spark: 480)
+    with pytest.raises(InputError, match="to the driver at most") as caught:
+        run(config, spark)
+    assert "50 % of it, or raise spark.driver.maxResultSize" in caught.value.mend
+    assert not (tmp_path / "run/run.json").exists()

@@ -81,12 +81,15 @@ def test_forms_that_mean_something_else_are_refused_with_the_one_that_works(give
         assert f"{name} {given!r}: write {form}" in str(caught.value)
 
 
-def test_dbfs_is_for_spark_alone():
-    assert configured("dbfs:/x").input.paths == ["dbfs:/x"]
-    with pytest.raises(ConfigError, match=r"output\.path 'dbfs:/x/run': write /dbfs/x/run or /Volumes/"):
-        configured(out="dbfs:/x/run")
-    with pytest.raises(ConfigError, match=r"input\.centroids 'dbfs:/c\.npy': write /dbfs/c\.npy"):
-        configured(input={"cluster_id": "c", "centroids": "dbfs:/c.npy"})
+@pytest.mark.parametrize("root", ["dbfs:/", "viewfs://cluster/", "hdfs:///"])
+def test_what_only_spark_opens_is_let_through(root):
+    """Whether this process reaches it through the session is known when there is one."""
+    more = {"input": {"cluster_id": "c", "centroids": f"{root}c.npy"}}
+    config = configured(f"{root}x", f"{root}run", **more)
+    assert (config.input.paths, config.output.path) == ([f"{root}x"], f"{root}run")
+
+
+def test_dbfs_is_where_databricks_shows_it():
     with pytest.raises(ConfigError, match="lies in"):
         configured("dbfs:/x", "/dbfs/x/run")
 
