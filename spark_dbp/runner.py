@@ -69,7 +69,8 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         with describe_jobs(spark, "spark-dbp: choosing the engine"):
             engine = choose_engine(spark, directory.path, config.engine)
-        target = _open_target(spark, config)
+        with describe_jobs(spark, "spark-dbp: trying where to publish"):
+            target = _open_target(spark, config)
         if fresh:
             directory.forget()
         sql = config.list_sql()
@@ -83,7 +84,8 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         for step in steps:
             job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
-        publish_run(job, target)
+        with describe_jobs(spark, "spark-dbp: publishing the tables"):
+            publish_run(job, target)
     return open_run(config.output.path)
 
 
@@ -187,7 +189,8 @@ def prune_again(
         shared = sorted({path.rpartition("/tables/")[0] for path in tables})
         with describe_jobs(spark, "spark-dbp: choosing the engine"):
             engine = choose_engine(spark, directory.path, config.engine, reads=shared)
-        target = _open_target(spark, config)
+        with describe_jobs(spark, "spark-dbp: trying where to publish"):
+            target = _open_target(spark, config)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
@@ -201,7 +204,8 @@ def prune_again(
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
         account["kept"] = n_keep
         commit_run(job, source.document["input"], account, base=source)
-        publish_run(job, target)
+        with describe_jobs(spark, "spark-dbp: publishing the tables"):
+            publish_run(job, target)
     return open_run(out)
 
 
