@@ -212,6 +212,7 @@ def open_reader(spark: SparkSession) -> DataFrameReader:
     """``spark.read`` which fails on a file that it cannot read, whatever the session says, and names it.
 
     `session` sets the same for the whole session, but some platforms refuse that, and these options go first.
+    A table must be refreshed before it is read so: Spark 3.5 remembers the options of an earlier read.
     """
     return spark.read.options(
         **{

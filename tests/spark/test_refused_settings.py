@@ -12,6 +12,7 @@ from pyspark.errors import AnalysisException
 
 from spark_dbp import RunConfig, run
 from spark_dbp.engine import session as sessions
+from spark_dbp.engine.catalog import refresh_table
 from spark_dbp.engine.compat import count_shuffle_partitions, open_reader, read_parquet_codec, read_setting
 from spark_dbp.engine.session import bound_batches, describe_jobs, guard_session
 from spark_dbp.errors import ConfigError, InputError
@@ -161,13 +162,18 @@ def test_the_options_of_a_read_go_before_the_session(skipping, tmp_path, how):
     source = tmp_path / "in"
     source.mkdir()
     pq.write_table(pa.table({"key": ["a", "b"]}), source / "a.parquet")
-    (source / "b.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    whole = (source / "a.parquet").read_bytes()
+    (source / "b.parquet").write_bytes(whole[: len(whole) // 2])
     name = f"damaged_{how}"
     skipping.sql(f"CREATE TABLE {name} (key STRING) USING parquet LOCATION '{source}'")
     try:
         plain, ours = skipping.read, open_reader(skipping)
         if how == "table":
-            frames = plain.table(name), ours.table(name)
+            frames = [plain.table(name)]
+            refresh_table(
+                skipping, name
+            )  # as `io.sources` does before it reads: Spark 3.5 remembers the options
+            frames.append(ours.table(name))
         else:
             frames = (
                 plain.schema("key STRING").parquet(str(source)),
