@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from spark_dbp.engine.compat import BatchFunction, map_in_arrow
 from spark_dbp.engine.spark_errors import read_condition, read_first_line
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.lake import files, paths
+from spark_dbp.lake.local_files import can_rename
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,6 +127,8 @@ def find_problem_of_workers(spark: SparkSession, path: str, reads: Sequence[str]
     """
     driver = socket.gethostname()
     with _make_folder(path) as folder:
+        if files.is_local(folder) and not can_rename(Path(files.normalize(folder))):
+            return "files there cannot be renamed, so the driver would copy all that workers write"
         files.touch(files.join(folder, "driver"))
         # Without a number of partitions, Spark makes as many as tasks can run at once.
         rows = spark.range(0, _MOST_TASKS).coalesce(_MOST_TASKS)

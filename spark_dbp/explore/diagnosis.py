@@ -228,7 +228,8 @@ def _check_memory(asked: list[WorkerReport]) -> Iterator[Finding]:
             "memory",
             "warning",
             f"{what}, and may need 1 GB",
-            "raise spark.executor.pyspark.memory or .memoryOverhead, or lower spark.executor.cores",
+            "raise spark.executor.memoryOverhead (and .pyspark.memory where set), or lower "
+            "spark.executor.cores",
         )
     else:
         yield Finding("memory", "ok", what)

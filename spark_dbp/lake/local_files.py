@@ -92,3 +92,22 @@ def create_file(target: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def can_rename(folder: Path) -> bool:
+    """Whether files of a directory can be renamed. It is tried, and the directory is made as needed."""
+    if is_store_mount(f"{folder}/"):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    before, after = folder / f".{uuid4().hex[:8]}", folder / f".{uuid4().hex[:8]}"
+    before.touch()
+    try:
+        before.rename(after)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        return False
+    finally:
+        before.unlink(missing_ok=True)
+        after.unlink(missing_ok=True)
+    return True

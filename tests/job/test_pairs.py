@@ -34,6 +34,7 @@ KEYS = {
 SEMANTIC = {"eps": 0.01, "n_clusters": 2}
 # Every option, and its values: sections of the configuration, but for what is written.
 OPTIONS: dict[str, dict[str, dict]] = {
+    "engine": {"arrow": {"engine": "arrow"}, "sql": {"engine": "sql"}},
     "form": {"folder": {}, "files": {}, "glob": {}, "view": {}},
     "key": {name: {} for name in [*KEYS, "sql"]},
     "embedding": {
