@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 VENV35 := .venv-spark35
 STAMP35 := $(VENV35)/.installed
+# Each version of Spark between the oldest and the newest, in a venv of its own.
+MATRIX := 4.0 4.1 4.2
+MATRIX_STAMPS := $(MATRIX:%=.venv-spark%/.installed)
+MATRIX_RUNS ?= matrix-runs
 # The only package that carries Iceberg for Spark. Its version 1.0.3 lacks classes that Iceberg needs.
 ICEBERG := $(VENV35)/iceberg/snowpark_connect_deps_iceberg/jars/iceberg-spark-runtime-3.5_2.12-1.10.2.jar
 # Two at a time: each has a Spark of its own.
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix emr-archive lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +68,26 @@ $(STAMP35): requirements-spark35.lock pyproject.toml
 	$(VENV35)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Spark 3.5 and 4.3 have locks of their own. The versions between take all but pyspark from the lock of the newest.
+test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spark 3.5 to 4.3 and compare digests (10 minutes)
+	rm -rf $(MATRIX_RUNS)
+	for venv in $(VENV35) $(MATRIX:%=.venv-spark%) $(VENV); do \
+	  $$venv/bin/spark-dbp demo $(MATRIX_RUNS)/$$venv > /dev/null && \
+	  SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $$venv/bin/python -m pytest -m 'not long' tests/lanes || exit 1; done
+	$(BIN)/python tests/lanes/compare_demos.py $(MATRIX_RUNS)/.venv*
+
+.venv-spark%/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-matrix PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv-spark$*
+	sed -n 's/ \\$$//; /^py\(spark\|4j\)==/d; /^[a-z].*==/p' requirements.lock > .venv-spark$*/constraints.txt
+	.venv-spark$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-spark$*/constraints.txt \
+	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
+	@touch $@
+
+emr-archive:  ## Pack a Python 3.11 with this package for EMR: dist/environment.tar.gz (for EMR itself: conf/emr/Dockerfile)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "make emr-archive PYTHON=python3.11")'
+	$(PYTHON) conf/emr/make_archive.py
+
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -89,4 +113,4 @@ lock:  ## Resolve all locked versions anew (needs uv)
 	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## Delete what the targets above made
-	rm -rf $(VENV) $(VENV35) build dist demo-run *.egg-info
+	rm -rf $(VENV) $(VENV35) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run *.egg-info

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from spark_dbp.columns import D_INTRA, N_ITEMS
-from spark_dbp.engine.session import TIME_ZONE, read_setting
+from spark_dbp.engine.compat import read_setting
+from spark_dbp.engine.session import TIME_ZONE
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.job import Job
 from spark_dbp.kernels.histogram import DISTANCE_UNIT

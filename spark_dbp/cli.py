@@ -85,6 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def run_job() -> None:
+    """Run the command line as Databricks calls an entry point: it takes any return for success.
+
+    Raises
+    ------
+    SystemExit
+        With the exit code, when it is not 0.
+    """
+    code = main()
+    if code:
+        raise SystemExit(code)
+
+
 def _print_trace() -> None:
     print(redact(traceback.format_exc()), file=sys.stderr)
 
@@ -155,6 +168,14 @@ def _parser() -> argparse.ArgumentParser:
     clean.add_argument("run", metavar="RUN", help="run directory, finished or not")
     clean.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
     clean.set_defaults(command=_clean)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[common, settings], help="find out whether a job could run on this platform"
+    )
+    doctor.add_argument("conf", metavar="CONF", nargs="?", help="configuration of that job")
+    doctor.add_argument("--output", metavar="PATH", help="where it would write (default: output.path)")
+    doctor.add_argument("--json", action="store_true", help="print the findings as one JSON document")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -238,6 +259,33 @@ def _clean(parsed: argparse.Namespace) -> int:
     done = "would be deleted" if parsed.dry_run else "deleted"
     print(f"{sum(size for _, size in found):>16,}  bytes {done}" if found else "nothing to delete")
     return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from spark_dbp.config import RunConfig
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.explore.doctor import Wishes, can_run, examine, format_findings, to_document
+    from spark_dbp.settings import apply_settings
+
+    if parsed.conf is None:
+        given = apply_settings({}, _only_spark("doctor without CONF", parsed.settings))
+        spark, wishes = given.get("spark"), Wishes(output=parsed.output)
+    else:
+        config = RunConfig.from_yaml(parsed.conf, parsed.settings)
+        spark = config.spark
+        wishes = Wishes(
+            output=parsed.output or config.output.path,
+            engine=config.engine,
+            paths=config.input.paths,
+            table=config.input.table,
+            published=config.output.table,
+            table_format=config.output.table_format,
+            deduplicates=bool(config.dedup.minhash or config.dedup.semantic),
+        )
+    findings = examine(lambda: get_session(spark), wishes)
+    text = json.dumps(to_document(findings), indent=1) if parsed.json else format_findings(findings)
+    print(redact(text))
+    return 0 if can_run(findings) else 3
 
 
 def _only_spark(command: str, settings: list[str]) -> list[str]:

@@ -6,15 +6,16 @@ Imports `config`, `steps`, `engine`, `io`, `lake`, kernels and the names of inge
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, to_frame, write_rows
-from spark_dbp.engine.compat import column
+from spark_dbp.engine.compat import column, open_reader, read_setting
 from spark_dbp.engine.probe import EngineChoice
-from spark_dbp.engine.session import bound_batches, read_setting
+from spark_dbp.engine.session import bound_batches, describe_jobs
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
@@ -84,6 +85,7 @@ class Job:
         self.engine = engine
         self._source = source
         self._writer: StepWriter | None = None
+        self._title = ""
 
     # Steps.
 
@@ -110,15 +112,23 @@ class Job:
                 )
 
         reads_input = INPUT in step.needs.sources
+        title = step.title.format(**self._all_info())
         bounded = bound_batches(self.spark, self._estimate_row_bytes())
-        with bounded, translate_errors(self.source.name if reads_input else "", own=self.directory.path):
+        self._title = f"spark-dbp {step.name}: {title}"
+        described = describe_jobs(self.spark, self._title)
+        translated = translate_errors(self.source.name if reads_input else "", own=self.directory.path)
+        with bounded, described, translated:
             return self.directory.reuse_or_build(
                 step.name,
-                step.title.format(**self._all_info()),
+                title,
                 self.resolve(step.needs),
                 build,
                 self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
             )
+
+    def _describe(self, what: str) -> AbstractContextManager[None]:
+        """Say in Spark's UI what jobs of the step at work are for."""
+        return describe_jobs(self.spark, f"{self._title} ({what})")
 
     def _estimate_row_bytes(self) -> float:
         """About how many bytes a row takes in memory: of the samples, or before them of the input."""
@@ -212,7 +222,7 @@ class Job:
 
     def read_table(self, table: str) -> DataFrame:
         """A table as a DataFrame; of ``samples`` the good rows."""
-        frame = self.spark.read.parquet(paths.to_spark_source(self._path_of(table)))
+        frame = open_reader(self.spark).parquet(paths.to_spark_source(self._path_of(table)))
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
     def open_table(self, table: str) -> CommittedTable | DataFrame:
@@ -301,15 +311,17 @@ class Job:
             When something else was read back.
         """
         path = self._at_work.new_directory(table)
-        by_workers = write_rows(to_frame(rows) if self.engine.name == "sql" else rows, path)
-        back = self.spark.read.parquet(paths.to_spark_source(path))
+        with self._describe(f"write {table}"):
+            by_workers = write_rows(to_frame(rows) if self.engine.name == "sql" else rows, path)
+        back = open_reader(self.spark).parquet(paths.to_spark_source(path))
         names = list_file_names(back)
         if by_workers:
             _check_files(table, names, by_workers)
         _check_equal(table, "columns", _describe_columns(back), _describe_columns(rows))
         # The first pass over what was written, by which it is also known that it can be read.
         totals = totals or {}
-        n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
+        with self._describe(f"read {table} back"):
+            n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], totals.values())
         _check_equal(table, "rows", n_rows, expected_rows)
         _check_equal(table, "digest of keys", keys, expected_keys)
         self._at_work.report(table, n_rows, digest, keys, names=names)
@@ -319,8 +331,9 @@ class Job:
         """Write a table of O(k) rows from the driver, and read it back, as `write_table` does."""
         path = self._at_work.new_directory(table)
         files.write_parquet(path, content)
-        back = self.spark.read.parquet(paths.to_spark_source(path))
-        n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
+        back = open_reader(self.spark).parquet(paths.to_spark_source(path))
+        with self._describe(f"read {table} back"):
+            n_rows, (digest,), _ = digest_and_sum(back, [back.columns], [])
         _check_equal(table, "rows", n_rows, content.num_rows)
         self._at_work.report(table, n_rows, digest, names=list_file_names(back))
         return WrittenTable(back, n_rows, digest)

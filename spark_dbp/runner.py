@@ -16,7 +16,7 @@ from spark_dbp.config import RunConfig, SqlColumn, name_column
 from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine
-from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError
@@ -67,21 +67,25 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         )
     reach_storage(spark, config.output.path, "output.path", writes=True)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
-        engine = choose_engine(spark, directory.path, config.engine)
-        target = _open_target(spark, config)
+        with describe_jobs(spark, "spark-dbp: choosing the engine"):
+            engine = choose_engine(spark, directory.path, config.engine)
+        with describe_jobs(spark, "spark-dbp: trying where to publish"):
+            target = _open_target(spark, config)
         if fresh:
             directory.forget()
         sql = config.list_sql()
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in sql)))
         steps = plan_steps(config)
-        source = open_source(spark, **_locate_input(config, steps), written=sql)
+        with describe_jobs(spark, "spark-dbp: looking at the input"):
+            source = open_source(spark, **_locate_input(config, steps), written=sql)
         job = Job(config, spark, directory, engine, source)
-        with translate_errors(job.source.name):
+        with describe_jobs(spark, "spark-dbp: checking the settings"), translate_errors(job.source.name):
             _check_early(job, steps, target)
         for step in steps:
             job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
-        publish_run(job, target)
+        with describe_jobs(spark, "spark-dbp: publishing the tables"):
+            publish_run(job, target)
     return open_run(config.output.path)
 
 
@@ -183,8 +187,10 @@ def prune_again(
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
         tables = map(source.table_path, source.document["tables"])
         shared = sorted({path.rpartition("/tables/")[0] for path in tables})
-        engine = choose_engine(spark, directory.path, config.engine, reads=shared)
-        target = _open_target(spark, config)
+        with describe_jobs(spark, "spark-dbp: choosing the engine"):
+            engine = choose_engine(spark, directory.path, config.engine, reads=shared)
+        with describe_jobs(spark, "spark-dbp: trying where to publish"):
+            target = _open_target(spark, config)
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in config.list_sql())))
         directory.adopt(
             _see_from(source, directory, name) for name in source.document["stages"] if name not in anew
@@ -198,7 +204,8 @@ def prune_again(
         account["dropped"] = {**account["dropped"], "pruned": n_rows - n_keep}
         account["kept"] = n_keep
         commit_run(job, source.document["input"], account, base=source)
-        publish_run(job, target)
+        with describe_jobs(spark, "spark-dbp: publishing the tables"):
+            publish_run(job, target)
     return open_run(out)
 
 

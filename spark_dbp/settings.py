@@ -1,4 +1,7 @@
-"""Read configuration files and settings of the command line. Imports yaml and `errors`; never pyspark."""
+"""Read configuration files and settings of the command line.
+
+Imports yaml, `files` and `errors`; never pyspark.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import yaml
 
 from spark_dbp.errors import ConfigError
+from spark_dbp.lake import files
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,10 +45,10 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name = os.fspath(path)
     try:
-        content = _load_yaml(Path(path).read_text(encoding="utf-8"))
+        content = _load_yaml(_read_text(name))
     except OSError as error:
         raise ConfigError(
-            f"cannot read {name}: {error.strerror}",
+            f"cannot read {name}: {error.strerror or error}",
             mend="give the path of a YAML file; conf/example.yaml is one",
         ) from None
     except RecursionError:
@@ -61,6 +65,13 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{name} holds no mapping of sections", mend="conf/example.yaml shows the form")
     return content
+
+
+def _read_text(path: str) -> str:
+    """The text of a file, on this machine or in a store: a cluster's driver has no file of yours."""
+    if files.is_local(path):
+        return Path(files.normalize(path)).read_text(encoding="utf-8")
+    return files.read_bytes(path).decode("utf-8")
 
 
 def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

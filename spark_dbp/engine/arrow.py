@@ -22,6 +22,7 @@ from spark_dbp.engine.compat import (
     BatchFunction,
     count_shuffle_partitions,
     map_in_arrow,
+    open_reader,
     read_parquet_codec,
     to_arrow_schema,
 )
@@ -104,7 +105,7 @@ def measure_key_bytes(samples: DataFrame | CommittedTable) -> float:
 def write_and_read_back(frame: DataFrame, path: str) -> DataFrame:
     """Write `frame` to a new directory and read it back, so that what is used twice is computed once."""
     write_rows(frame, path)
-    return frame.sparkSession.read.schema(frame.schema).parquet(paths.to_spark_source(path))
+    return open_reader(frame.sparkSession).schema(frame.schema).parquet(paths.to_spark_source(path))
 
 
 def to_frame(rows: DataFrame | CommittedTable | MappedRows) -> DataFrame:

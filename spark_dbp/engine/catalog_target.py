@@ -17,7 +17,7 @@ from uuid import uuid4
 from spark_dbp.columns import KEY, describe_type, join_name, show_name, split_name
 from spark_dbp.engine.catalog import TableInfo, describe_table
 from spark_dbp.engine.catalog_writer import RUN_ID, create_external_table, drop_ours, replace_table
-from spark_dbp.engine.session import read_setting
+from spark_dbp.engine.compat import read_setting
 from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_reason
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files, paths

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from spark_dbp.columns import quote_name
+from spark_dbp.engine.spark_errors import is_from_spark
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
     from pyspark.sql.types import StructType
 
 # Largest array that travels with a plan.
@@ -196,7 +197,7 @@ def share_array(spark: SparkSession, array: npt.NDArray[Any]) -> Callable[[], np
 
 def count_shuffle_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle, as set in the session; Spark's default where the setting is not a number."""
-    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    setting = read_setting(spark, "spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
 
 
@@ -205,6 +206,43 @@ def to_arrow_schema(schema: StructType) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(schema)
+
+
+def open_reader(spark: SparkSession) -> DataFrameReader:
+    """``spark.read`` which fails on a file that it cannot read, whatever the session says, and names it.
+
+    `session` sets the same for the whole session, but some platforms refuse that, and these options go first.
+    A table must be refreshed before it is read so: Spark 3.5 remembers the options of an earlier read.
+    """
+    return spark.read.options(
+        **{
+            "ignoreCorruptFiles": "false",
+            "ignoreMissingFiles": "false",
+            "parquet.page.verify-checksum.enabled": "true",
+        }
+    )
+
+
+def read_setting(session: SparkSession, name: str, *, own: bool = False) -> str | None:
+    """The value of a setting in the session, or its default; None where this Spark does not show it.
+
+    Parameters
+    ----------
+    session : SparkSession
+    name : str
+    own : bool
+        Whether the default does not count: None then means that the session has no value of its own.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        return session.conf.get(name, None) if own else session.conf.get(name)
+    except Exception as error:
+        if not is_from_spark(error):
+            raise
+        return None
 
 
 def is_fixed(error: Exception) -> bool:
@@ -216,5 +254,5 @@ def is_fixed(error: Exception) -> bool:
 
 def read_parquet_codec(spark: SparkSession) -> str:
     """Name, as pyarrow has it, of the compression with which the session writes Parquet."""
-    codec = (spark.conf.get("spark.sql.parquet.compression.codec") or "snappy").lower()
+    codec = (read_setting(spark, "spark.sql.parquet.compression.codec") or "snappy").lower()
     return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)

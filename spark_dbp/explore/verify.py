@@ -35,7 +35,7 @@ from spark_dbp.columns import (
     WEIGHT,
 )
 from spark_dbp.engine.compat import collect_rows, map_in_arrow
-from spark_dbp.engine.session import TIME_ZONE, bound_batches, get_session, guard_session
+from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.explore.run_tables import RunTables
@@ -95,7 +95,8 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
     # Runs that do not say in which zone their SQL was evaluated are of a version that used UTC.
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
-    with guard_session(spark, zone), bounded, translate_errors(f"run {run.path}"):
+    described = describe_jobs(spark, "spark-dbp verify: checking every table against the others")
+    with guard_session(spark, zone), bounded, described, translate_errors(f"run {run.path}"):
         tables = RunTables(run, spark)
         _hold(run, passed, [("columns, rows and digest of every table", lambda: _contents(tables))])
         # Tables must fit each other before anything is computed again from them.

@@ -1,6 +1,6 @@
 """Read Parquet where Spark refuses a whole table for the types of columns that a run may not even use.
 
-Imports `file_errors`, `file_kinds`, `paths` and `errors`; pyspark and pyarrow inside functions.
+Imports `compat`, `file_errors`, `file_kinds`, `paths` and `errors`; pyspark and pyarrow inside functions.
 
 Spark takes the types of all columns from one file, and refuses the table when it does not know one of them,
 or two names differ only in case. It does not look at columns that it was not asked for. So the footer of that
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from spark_dbp.engine.compat import open_reader, read_setting
 from spark_dbp.engine.file_errors import is_about_types
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.lake.file_kinds import iter_leaves, name_type, open_footer
@@ -131,7 +132,7 @@ def read_parquet(
         When a needed column has such a type; it names column, file, type and what mends it.
     """
     try:
-        frame = spark.read.parquet(*paths)
+        frame = open_reader(spark).parquet(*paths)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
     except Exception as error:
@@ -143,7 +144,7 @@ def read_parquet(
         file, readable = found
     file = f"{file} ({setting})"
     _refuse_unread(readable, file, columns)
-    frame = spark.read.schema(readable.schema).parquet(*paths)
+    frame = open_reader(spark).schema(readable.schema).parquet(*paths)
     if predicate is not None:
         _refuse_unread_in(predicate, frame, readable, file)
     if columns:
@@ -157,7 +158,7 @@ def _read_first_footer(spark: SparkSession, paths: Sequence[str]) -> tuple[str, 
     from pyspark.sql import types as T
 
     # No types are looked up for a table of no columns; Spark only lists its files.
-    listed = spark.read.schema(T.StructType([])).parquet(*paths).inputFiles()
+    listed = open_reader(spark).schema(T.StructType([])).parquet(*paths).inputFiles()
     file, footer = "", None
     try:
         for file in sorted(listed, key=unquote)[:_FOOTERS]:
@@ -225,7 +226,7 @@ class _Rules:
 
     def __init__(self, spark: SparkSession) -> None:
         def is_set(name: str, default: str) -> bool:
-            return (spark.conf.get(name, default) or default).lower() == "true"
+            return (read_setting(spark, name) or default).lower() == "true"
 
         self.case_sensitive = is_set("spark.sql.caseSensitive", "false")
         self.nanos_as_long = is_set("spark.sql.legacy.parquet.nanosAsLong", "false")
@@ -398,4 +399,4 @@ def take_types_from_rows(
     if typed.schema.fields == frame.schema.fields[: len(typed.schema.fields)]:
         return frame
     log.info("  %s has no rows: types are taken from %s", first, row.file)
-    return frame.sparkSession.read.schema(typed.schema).parquet(*paths)
+    return open_reader(frame.sparkSession).schema(typed.schema).parquet(*paths)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from spark_dbp.engine.compat import collect_arrow
+from spark_dbp.engine.compat import collect_arrow, open_reader, read_setting
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.listing import Listing, add_files, below_root, expand_glob, find_key, list_paths
@@ -131,7 +131,7 @@ def read_folders_as_text(
 
     first = next(iter(uris), "")
     folders = below_root(unquote(first), paths) or below_root(first, paths) or []
-    ignore_case = (frame.sparkSession.conf.get("spark.sql.caseSensitive") or "false").lower() != "true"
+    ignore_case = (read_setting(frame.sparkSession, "spark.sql.caseSensitive") or "false").lower() != "true"
     named = {unquote(folder.split("=")[0]) for folder in folders if "=" in folder}
     named = {name.lower() for name in named} if ignore_case else named
     fields = [
@@ -155,7 +155,7 @@ def read_folders_as_text(
             for field in frame.schema.fields
         ]
     )
-    return frame.sparkSession.read.schema(schema).parquet(*paths)
+    return open_reader(frame.sparkSession).schema(schema).parquet(*paths)
 
 
 def list_read_files(frame: DataFrame) -> pa.Table | None:

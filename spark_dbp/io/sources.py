@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from spark_dbp.engine.catalog import TableVersion, find_version, read_version, refresh_table
-from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array
+from spark_dbp.engine.compat import column, is_ml_vector, ml_vector_to_array, open_reader
 from spark_dbp.engine.expressions import (
     check_expression,
     find_names,
@@ -269,7 +269,7 @@ def _read(
     with translate_errors(_name(paths, table), opening=True):
         if table:  # a session remembers which files a table has, and other programs write to it
             refresh_table(spark, table)
-        frame = spark.read.table(table) if table else read_parquet(spark, paths, columns, predicate)
+        frame = open_reader(spark).table(table) if table else read_parquet(spark, paths, columns, predicate)
         _ = frame.schema  # Connect opens the table only when asked for its schema
         return frame
 

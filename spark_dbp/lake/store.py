@@ -57,8 +57,8 @@ class FinishedStep:
         Table name to path, relative to the run directory.
     rows, digests, key_digests : dict
         Table name to its number of rows, its digest, and the digest of its column ``key``.
-    files : dict of str to dict
-        Table name to the size in bytes of each of its files.
+    files, bytes : dict
+        Table name to the size in bytes of each of its files, and of all of them.
     ignored : dict of str to list
         Table name to the names of files that lay in its directory from the start and are no part of it.
     version : str
@@ -70,7 +70,6 @@ class FinishedStep:
     info : dict
         What later steps and reports need to know. It can be written as JSON.
     seconds : float
-        How long the step took.
     engine : str
         The engine that computed it. Records of earlier versions do not name it.
     """
@@ -87,6 +86,7 @@ class FinishedStep:
     depends: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     engine: str = ""
 
@@ -362,6 +362,7 @@ class StepWriter:
         for table, path in self.step.tables.items():
             sizes, others = list_table_files(self._directory.at(path), self._names.get(table, ()))
             self.step.files[table] = sizes
+            self.step.bytes[table] = sum(sizes.values())
             if others:
                 self.step.ignored[table] = others
                 log.info("  %s: %d files are no part of it, such as %s", table, len(others), others[0])

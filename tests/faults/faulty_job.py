@@ -66,6 +66,13 @@ def strike() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "kill executor":
         os.kill(executor_of(os.getpid()), signal.SIGKILL)
+    elif what == "kill host":
+        # The worker of a standalone cluster, which started the executor, and all that it runs.
+        executor = executor_of(os.getpid())
+        host = int(Path(f"/proc/{executor}/stat").read_text().rpartition(")")[2].split()[1])
+        assert b"deploy.worker.Worker" in Path(f"/proc/{host}/cmdline").read_bytes()
+        for process in (host, executor, os.getpid()):
+            os.kill(process, signal.SIGKILL)
     elif what == "raise":
         raise OSError("the disk of this worker is gone")
     elif what == "slow":

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from faults.conftest import Job
 from spark_dbp import open_run
 from spark_dbp.cli import main
-from spark_dbp.engine.session import find_java_home
+from spark_dbp.engine.java import find_java_home
 from spark_dbp.explore.verify import verify
 
 CLUSTER = {"spark.master": "local-cluster[2,1,1024]", "spark.executor.memory": "1g"}
@@ -89,12 +90,11 @@ def test_an_executor_is_killed(spark, source, digest_of, tmp_path, stage):
     assert len(verify(open_run(job.out), spark)) == 9
 
 
-@pytest.fixture(scope="module")
-def two_hosts(tmp_path_factory):
+@contextmanager
+def start_cluster(folder):
     """A standalone cluster of two workers on hosts of different names: on one Spark starts no copy of a task."""
     import pyspark
 
-    folder = tmp_path_factory.mktemp("cluster")
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "JAVA_HOME": find_java_home() or ""}
     environment = {name: value for name, value in environment.items() if value}
     with socket.socket() as probe:
@@ -119,6 +119,24 @@ def two_hosts(tmp_path_factory):
         for process in started:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory):
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as master:
+        yield master
+
+
+@pytest.mark.long
+def test_a_host_is_lost(spark, source, digest_of, tmp_path):
+    """Of a standalone cluster with two workers, one is killed in the middle of a step, with all that it runs."""
+    with start_cluster(tmp_path) as master:
+        job = Job(tmp_path, source, **{"spark.master": master, "spark.executor.memory": "800m"})
+        done = job.start("assign", "working", "kill host")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "fault-0" in job.faults
+    assert job.digest() == digest_of(False)
+    assert len(verify(open_run(job.out), spark)) == 9
 
 
 @pytest.mark.long

@@ -87,7 +87,7 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
     (home / "bin/java").write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
     (home / "bin/java").chmod(0o755)
     code = (
-        "from spark_dbp.engine.session import *; import os\n"
+        "from spark_dbp.engine.java import *; import os\n"
         "print(read_java_version(os.environ['JAVA_HOME'] + '/bin/java'), find_java_home())"
     )
     cache = tmp_path / "cache"
@@ -103,9 +103,9 @@ def test_a_java_that_spark_cannot_use_is_passed_over(tmp_path):
 def test_a_wheel_with_a_java_that_spark_cannot_use_is_named(tmp_path):
     """As when pyspark 3.5 was put beside a wheel with Java 21."""
     code = (
-        "from spark_dbp.engine import session\n"
-        "session.list_supported_java = lambda: (98, 99)\n"
-        "try: session.find_java_home()\n"
+        "from spark_dbp.engine import java\n"
+        "java.list_supported_java = lambda: (98, 99)\n"
+        "try: java.find_java_home()\n"
         "except Exception as error: print(error)"
     )
     done = subprocess.run(
@@ -121,7 +121,7 @@ def test_an_installed_java_that_spark_can_use_is_used(tmp_path, version):
     java.parent.mkdir(parents=True)
     java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.0.1\" 2025-04-15' >&2\n")
     java.chmod(0o755)
-    code = "from spark_dbp.engine.session import find_java_home; print(find_java_home())"
+    code = "from spark_dbp.engine.java import find_java_home; print(find_java_home())"
     environment = {**os.environ, "JAVA_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
