@@ -69,7 +69,7 @@ $(STAMP35): requirements-spark35.lock pyproject.toml
 	@touch $@
 
 # Spark 3.5 and 4.3 have locks of their own. The versions between take all but pyspark from the lock of the newest.
-test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spark 3.5 to 4.3 and compare digests (10 minutes)
+test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spark 3.5 to 4.3 and compare digests (half an hour)
 	rm -rf $(MATRIX_RUNS)
 	for venv in $(VENV35) $(MATRIX:%=.venv-spark%) $(VENV); do \
 	  $$venv/bin/spark-dbp demo $(MATRIX_RUNS)/$$venv > /dev/null && \

@@ -54,6 +54,8 @@ _GUARDED_CONF = {
     ),
     # Spark writes a checksum with every Parquet page, but verifies it only when told to.
     "parquet.page.verify-checksum.enabled": _Guard("true", _READS_SAY_IT, True),
+    # Statistics group by cluster and bin, which are more than Spark's quick table of groups holds by default.
+    "spark.sql.codegen.aggregate.fastHashMap.capacityBit": _Guard("20", "it only saves time", True),
 }
 
 # Settings of the user that change what Spark reads from the same files, or what SQL on it means. What an
