@@ -37,7 +37,7 @@ test: $(STAMP)  ## Run what shows that the program works: unit tests and the cor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test-all: $(STAMP)  ## Run all tests but the long ones
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a'
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix'
 
 test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
 	$(BIN)/python -m pytest -m long
@@ -53,7 +53,7 @@ test-s3a: $(STAMP)  ## Run the job on an S3 server (fetches jars of 200 MB)
 	SPARK_DBP_S3A_JARS=$(S3A_JARS) $(BIN)/python -m pytest -m s3a tests/job/test_object_store.py
 
 test-spark35: $(STAMP35) $(STAMP) $(ICEBERG)  ## Run the tests that need Spark on Spark 3.5, with Iceberg (fetches jars of 90 MB)
-	SPARK_DBP_ICEBERG_JAR=$(CURDIR)/$(ICEBERG) SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a' tests/lanes tests/spark tests/job
+	SPARK_DBP_ICEBERG_JAR=$(CURDIR)/$(ICEBERG) SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix' tests/lanes tests/spark tests/job
 
 $(ICEBERG): $(STAMP35)
 	$(VENV35)/bin/python -m pip download --quiet --no-deps --ignore-requires-python --dest $(VENV35)/iceberg \
@@ -69,11 +69,12 @@ $(STAMP35): requirements-spark35.lock pyproject.toml
 	@touch $@
 
 # Spark 3.5 and 4.3 have locks of their own. The versions between take all but pyspark from the lock of the newest.
-test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spark 3.5 to 4.3 and compare digests (half an hour)
+test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spark 3.5 to 4.3, compare digests; run the archive for EMR (40 minutes)
 	rm -rf $(MATRIX_RUNS)
 	for venv in $(VENV35) $(MATRIX:%=.venv-spark%) $(VENV); do \
 	  $$venv/bin/spark-dbp demo $(MATRIX_RUNS)/$$venv > /dev/null && \
-	  SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $$venv/bin/python -m pytest -m 'not long' tests/lanes || exit 1; done
+	  SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $$venv/bin/python -m pytest -m 'not long and not matrix' tests/lanes || exit 1; done
+	$(BIN)/python -m pytest -m matrix
 	$(BIN)/python tests/lanes/compare_demos.py $(MATRIX_RUNS)/.venv*
 
 .venv-spark%/.installed: requirements.lock pyproject.toml

@@ -105,7 +105,7 @@ def test_they_are_installed_into_a_clean_venv(built, tmp_path):
     assert shown.startswith(str(tmp_path / "venv"))
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_the_archive_for_emr_runs_on_executors(spark, sources, tmp_path):
     """Executors that have no Python but the one of the archive; there is no spark_dbp beside it."""
     archive = tmp_path / "environment.tar.gz"
