@@ -185,8 +185,7 @@ def prune_again(
     first = next(i for i, step in enumerate(steps) if step.name == "quota" or _differs(step, before, config))
     anew = {step.name: step for step in steps[first:]}
     with open_run_directory(out) as directory, guard_session(spark), translate_errors():
-        tables = map(source.table_path, source.document["tables"])
-        shared = sorted({path.rpartition("/tables/")[0] for path in tables})
+        shared = [file for name in source.document["tables"] for file in source.list_files(name)[:1]]
         with describe_jobs(spark, "spark-dbp: choosing the engine"):
             engine = choose_engine(spark, directory.path, config.engine, reads=shared)
         with describe_jobs(spark, "spark-dbp: trying where to publish"):

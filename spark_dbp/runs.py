@@ -93,6 +93,12 @@ class Run:
             raise InputError(f"{self.path} has no table {table!r}", mend=f"it has: {', '.join(tables)}")
         return files.resolve(self.path, tables[table])
 
+    def list_files(self, table: str) -> list[str]:
+        """Paths of the files of a table."""
+        steps = self.document["stages"].values()
+        names = next(step.get("files", {}).get(table, {}) for step in steps if table in step["tables"])
+        return [files.join(self.table_path(table), name) for name in names]
+
     def table(self, name: str, spark: SparkSession) -> DataFrame:
         """Any Parquet table of the run as a DataFrame."""
         return spark.read.parquet(paths.to_spark_source(self.table_path(name)))

@@ -142,7 +142,7 @@ def find_problem_of_workers(spark: SparkSession, path: str, reads: Sequence[str]
 
 
 def find_problem_of_readers(spark: SparkSession, seen: Sequence[str]) -> str:
-    """Why Python workers cannot read files or directories; empty when they see all of them."""
+    """Why Python workers cannot read files; empty when they can read all of them."""
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -225,8 +225,9 @@ def look_from_task(folder: str, driver: str, patience: float, reads: Sequence[st
 def _find_unseen(paths: Sequence[str], host: str) -> str:
     for path in paths:
         try:
-            if not files.exists(path):
-                return f"a task on {host} does not see {path}"
+            files.read_start(path, 1)
+        except FileNotFoundError:
+            return f"a task on {host} does not see {path}"
         except Exception as error:  # the client of a store may raise any
             return f"a task on {host} cannot read {path}: {_describe(error)}"
     return ""

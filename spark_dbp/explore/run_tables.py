@@ -31,7 +31,7 @@ class RunTables:
     def _others(self) -> dict[str, str | None]:
         """By the engine that made a step, the other one; None where that cannot read the run."""
         made = {self.steps[name].engine for name in ("cluster_stats", "select")}
-        read = [self.run.table_path(table) for table in ("assignments", "keep_list")]
+        read = [self.run.list_files(table)[0] for table in ("assignments", "keep_list")]
         return {engine: choose_other_engine(self.spark, engine, read) for engine in made}
 
     def say_how(self, step: str) -> str:
@@ -46,7 +46,7 @@ class RunTables:
         frame = self.run.table(table, self.spark)
         if (self._others[engine] or engine) == "sql":
             return frame
-        names = next(tuple(one.files[table]) for one in self.steps.values() if table in one.tables)
+        names = tuple(path.rpartition("/")[2] for path in self.run.list_files(table))
         return CommittedTable(self.spark, self.run.table_path(table), frame, names=names)
 
     @property

@@ -38,7 +38,7 @@ def choose_other_engine(spark: SparkSession, engine: str, paths: list[str]) -> s
     engine : {"arrow", "sql", ""}
         What made it. Earlier versions do not say; they had only ``arrow``.
     paths : list of str
-        Directories of its tables.
+        Files of its tables.
     """
     if engine != "sql":
         return "sql"
