@@ -414,7 +414,8 @@ CASES = {
     "centroids without rows": centroids(["has no rows"], centroids_table(pa.array([], pa.int32()), []), "c.parquet"),
     "centroids of other columns": centroids(["no column 'cluster_id'"], parquet(pa.table({"id": [1]})), "c.parquet"),
     "centroids at an unknown store": Case(
-        2, ["gopher://x"], clustered(IDS), {"input": {**GIVEN, "centroids": "gopher://x/c.npy"}}
+        3, ["gopher://x", 'No FileSystem for scheme "gopher"'], clustered(IDS),
+        {"input": {**GIVEN, "centroids": "gopher://x/c.npy"}},
     ),
     # The configuration.
     "no configuration": arguments(2, ["cannot read", "none.yaml"], "run", "{tmp}/none.yaml"),
