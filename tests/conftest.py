@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -127,3 +129,24 @@ def config_of(source: Path | str, out: Path | str, **sections: dict) -> dict:
 def rows_of(frame: object) -> list[tuple]:
     """All rows of a DataFrame, sorted."""
     return sorted(tuple(row) for row in frame.collect())
+
+
+def start_runs_at_once(base: str) -> list[bool]:
+    """Of three runs that start in a directory at the same moment, which ones go on; sorted."""
+    from spark_dbp.errors import ConflictError
+    from spark_dbp.lake.store import open_run_directory
+
+    at_once, ended = threading.Barrier(3), threading.Barrier(3)
+
+    def start(_: int) -> bool:
+        at_once.wait()
+        try:
+            with open_run_directory(base):
+                ended.wait()
+                return True
+        except ConflictError:
+            ended.wait()
+            return False
+
+    with ThreadPoolExecutor(3) as threads:
+        return sorted(threads.map(start, range(3)))

@@ -10,19 +10,18 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
 import yaml
-from conftest import config_of, make_embeddings, make_keys, write_table
+from conftest import config_of, make_embeddings, make_keys, start_runs_at_once, write_table
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from spark_dbp import KeepTrie, RunConfig, open_run, run
 from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches
-from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.io.listing import list_paths
 from spark_dbp.io.passed_over import PassedOver
 from spark_dbp.lake import files, lock
@@ -164,20 +163,7 @@ def test_a_directory_that_holds_something_else_is_refused(base):
 
 def test_of_runs_that_start_at_once_one_goes_on(base, monkeypatch):
     monkeypatch.setattr(lock, "SETTLED", 0.3)
-    at_once, ended = threading.Barrier(3), threading.Barrier(3)
-
-    def start(_):
-        at_once.wait()
-        try:
-            with open_run_directory(base):
-                ended.wait()
-                return True
-        except ConflictError:
-            ended.wait()
-            return False
-
-    with ThreadPoolExecutor(3) as threads:
-        assert sorted(threads.map(start, range(3))) == [False, False, True]
+    assert start_runs_at_once(base) == [False, False, True]
     with open_run_directory(base):
         pass
 

@@ -13,7 +13,6 @@ import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
 from spark_dbp import RunConfig, prune_again, run, verify
-from spark_dbp.engine import arrow
 from spark_dbp.explore import second_look
 from spark_dbp.explore.second_look import check_in_numpy
 from spark_dbp.stages.cluster_stats import cluster_stats
@@ -58,20 +57,9 @@ def contents(done, spark) -> dict[str, list]:
     return {**found, "keep_trie": sorted(keys)}
 
 
-@pytest.fixture
-def no_storage_for_workers(monkeypatch):
-    """What lets workers open storage fails."""
-
-    def refuse(*arguments, **named):
-        raise AssertionError("a worker opens storage")
-
-    monkeypatch.setattr(arrow.MappedRows, "write_parquet", refuse)
-    monkeypatch.setattr(arrow, "_read_file", refuse)
-
-
-def test_every_step(spark, source, tmp_path, no_storage_for_workers, monkeypatch):
+def test_every_step(spark, source, tmp_path):
+    """That no worker opens storage is shown by `tests/job/test_restricted_workers.py`."""
     by_sql = run_with("sql", spark, source, tmp_path / "sql", dedup=EVERY_STEP, trie={"shards": 2})
-    monkeypatch.undo()
     by_workers = run_with("arrow", spark, source, tmp_path / "arrow", dedup=EVERY_STEP, trie={"shards": 2})
     assert contents(by_sql, spark) == contents(by_workers, spark)
     assert by_sql.document["digests"] == by_workers.document["digests"]

@@ -9,19 +9,18 @@ import pickle
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import VIEW, config_of
+from conftest import VIEW, config_of, start_runs_at_once
 
 from spark_dbp import KeepTrie, RunConfig, open_run, run
 from spark_dbp.cli import main
 from spark_dbp.engine import storage
 from spark_dbp.engine.hadoop import open_hadoop
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.listing import list_paths
 from spark_dbp.lake import files, lock, mounts
@@ -148,20 +147,7 @@ def test_a_failed_run_leaves_nothing(base, viewed):
 
 
 def test_of_runs_that_start_at_once_one_goes_on(base):
-    at_once, ended = threading.Barrier(3), threading.Barrier(3)
-
-    def start(_):
-        at_once.wait()
-        try:
-            with open_run_directory(base):
-                ended.wait()
-                return True
-        except ConflictError:
-            ended.wait()
-            return False
-
-    with ThreadPoolExecutor(3) as threads:
-        assert sorted(threads.map(start, range(3))) == [False, False, True]
+    assert start_runs_at_once(base) == [False, False, True]
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(base):

@@ -109,9 +109,9 @@ def test_shards_of_a_repeated_task_never_lie_in_the_trie(spark, tmp_path, monkey
 
     def publish(draft, names, to):
         drafts.append(draft)
-        keep_trie._write_shard(draft, 0, [b"of another attempt"])
+        keep_trie._write_shard(draft, 0, 1, b"of another attempt")
         original(draft, names, to)
-        keep_trie._write_shard(draft, 0, [b"too late"])
+        keep_trie._write_shard(draft, 0, 1, b"too late")
 
     monkeypatch.setattr(files, "publish", publish)
     keys = spark.range(0, 1000, 1, 4).selectExpr("cast(id as string) key", "1 cluster_id")
