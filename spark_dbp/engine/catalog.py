@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import join_name, split_name
-from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_condition, read_first_line
+from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_condition, read_reason
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -129,7 +129,7 @@ def find_version(spark: SparkSession, name: str) -> TableVersion | None:
     -------
     TableVersion or None
     """
-    with _pass_over(f"the version of {name} is not known"):
+    with pass_over(f"the version of {name} is not known"):
         quoted = _quote(name)
         info = describe_table(spark, quoted)
         if info is not None and info.provider == "delta":
@@ -142,7 +142,7 @@ def find_version(spark: SparkSession, name: str) -> TableVersion | None:
 def read_version(spark: SparkSession, name: str, version: TableVersion) -> DataFrame | None:
     """The table as it was at `version`, whatever is written meanwhile; None where that cannot be read."""
     frame = None
-    with _pass_over(f"cannot read {name} at {version}"):
+    with pass_over(f"cannot read {name} at {version}"):
         frame = spark.sql(f"SELECT * FROM {_quote(name)} VERSION AS OF {version.number}")
         _ = frame.schema  # Connect looks at the SQL only when asked for the schema
     return frame
@@ -163,7 +163,7 @@ def _find_iceberg_snapshot(spark: SparkSession, name: str, info: TableInfo) -> T
     if current == "none":  # nothing was written to it yet
         return None
     files: list[tuple[int | None, ...]] = [(None, None)]
-    with _pass_over(f"the sizes of the files of {name} are not known"):
+    with pass_over(f"the sizes of the files of {name} are not known"):
         # `content` 0 are files of rows; the others list rows that were deleted.
         sizes = f"FROM {name}.files VERSION AS OF {current} WHERE content = 0"
         files = [
@@ -177,11 +177,11 @@ def _quote(name: str) -> str:
 
 
 @contextmanager
-def _pass_over(what: str) -> Iterator[None]:
-    """Go on where the catalog refuses a question, and say so in the log."""
+def pass_over(what: str, level: int = logging.INFO) -> Iterator[None]:
+    """Go on where the catalog refuses something, and say so in the log."""
     try:
         yield
     except Exception as error:
         if not is_from_spark(error):
             raise
-        log.info("%s: %s", what, read_first_line(error))
+        log.log(level, "%s: %s", what, read_reason(error))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from spark_dbp.columns import KEY, describe_type, join_name, show_name, split_name
-from spark_dbp.engine.catalog import TableInfo, describe_table
+from spark_dbp.engine.catalog import TableInfo, describe_table, pass_over
 from spark_dbp.engine.catalog_writer import RUN_ID, create_external_table, drop_ours, replace_table
 from spark_dbp.engine.compat import read_setting
 from spark_dbp.engine.spark_errors import is_from_spark, is_unknown_catalog, read_reason
@@ -218,7 +218,7 @@ def _try_to_create(target: Target) -> None:
             replace_table(name, empty, target.table_format, properties, "")
         target.find(_PROBE)  # a catalog may have made a table of another format
     finally:
-        with _log_only(f"cannot drop {target.show(_PROBE)}"):
+        with pass_over(f"cannot drop {target.show(_PROBE)}", logging.WARNING):
             drop_ours(target.spark, name)
         files.delete(place)
 
@@ -261,13 +261,3 @@ def _mend_format(target: Target) -> str:
         f"start the session with the jar and a catalog of {target.table_format.capitalize()} "
         "(docs/catalog.md) and name that catalog, or set output.table_format"
     )
-
-
-@contextmanager
-def _log_only(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not is_from_spark(error):
-            raise
-        log.warning("%s: %s", what, read_reason(error))

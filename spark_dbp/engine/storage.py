@@ -1,6 +1,6 @@
 """See at the start that this process reaches a store, by itself or through the Spark session.
 
-Imports `files`, `mounts`, `paths` and `errors`; `hadoop` inside functions.
+Imports `patience`, `files`, `mounts`, `paths` and `errors`; `hadoop` inside functions.
 
 The driver writes and reads a run's small files: run.json, marks, the lock, tables of k rows. It does so with
 pyarrow (or fsspec) where these have credentials, else with the session's own Hadoop FileSystem.
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import posixpath
-import threading
-from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from spark_dbp.engine.patience import finish_within
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.lake import files, mounts, paths
 
@@ -73,7 +72,7 @@ def reach_storage(
     root, failures = mounts.split_root(path)[0], []
     for way in _list_ways(spark, root):
         try:
-            _try_within_patience(partial(_reach, spark, path, way, writes))
+            finish_within(_PATIENCE, partial(_reach, spark, path, way, writes))
         except (OSError, SparkDbpError) as error:
             failures.append(f"{way}: {getattr(error, 'what', None) or error}")
         else:
@@ -163,29 +162,3 @@ def _find_beginning(path: str) -> str:
     root, key = mounts.split_root(path)
     plain = list(takewhile(lambda name: not paths.has_glob(name), key.split("/")))
     return "/".join([root, *plain]) if plain else f"{root}/"
-
-
-def _try_within_patience(action: Callable[[], None]) -> None:
-    """Call `action` in a thread of its own, which is left to itself when it takes too long.
-
-    Raises
-    ------
-    OSError, SparkDbpError
-        That of `action`, or that it takes too long.
-    """
-    errors: list[BaseException | None] = []
-
-    def call() -> None:
-        try:
-            action()
-            errors.append(None)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    if not errors:
-        raise OSError(f"no answer within {_PATIENCE:g} seconds")
-    if errors[0] is not None:
-        raise errors[0]

@@ -15,6 +15,7 @@ from uuid import uuid4
 from spark_dbp._version import __version__
 from spark_dbp.engine.catalog_target import open_target
 from spark_dbp.engine.compat import open_reader
+from spark_dbp.engine.patience import finish_within
 from spark_dbp.engine.probe import choose_engine, find_problem_of_spark, find_problem_of_workers
 from spark_dbp.engine.session import describe_jobs, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
@@ -32,7 +33,7 @@ from spark_dbp.explore.diagnosis import (
     explain_failed_task,
     take_error,
 )
-from spark_dbp.explore.workers import ask_workers, finish_within, look_around
+from spark_dbp.explore.workers import ask_workers, look_around
 from spark_dbp.io.footers import read_parquet
 from spark_dbp.io.input_files import name_literally
 from spark_dbp.lake import files

@@ -10,7 +10,6 @@ trie. The samples and the centroids are not computed again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ from spark_dbp.explore.second_look import check_in_numpy, sample_clusters
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
 from spark_dbp.lake.table_files import compare_files
-from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie
+from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie, read_manifest
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.ingest import estimate_row_bytes
 from spark_dbp.stages.keep_trie import find_missing_keys, read_shards
@@ -379,10 +378,9 @@ def _trie(tables: RunTables) -> Problems:
 
     path = tables.run.table_path("keep_trie")
     try:
-        manifest = json.loads(files.read_bytes(files.join(path, MANIFEST)))
-        trie = KeepTrie.open(path)
-        shards = manifest["shards"]
-        named = {shard["file"]: shard for shard in shards}
+        base, manifest = read_manifest(path)
+        trie = KeepTrie(base, manifest)  # `KeepTrie.open` may copy shards here, and Spark reads them
+        named = {shard["file"]: shard for shard in manifest["shards"]}
     except (SparkDbpError, OSError, ValueError, KeyError, TypeError) as error:
         yield f"table keep_trie: {MANIFEST} at {path} cannot be read: {error}"
         return

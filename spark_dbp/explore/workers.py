@@ -6,16 +6,13 @@ Imports pyspark, by what it is given, and pyarrow inside functions.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
-
-Result = TypeVar("Result")
 
 # Most tasks that look.
 _MOST_TASKS = 256
@@ -168,35 +165,3 @@ def send_by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     copy = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, function.__name__)
     copy.__module__ = "__main__"
     return copy
-
-
-def finish_within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises.
-
-    Raises
-    ------
-    TimeoutError
-        When it takes longer. It goes on in a thread that does not keep the process alive.
-
-    Examples
-    --------
-    >>> finish_within(9, lambda: 7)
-    7
-    """
-    done: list[tuple[Result | None, BaseException | None]] = []
-
-    def run() -> None:
-        try:
-            done.append((work(), None))
-        except BaseException as error:
-            done.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not done:
-        raise TimeoutError
-    result, error = done[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]

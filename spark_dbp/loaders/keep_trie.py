@@ -50,6 +50,49 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
     return np.fromiter(map(crc32, keys), np.uint32, len(keys)) % np.uint32(n_shards)
 
 
+def read_manifest(path: str) -> tuple[str, dict[str, Any]]:
+    """Where the tries of a run lie, and their manifest.
+
+    Parameters
+    ----------
+    path : str
+        A run directory, or its ``keep_trie`` directory; local or a URI.
+
+    Returns
+    -------
+    (str, dict)
+
+    Raises
+    ------
+    InputError
+        When there is no trie at `path`, or another program or version wrote it.
+    """
+    base = files.normalize(path)
+    try:
+        if files.exists(files.join(base, "run.json")):
+            run = json.loads(files.read_bytes(files.join(base, "run.json")))
+            base = files.resolve(base, run["tables"]["keep_trie"])
+        manifest = json.loads(files.read_bytes(files.join(base, MANIFEST)))
+    except SparkDbpError as error:
+        raise InputError(
+            f"no keep trie at {path}: this process does not reach it: {error.what}",
+            mend="copy its directory to a disk or a store that this process reaches; or, with a Spark "
+            "session that reads it, take spark_dbp.open_run(path, spark).keep_trie()",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"no keep trie at {path}: {error}",
+            mend="give the directory of a finished run, or its keep_trie directory",
+        ) from None
+    if manifest.get("format") != FORMAT or manifest.get("version") not in range(1, FORMAT_VERSION + 1):
+        raise InputError(
+            f"{path} holds {manifest.get('format')!r} version {manifest.get('version')!r}, "
+            f"not {FORMAT!r} version {FORMAT_VERSION}",
+            mend="read it with the version of spark-dbp that wrote it",
+        )
+    return base, manifest
+
+
 class KeepTrie:
     """The set of kept keys, on disk.
 
@@ -103,29 +146,7 @@ class KeepTrie:
         InputError
             When there is no trie at `path`, or another program or version wrote it.
         """
-        base = files.normalize(path)
-        try:
-            if files.exists(files.join(base, "run.json")):
-                run = json.loads(files.read_bytes(files.join(base, "run.json")))
-                base = files.resolve(base, run["tables"]["keep_trie"])
-            manifest = json.loads(files.read_bytes(files.join(base, MANIFEST)))
-        except SparkDbpError as error:
-            raise InputError(
-                f"no keep trie at {path}: this process does not reach it: {error.what}",
-                mend="copy its directory to a disk or a store that this process reaches; or, with a Spark "
-                "session that reads it, take spark_dbp.open_run(path, spark).keep_trie()",
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"no keep trie at {path}: {error}",
-                mend="give the directory of a finished run, or its keep_trie directory",
-            ) from None
-        if manifest.get("format") != FORMAT or manifest.get("version") not in range(1, FORMAT_VERSION + 1):
-            raise InputError(
-                f"{path} holds {manifest.get('format')!r} version {manifest.get('version')!r}, "
-                f"not {FORMAT!r} version {FORMAT_VERSION}",
-                mend="read it with the version of spark-dbp that wrote it",
-            )
+        base, manifest = read_manifest(path)
         return cls(_copy_where_mounted(base, manifest), manifest)
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from spark_dbp.engine.patience import finish_within
 from spark_dbp.errors import ConfigError
 from spark_dbp.explore.diagnosis import (
     Finding,
@@ -15,7 +16,7 @@ from spark_dbp.explore.diagnosis import (
     explain_failed_task,
 )
 from spark_dbp.explore.doctor import Wishes, can_run, examine, format_findings, to_document
-from spark_dbp.explore.workers import WorkerReport, finish_within
+from spark_dbp.explore.workers import WorkerReport
 
 GB = 1 << 30
 PACKAGES = {
