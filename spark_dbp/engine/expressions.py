@@ -58,6 +58,8 @@ _SPECIAL = {
 }
 _SPECIAL_VALUE = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 
+# The column of a file source that says of which file a row is.
+_FILE_COLUMNS = "_metadata"
 _TOKEN = re.compile(
     r"""(?P<space>\s+|--[^\n]*|/\*.*?\*/)
       | (?P<text>[rR]'[^']*'|[rR]"[^"]*"|'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*")
@@ -218,9 +220,8 @@ def check_expression(frame: DataFrame, sql: str, setting: str) -> None:
         # In the condition of a join, Spark takes only what has one value a row, always the same: nothing
         # random, no aggregates or windows, nothing that makes several rows.
         other = frame.sparkSession.range(1).select(F.col("id").alias("spark_dbp_other"))
-        _ = frame.join(
-            other, F.expr(f"(\n{sql}\n) IS NULL")
-        ).schema  # Connect checks when asked for the schema
+        is_null = F.expr(f"(\n{sql}\n) IS NULL")
+        _ = _show_file_columns(frame, sql).join(other, is_null).schema  # Connect checks when asked for it
     except Exception as error:
         condition = read_condition(error)
         if not condition:
@@ -237,6 +238,12 @@ def check_expression(frame: DataFrame, sql: str, setting: str) -> None:
                 mend="use no aggregates, window functions or explode(); compute them in a view",
             ) from None
         raise refuse_expression(error, sql, setting, frame.columns) from error
+
+
+def _show_file_columns(frame: DataFrame, sql: str) -> DataFrame:
+    """`frame` with `_metadata` shown where SQL names it: Spark 3.5 fails on a hidden column in a join."""
+    is_hidden = _FILE_COLUMNS not in (name.lower() for name in frame.columns)
+    return frame.select("*", _FILE_COLUMNS) if is_hidden and _FILE_COLUMNS in sql.lower() else frame
 
 
 def refuse_ambiguous_names(sql: Iterable[tuple[str, str]], columns: list[str]) -> None:

@@ -210,6 +210,22 @@ def test_sql_without_a_fixed_value_is_refused(spark, sql):
     assert f"input.filter {sql!r}" in str(caught.value)
 
 
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_the_file_of_a_row(spark, tmp_path, engine):
+    """In the filter and in the key. The column `_metadata` is hidden, until it is named."""
+    source = write(tmp_path / "in", of(ROWS, LISTS))
+    (source / "p.parquet").rename(source / "first.parquet")
+    write(tmp_path / "other", of(ROWS, LISTS)).joinpath("p.parquet").rename(source / "second.parquet")
+    given = {
+        "filter": "_METADATA.file_path like '%first%'",
+        "key": {"sql": "concat(_metadata.file_name, '/', key)"},
+    }
+    config = {**config_of(source, tmp_path / "run", cluster={"n_clusters": 2}, input=given), "engine": engine}
+    done = run(RunConfig.from_dict(config), spark)
+    found = sorted(row.key for row in done.assignments(spark).select("key").collect())
+    assert found == sorted(f"first.parquet/{key}" for key in KEYS)
+
+
 def stages(spark, config: RunConfig) -> list[str]:
     return run(config, spark).document["reused_stages"]
 
