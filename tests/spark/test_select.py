@@ -110,7 +110,7 @@ def test_equals_a_plain_sort(spark, case, monkeypatch, which_to_keep, kind, limi
             monkeypatch.setattr(select_module, name, value)
         monkeypatch.setattr(ranking, "_DENSE_PLACES", 0)
         monkeypatch.setattr(select_module, "_WINDOW_ROWS", limits[0])
-        monkeypatch.setattr(sql, "_TASK_ROWS", limits[1])
+        monkeypatch.setattr(sql, "_TASK_ROWS", 100)
     given = spark.createDataFrame(list(quotas.items()), "cluster_id int, quota bigint")
     kept = select(tables[kind], given, which_to_keep=which_to_keep, seed=SEED)
     assert rows_of(kept) == expected(rows, quotas, which_to_keep)
