@@ -40,7 +40,7 @@ test-all: $(STAMP)  ## Run all tests but the long ones
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix'
 
 test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m long
 
 # Neither PyPI nor the wheel of Spark has the connector as such; this package of AWS carries one that fits.
 S3A := $(VENV)/s3a/sagemaker_pyspark-1.4.5/deps/jars

@@ -241,11 +241,11 @@ def test_options_in_pairs(spark, schema, tmp_path, choice):
     output = OPTIONS["published"][choice["published"]].get("output", {})
     settings = ["prune.keep_ratio=0.2", *(f"output.{name}={value}" for name, value in output.items())]
     again = prune_again(done, str(tmp_path / "again"), [*settings, "prune.temperature=0.02"], spark)
-    verify(again, spark)
     check_published(again, choice, spark)
-    assert run(config_for(choice, tmp_path, spark), spark).document["reused_stages"] == list(
-        done.document["stages"]
-    )
+    if CHOICES.index(choice) % 3 == 0:  # what these look at hardly depends on two options at a time
+        verify(again, spark)
+        rerun = run(config_for(choice, tmp_path, spark), spark)
+        assert rerun.document["reused_stages"] == list(done.document["stages"])
 
 
 def check_published(done, choice: Choice, spark) -> None:
