@@ -113,6 +113,8 @@ def _local_defaults() -> dict[str, str]:
         # Spark counts each file as 4 MiB more than it is, so it makes a task for every 32 small files. On a
         # local disk that costs more than it saves.
         "spark.sql.files.openCostInBytes": str(128 << 10),
+        # Of three tasks, two cores finish two, and one of them idles while the other does the third.
+        "spark.sql.files.minPartitionNum": str(2 * cores),
     }
 
 

@@ -24,12 +24,9 @@ CENTROIDS = np.random.default_rng(3).standard_normal((12, 16)).astype(np.float32
 CLUSTERS = (EMBEDDINGS @ CENTROIDS.T / np.linalg.norm(CENTROIDS, axis=1)).argmax(axis=1).astype(np.int32)
 
 
-@pytest.fixture(scope="module", params=["centroids are computed", "centroids are given"])
-def clustering(request):
-    """Columns of the input beside keys and embeddings, and sections of the configuration."""
-    if request.param == "centroids are computed":
-        return {}, {}
-    return {"cluster": CLUSTERS}, {"input": {"cluster_id": "cluster"}}
+# Columns of the input beside keys and embeddings, and sections of the configuration.
+NOTHING_GIVEN: tuple[dict, dict] = ({}, {})
+CLUSTERED = ({"cluster": CLUSTERS}, {"input": {"cluster_id": "cluster"}})
 
 
 def write_input(folder: Path, more: dict) -> Path:
@@ -61,8 +58,9 @@ def run_on_disk(spark, folder: Path, more: dict, sections: dict):
 
 
 @pytest.mark.slow
-def test_a_store_that_only_spark_opens(spark, clustering, tmp_path):
-    more, sections = clustering
+def test_a_store_that_only_spark_opens(spark, tmp_path):
+    """Input, given centroids and output."""
+    more, sections = CLUSTERED
     (tmp_path / "lake").mkdir()
     write_input(tmp_path / "lake", more)
     settings = view_settings(tmp_path / "lake")
@@ -87,8 +85,8 @@ def test_a_store_that_only_spark_opens(spark, clustering, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_directory_that_renames_nothing(spark, clustering, whole_files_only, tmp_path):
-    more, sections = clustering
+def test_a_directory_that_renames_nothing(spark, whole_files_only, tmp_path):
+    more, sections = NOTHING_GIVEN
     base = Path(whole_files_only["WHOLE_FILES_ONLY"]) / tmp_path.name
     base.mkdir()
     write_input(base, more)
