@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # About how many rows one task of a window sorts.
 _TASK_ROWS = 1_000_000
+# Bits of a group's start that hold the rows before it: a cluster may have a trillion rows.
+_BEFORE_BITS = 40
+_MOST_BEFORE = (1 << _BEFORE_BITS) - 1
 # `kernels.ranking.count_spread` in SQL. With 2**30 rows in a cluster, the product may not fit into a long.
 COUNT_SPREAD_SQL = (
     f"CASE WHEN {N_ITEMS} < {2**30} THEN (2 * {{rank}} * {QUOTA} + {N_ITEMS}) div (2 * {N_ITEMS}) ELSE "
@@ -87,23 +90,25 @@ def rank_by_windows(
     Notes
     -----
     Groups without a kept row are left out by the join, before the shuffle. What partitions the window is one
-    long: the number of rows, in the order of all clusters, that come before the group. Spark sorts by it in
-    half the time that two columns take, and the rank follows from it.
+    long, the start of the group: the cluster's number, and its rows that come before the group. Spark sorts
+    by it in half the time that two columns take. The cluster and the rank follow from it, so the cluster is
+    not shuffled.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     spark = rows.sparkSession
     starts = F.broadcast(create_frame(spark, clusters.select([CLUSTER_ID, "shift", "starts"])))
-    sizes = F.broadcast(create_frame(spark, clusters.select([CLUSTER_ID, "offset", N_ITEMS, QUOTA])))
+    sizes = F.broadcast(create_frame(spark, clusters.select(["number", CLUSTER_ID, N_ITEMS, QUOTA])))
     reached = rows.withColumn("place", place).join(starts, CLUSTER_ID)
     reached = reached.withColumn("start", F.expr("get(starts, shiftright(place, shift))"))
-    reached = reached.where("start IS NOT NULL").drop("place", "shift", "starts")
+    reached = reached.where("start IS NOT NULL").select(KEY, DISTANCE, "start")
     n_rows = int(clusters.column(N_ITEMS if spread else QUOTA).to_numpy().sum())
     n_tasks = max(count_shuffle_partitions(spark), -(-n_rows // _TASK_ROWS))
     in_group = Window.partitionBy("start").orderBy(order, F.col(KEY).asc())
-    ranked = reached.repartition(n_tasks, "start").withColumn("number", F.row_number().over(in_group))
-    ranked = ranked.join(sizes, CLUSTER_ID).withColumn(RANK, F.expr("start - offset + number"))
+    ranked = reached.repartition(n_tasks, "start").withColumn("in_group", F.row_number().over(in_group))
+    ranked = ranked.withColumn("number", F.shiftright("start", _BEFORE_BITS)).join(sizes, "number")
+    ranked = ranked.withColumn(RANK, F.col("start").bitwiseAND(F.lit(_MOST_BEFORE)) + F.col("in_group"))
     if spread:
         ranked = ranked.withColumn("earlier", F.expr(COUNT_SPREAD_SQL.format(rank=f"({RANK} - 1)")))
         ranked = ranked.withColumn(RANK, F.expr(COUNT_SPREAD_SQL.format(rank=RANK)))
@@ -125,25 +130,24 @@ def number_starts(groups: pa.Table) -> pa.Table:
     Returns
     -------
     Table
-        By ``cluster_id``. ``offset``: rows of all clusters before it. ``starts``: for each group the rows of
-        all clusters before it, null where nothing of it is kept. ``rows_before`` is left out.
+        By ``cluster_id``, with its ``number``: 0, 1, 2, ... ``starts``: for each group, this number in the
+        upper bits, and in the lower ones the rows before it in its cluster; null where nothing of it is kept.
     """
     import pyarrow as pa
 
     groups = groups.combine_chunks().sort_by(CLUSTER_ID)
-    n_items = groups.column(N_ITEMS).to_numpy()
-    offset = np.cumsum(n_items) - n_items
+    number = np.arange(groups.num_rows, dtype=np.int64)
     lists = groups.column("rows_before").combine_chunks()
     lengths, before = lists.value_lengths().to_numpy(), lists.flatten().to_numpy()
-    starts = pa.array(before + np.repeat(offset, lengths), mask=before < 0)
+    starts = pa.array(before + np.repeat(number << _BEFORE_BITS, lengths), mask=before < 0)
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
     return pa.table(
         {
             CLUSTER_ID: groups.column(CLUSTER_ID).cast(pa.int32()),
             "shift": groups.column("shift"),
             "starts": pa.ListArray.from_arrays(ends, starts),
-            "offset": offset,
-            N_ITEMS: n_items,
+            "number": number,
+            N_ITEMS: groups.column(N_ITEMS),
             QUOTA: groups.column(QUOTA),
         }
     )
