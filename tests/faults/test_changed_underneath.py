@@ -54,7 +54,7 @@ def truncated(source):
 @pytest.mark.parametrize(
     ("change", "when"),
     [
-        (replaced, "before"),
+        pytest.param(replaced, "before", marks=pytest.mark.slow),
         (truncated, "before"),
         (added, "after"),
         *(
@@ -92,6 +92,7 @@ def test_input_that_changes_while_it_is_read(spark, source, tmp_path, monkeypatc
             run(configured(source, tmp_path), spark)
 
 
+@pytest.mark.slow
 def test_nothing_goes_back_to_the_input_after_ingest(spark, source, tmp_path, monkeypatch):
     """What deduplication looks at travels in the samples: the input may change, or be gone, by then."""
     original = builds.exact_dedup

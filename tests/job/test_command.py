@@ -43,6 +43,7 @@ def without_java(tmp_path: Path) -> dict[str, str]:
     return environment
 
 
+@pytest.mark.slow
 def test_demo_on_a_machine_without_java(tmp_path):
     """No Java anywhere but in the wheel; the workers run this interpreter, not the PATH's python3."""
     environment = without_java(tmp_path)

@@ -230,6 +230,7 @@ def stages(spark, config: RunConfig) -> list[str]:
     return run(config, spark).document["reused_stages"]
 
 
+@pytest.mark.slow
 def test_a_filter_by_date_reuses_today_only(spark, tmp_path):
     days = pa.array(np.arange(N, dtype=np.int32), pa.date32())
     source = write(tmp_path / "in", {**of(ROWS, LISTS), "day": days})

@@ -384,7 +384,7 @@ def assert_equals_the_rule(spark, done, semantic: dict, distances: np.ndarray, k
 @pytest.mark.parametrize(
     "semantic",
     [
-        {"eps": [0.05, 1e-9, 0.3]},
+        pytest.param({"eps": [0.05, 1e-9, 0.3]}, marks=pytest.mark.slow),
         *[
             pytest.param({"seed": 4, **semantic, "which_to_keep": which_to_keep}, marks=pytest.mark.slow)
             for which_to_keep, semantic in (

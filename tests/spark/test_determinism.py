@@ -27,6 +27,7 @@ def expected(spark, source, tmp_path_factory):
     return done.document["digests"], rows_of(done.keep_list(spark))
 
 
+@pytest.mark.slow
 def test_there_are_ties(expected):
     distances = [(row[1], row[2]) for row in expected[1]]
     assert len(set(distances)) < 0.9 * len(distances)
@@ -36,7 +37,12 @@ def test_there_are_ties(expected):
     ("partitions", "batch", "more"),
     [
         pytest.param(1, 1, {}, marks=pytest.mark.slow),
-        (7, 10_000, {"spark.sql.ansi.enabled": "false", "spark.sql.shuffle.partitions": "1"}),
+        pytest.param(
+            7,
+            10_000,
+            {"spark.sql.ansi.enabled": "false", "spark.sql.shuffle.partitions": "1"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             200,
             10_000,

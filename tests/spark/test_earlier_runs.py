@@ -24,6 +24,7 @@ def earlier(tmp_path):
     return open_run(tmp_path / "earlier")
 
 
+@pytest.mark.slow
 def test_a_run_of_format_1_is_opened_and_verified(spark, earlier):
     assert "format_version" not in earlier.document
     assert "kept        16 of 56" in str(earlier.summary())

@@ -42,7 +42,7 @@ def random_edges(seed: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("one_task", [0, pytest.param(500_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "kind",
-    ["random", pytest.param("strings", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)],
+    [pytest.param(kind, marks=pytest.mark.slow) for kind in ("random", "strings", "none")],
 )
 def test_components_equal_union_find(spark, tmp_path, monkeypatch, kind, one_task):
     monkeypatch.setattr(components_module, "_ONE_TASK_PAIRS", one_task)

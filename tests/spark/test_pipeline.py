@@ -221,7 +221,7 @@ def float32_rows(count):
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array(float32_rows(400), pa.list_(pa.float64())),
+        pytest.param(pa.array(float32_rows(400), pa.list_(pa.float64())), marks=pytest.mark.slow),
         pytest.param(pa.array(float32_rows(400), pa.list_(pa.float32(), DIM)), marks=pytest.mark.slow),
         pa.array([row.tobytes() for row in EMBEDDINGS[:400]], pa.binary()),
     ],
@@ -233,6 +233,7 @@ def test_embedding_forms(spark, small, tmp_path, column):
     assert again.document["digests"]["keep_list"] == small.document["digests"]["keep_list"]
 
 
+@pytest.mark.slow
 def test_ml_vectors_in_a_catalog_table_with_awkward_names(spark, small, tmp_path):
     from pyspark.ml.linalg import Vectors
 
