@@ -33,7 +33,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## Cluster and prune scikit-learn's handwritten digits into demo-run/
 	$(BIN)/spark-dbp demo demo-run
 
-test: $(STAMP)  ## Run what shows that the program works: unit tests and the core of the others (6 minutes)
+test: $(STAMP)  ## Run what shows that the program works: unit tests and the core of the others (5 minutes)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test-all: $(STAMP)  ## Run all tests but the long ones

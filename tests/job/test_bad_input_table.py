@@ -58,6 +58,7 @@ def committed(run: Path) -> dict[str, bytes]:
     return {name: content for name, content in tree(run).items() if not name.startswith("derived/")}
 
 
+@pytest.mark.slow
 def test_the_run_that_was_there_stays(command, tmp_path):
     """Whatever is refused, the run that an earlier command committed is not touched; nor are others locked out."""
     prepare(tmp_path, Case(0, []))

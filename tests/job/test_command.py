@@ -223,6 +223,7 @@ def submit(tmp_path_factory) -> Callable[[list, Path], subprocess.CompletedProce
     return lambda arguments, cwd: start([*command, job, *arguments], environment, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_spark_submit_with_the_wheel_on_a_local_cluster(spark, submit, tmp_path):
     keys = make_keys(500)
     source = write_table(tmp_path / "in", keys, make_embeddings(500, 8, 4), n_files=4)

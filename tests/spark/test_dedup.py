@@ -476,6 +476,7 @@ def test_given_centroids_that_do_not_fit_are_refused_before_anything_is_compared
         assert not (tmp_path / name / "run/tables/semantic_assignments").exists()
 
 
+@pytest.mark.slow
 def test_eps_below_rounding(spark, tmp_path, capsys):
     """Case 15: of two byte-identical vectors one is removed, though rounding makes their product 1 - 4e-9."""
     base = np.random.default_rng(5).normal(size=(40, 384)).astype(np.float32)
