@@ -19,6 +19,7 @@ ODD_KEYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_odd_keys_come_through_unchanged(command, spark, tmp_path):
     keys = ODD_KEYS + KEYS[len(ODD_KEYS) :]
     embeddings = make_embeddings(N, DIM, 3)
