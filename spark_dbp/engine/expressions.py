@@ -243,7 +243,8 @@ def check_expression(frame: DataFrame, sql: str, setting: str) -> None:
 def _show_file_columns(frame: DataFrame, sql: str) -> DataFrame:
     """`frame` with `_metadata` shown where SQL names it: Spark 3.5 fails on a hidden column in a join."""
     is_hidden = _FILE_COLUMNS not in (name.lower() for name in frame.columns)
-    return frame.select("*", _FILE_COLUMNS) if is_hidden and _FILE_COLUMNS in sql.lower() else frame
+    is_named = _FILE_COLUMNS in (name.lower() for name in find_names(sql))
+    return frame.select("*", _FILE_COLUMNS) if is_hidden and is_named else frame
 
 
 def refuse_ambiguous_names(sql: Iterable[tuple[str, str]], columns: list[str]) -> None:

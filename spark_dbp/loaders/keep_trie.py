@@ -53,19 +53,7 @@ def find_shards(keys: list[bytes], n_shards: int) -> npt.NDArray[np.uint32]:
 def read_manifest(path: str) -> tuple[str, dict[str, Any]]:
     """Where the tries of a run lie, and their manifest.
 
-    Parameters
-    ----------
-    path : str
-        A run directory, or its ``keep_trie`` directory; local or a URI.
-
-    Returns
-    -------
-    (str, dict)
-
-    Raises
-    ------
-    InputError
-        When there is no trie at `path`, or another program or version wrote it.
+    Takes and raises what `KeepTrie.open` does, and opens no shard.
     """
     base = files.normalize(path)
     try:
@@ -73,6 +61,8 @@ def read_manifest(path: str) -> tuple[str, dict[str, Any]]:
             run = json.loads(files.read_bytes(files.join(base, "run.json")))
             base = files.resolve(base, run["tables"]["keep_trie"])
         manifest = json.loads(files.read_bytes(files.join(base, MANIFEST)))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{MANIFEST} holds no names and values")
     except SparkDbpError as error:
         raise InputError(
             f"no keep trie at {path}: this process does not reach it: {error.what}",

@@ -226,6 +226,14 @@ def test_the_file_of_a_row(spark, tmp_path, engine):
     assert found == sorted(f"first.parquet/{key}" for key in KEYS)
 
 
+def test_sql_that_only_seems_to_name_the_file_of_a_row(spark):
+    """On rows of no file, which have no such column: part of another name, and text."""
+    frame = spark.createDataFrame([("a", "b")], "key STRING, image_metadata STRING")
+    check_expression(frame, "image_metadata <> '_metadata.file_path'", "input.filter")
+    with pytest.raises(ConfigError, match=r"input\.filter '_metadata\.file_path IS NULL': .*_metadata"):
+        check_expression(frame, "_metadata.file_path IS NULL", "input.filter")
+
+
 def stages(spark, config: RunConfig) -> list[str]:
     return run(config, spark).document["reused_stages"]
 

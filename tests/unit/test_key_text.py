@@ -263,3 +263,11 @@ def test_a_trie_of_an_unknown_type_is_refused(tmp_path):
 )  # fmt: skip
 def test_types_of_keys(key_type, is_one):
     assert (find_key_text(key_type) is not None) == is_one
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "{", ""])
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=f"no keep trie at {tmp_path}") as caught:
+        KeepTrie.open(str(tmp_path))
+    assert "keep_trie directory" in caught.value.mend
