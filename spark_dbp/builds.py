@@ -34,8 +34,8 @@ from spark_dbp.engine.memory import read_collect_limit, read_memory_limit
 from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids
-from spark_dbp.job import Job, carry_columns
-from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL
+from spark_dbp.job import Job, Total, carry_columns
+from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL, to_whole_distances
 from spark_dbp.kernels.pairwise import find_threshold
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.kernels.vectors import make_centroids_table
@@ -59,6 +59,7 @@ from spark_dbp.stages.semantic_dedup import count_by_eps, semantic_dedup
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pyarrow as pa
     from pyspark.sql import DataFrame
 
     Centroids = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
@@ -81,7 +82,9 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
         distance_to_centroid=name_column(given.distance_to_centroid),
         carry=carried,
     )
-    written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
+    written = job.write_table(
+        "samples", samples, totals={"bytes": Total(count_row_bytes(samples), lambda rows: rows.nbytes)}
+    )
     job.source.check_unchanged(written.rows)
     report = check_samples(written.frame, given.on_bad_rows)
     good = good_samples(written.frame, report.dimension)
@@ -398,9 +401,13 @@ def build_keep_list(job: Job) -> None:
         "keep_list",
         kept,
         expected_rows=job.info("quotas")["n_keep"],
-        totals={"distance": F.expr(WHOLE_DISTANCE_SQL)},
+        totals={"distance": Total(F.expr(WHOLE_DISTANCE_SQL), _add_distances)},
     )
     job.note(whole_distance=written.totals["distance"])
+
+
+def _add_distances(rows: pa.Table) -> int:
+    return int(to_whole_distances(rows.column(DISTANCE).to_numpy()).sum())
 
 
 def build_trie(job: Job) -> None:

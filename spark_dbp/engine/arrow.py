@@ -11,8 +11,9 @@ repeated tasks never get into the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
@@ -115,16 +116,25 @@ def to_frame(rows: DataFrame | CommittedTable | MappedRows) -> DataFrame:
     return rows.frame if isinstance(rows, CommittedTable) else rows
 
 
-def write_rows(rows: DataFrame | MappedRows, path: str) -> list[str]:
+def write_rows(
+    rows: DataFrame | MappedRows, path: str, totals: Mapping[str, Counter] | None = None
+) -> list[WrittenFile]:
     """Write rows to the new directory `path`: by workers where they can, else by Spark.
+
+    Parameters
+    ----------
+    rows : DataFrame or MappedRows
+    path : str
+    totals : mapping of str to callable, optional
+        What workers count of the rows that they write.
 
     Returns
     -------
-    list of str
-        Names of the files that workers wrote. Empty where Spark wrote them, which does not tell.
+    list of WrittenFile
+        The files that workers wrote. Empty where Spark wrote them, which does not tell.
     """
     if isinstance(rows, MappedRows):
-        return rows.write_parquet(path)
+        return rows.write_parquet(path, totals)
     rows.write.parquet(files.to_spark_path(path))
     return []
 
@@ -236,6 +246,30 @@ def _read_file(path: str, columns: list[str], check: bool, dimension: int | None
             yield batch.select(columns)
 
 
+# What workers count of a table of rows.
+Counter = Callable[["pa.Table"], int]
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that a worker wrote, and what it counted on the way.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+    digest, key_digest : int
+        Sums of the hashes of all columns, and of the column ``key`` alone (see `kernels.row_hash`).
+    totals : dict of str to int
+    """
+
+    name: str
+    rows: int = 0
+    digest: int = 0
+    key_digest: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class MappedRows:
     """The rows that a function makes of a DataFrame in the workers, which can write them themselves.
@@ -246,6 +280,7 @@ class MappedRows:
     function : callable
         Takes an iterator of record batches with the columns of `source`, returns one with those of `schema`.
     schema : StructType
+        Its first column is ``key``.
     rest : DataFrame, optional
         Further rows, which Spark computes.
     """
@@ -260,28 +295,30 @@ class MappedRows:
         made = map_in_arrow(self.source, self.function, self.schema)
         return made if self.rest is None else made.unionByName(self.rest)
 
-    def write_parquet(self, path: str) -> list[str]:
+    def write_parquet(self, path: str, totals: Mapping[str, Counter] | None = None) -> list[WrittenFile]:
         """Write the rows to the new directory `path`, reachable from the workers.
 
         Returns
         -------
-        list of str
-            Names of the files that workers wrote. Empty where Spark wrote them, which does not tell.
+        list of WrittenFile
+            The files that workers wrote. Empty where Spark wrote them, which does not tell.
         """
         if not all(reads_alike(field.dataType) for field in self.schema):
             self.to_frame().write.parquet(files.to_spark_path(path))
             return []
         draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
-        written = self._write_files(self.source, self.function, draft)
+        written = self._write_files(self.source, self.function, draft, totals or {})
         if self.rest is not None:
-            written += self._write_files(self.rest, lambda batches: batches, draft)
-        files.publish(draft, written, path)
+            written += self._write_files(self.rest, lambda batches: batches, draft, totals or {})
+        files.publish(draft, [file.name for file in written], path)
         if not written:  # no rows at all: Spark writes an empty file that has the columns
             self.to_frame().limit(0).write.parquet(files.to_spark_path(path))
         return written
 
-    def _write_files(self, source: DataFrame, function: BatchFunction, draft: str) -> list[str]:
-        """Let the workers write files to the directory `draft`. Returns the names of the files."""
+    def _write_files(
+        self, source: DataFrame, function: BatchFunction, draft: str, totals: Mapping[str, Counter]
+    ) -> list[WrittenFile]:
+        """Let the workers write files to the directory `draft`."""
         schema, codec = to_arrow_schema(self.schema), read_parquet_codec(source.sparkSession)
 
         def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -290,7 +327,7 @@ class MappedRows:
 
             context = TaskContext.get()
             name = f"part-{context.partitionId() if context else 0:05d}-{uuid4().hex[:8]}.parquet"
-            sink = None
+            sink, sums = None, [0, 0, 0, *(0 for _ in totals)]
             for table in gather_batches(function(batches), _GROUP_ROWS, _GROUP_BYTES):
                 if sink is None:
                     # Keys are all different, so a dictionary of them would save nothing.
@@ -301,9 +338,28 @@ class MappedRows:
                         use_dictionary=[CLUSTER_ID],
                         write_statistics=True,
                     )
-                sink.write(table.select(schema.names).cast(schema))
+                rows = table.select(schema.names).cast(schema)
+                sink.write(rows)
+                counted = [rows.num_rows, *_digest(rows), *(count(rows) for count in totals.values())]
+                sums = [total + more for total, more in zip(sums, counted, strict=True)]
             if sink is not None:
                 sink.close()
-                yield pa.RecordBatch.from_pydict({"name": [name]})
+                rows_written, digest, key_digest, *others = sums
+                named = dict(zip(totals, others, strict=True))
+                file = WrittenFile(name, rows_written, digest, key_digest, named)
+                yield pa.RecordBatch.from_pydict({"file": [json.dumps(vars(file))]})
 
-        return [row.name for row in map_in_arrow(source, write, "name STRING").collect()]
+        found = map_in_arrow(source, write, "file STRING").collect()
+        return [WrittenFile(**json.loads(row.file)) for row in found]
+
+
+def _digest(rows: pa.Table) -> tuple[int, int]:
+    """Sums of the hashes of all columns, and of the first one alone, which is ``key``."""
+    from spark_dbp.kernels.row_hash import hash_rows, sum_hashes
+
+    digest = key_digest = 0
+    for batch in rows.to_batches():
+        keys = hash_rows(batch.columns[:1])
+        key_digest += sum_hashes(keys)
+        digest += sum_hashes(hash_rows(batch.columns[1:], keys))
+    return digest, key_digest

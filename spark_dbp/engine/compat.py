@@ -142,8 +142,6 @@ def create_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
     """A small pyarrow Table as a DataFrame."""
     if hasattr(type(spark), "addTag") and not spark.version.startswith("3."):
         return spark.createDataFrame(table)
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     columns = (column.to_pylist() for column in table.columns)
     return spark.createDataFrame(list(zip(*columns, strict=True)), from_arrow_schema(table.schema))
 
@@ -199,6 +197,13 @@ def count_shuffle_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle, as set in the session; Spark's default where the setting is not a number."""
     setting = read_setting(spark, "spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
+
+
+def from_arrow_schema(schema: pa.Schema) -> StructType:
+    """The types as which Spark reads columns that pyarrow writes with these."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(schema)
 
 
 def to_arrow_schema(schema: StructType) -> pa.Schema:

@@ -353,9 +353,11 @@ def read_parquet(path: str) -> Any:
         return pq.read_table(inner, filesystem=filesystem, partitioning=None)
 
 
-def write_parquet(path: str, table: Any) -> None:
-    """Write a small pyarrow Table as the only file of the new directory `path`."""
-    write_parquet_file(join(path, "part-00000.parquet"), table)
+def write_parquet(path: str, table: Any) -> str:
+    """Write a small pyarrow Table as the only file of the new directory `path`. Returns the file's name."""
+    name = "part-00000.parquet"
+    write_parquet_file(join(path, name), table)
+    return name
 
 
 def write_parquet_file(path: str, table: Any) -> None:

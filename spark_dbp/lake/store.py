@@ -59,6 +59,8 @@ class FinishedStep:
         Table name to its number of rows, its digest, and the digest of its column ``key``.
     files, bytes : dict
         Table name to the size in bytes of each of its files, and of all of them.
+    schemas : dict of str to str
+        Table name to its columns as Spark describes them in JSON. Without it, Spark must look into files.
     ignored : dict of str to list
         Table name to the names of files that lay in its directory from the start and are no part of it.
     version : str
@@ -89,6 +91,7 @@ class FinishedStep:
     bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     engine: str = ""
+    schemas: dict[str, str] = field(default_factory=dict)
 
     def hash_table(self, table: str) -> str:
         """Hash of how a table was made and of its content. Later steps depend on it.
@@ -348,14 +351,17 @@ class StepWriter:
         digest: str | None = None,
         key_digest: str | None = None,
         names: Iterable[str] = (),
+        schema: str | None = None,
     ) -> None:
-        """Record what was read back from `table`, and the names of its files (by default all there are)."""
+        """Record what is in `table`, and the names of its files (by default all there are)."""
         self.step.rows[table] = rows
         self._names[table] = list(names)
         if digest is not None:
             self.step.digests[table] = digest
         if key_digest is not None:
             self.step.key_digests[table] = key_digest
+        if schema is not None:
+            self.step.schemas[table] = schema
 
     def list_files(self) -> None:
         """Record the files of the tables, and what lies beside them, as a failed attempt may leave it."""

@@ -7,10 +7,32 @@ those that workers say they wrote. A listing tells only their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.lake import files
+
+# Requests to a store at once.
+_THREADS = 16
+
+
+def read_footers(path: str, names: Iterable[str]) -> list[tuple[int, Any]]:
+    """Rows and Arrow schema of each of the Parquet files `names` of the directory `path`, by their footers.
+
+    Raises
+    ------
+    OSError, pyarrow.ArrowException
+        When a file is not there, or is no Parquet.
+    """
+
+    def read(name: str) -> tuple[int, Any]:
+        file = files.open_parquet(files.join(path, name))
+        return file.metadata.num_rows, file.schema_arrow
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(read, names))
 
 
 def list_table_files(path: str, names: Collection[str] = ()) -> tuple[dict[str, int], list[str]]:

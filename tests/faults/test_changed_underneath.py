@@ -132,15 +132,16 @@ def test_files_planted_while_a_stage_writes(spark, source, tmp_path, monkeypatch
         made = original(*arguments)
         write = made.write_parquet
 
-        def write_and_plant(path):
-            write(path)
+        def write_and_plant(path, totals):
+            written = write(path, totals)
             shutil.copy(next(Path(path).glob("*.parquet")), Path(path) / "part-99999.parquet")
+            return written
 
         object.__setattr__(made, "write_parquet", write_and_plant)
         return made
 
     monkeypatch.setattr(kmeans, "plan_assignment", assignment)
-    with pytest.raises(SparkDbpError, match="table assignments was read back with rows"):
+    with pytest.raises(SparkDbpError, match="table assignments: file 'part-99999"):
         run(configured(source, tmp_path), spark)
     assert not (tmp_path / "run/tables/assignments").exists()
 
@@ -163,7 +164,7 @@ def test_keys_that_were_swapped_while_a_stage_writes(spark, source, tmp_path, mo
         return made
 
     monkeypatch.setattr(kmeans, "plan_assignment", assignment)
-    with pytest.raises(SparkDbpError, match="table assignments was read back with digest of keys"):
+    with pytest.raises(SparkDbpError, match="table assignments has digest of keys"):
         run(configured(source, tmp_path), spark)
 
 

@@ -185,7 +185,8 @@ def test_workers_write_tables_and_read_them(workers, base, tmp_path):
 
     frame = workers.createDataFrame([("rest", -1)], "key STRING, cluster_id INT")
     path = files.join(base, "table")
-    names = MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
+    written = MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
+    names = [file.name for file in written]
     assert files.list_names(path) == sorted(names)  # no draft
     assert len(names) == 4  # three tasks' files and the rest's
     rows = files.read_parquet(path)
@@ -223,8 +224,9 @@ def test_forked_loader_workers_read_the_trie(workers, base):
     """Data loaders fork after the parent has opened the trie."""
     frame = workers.createDataFrame([(str(i),) for i in range(100)], "key STRING")
     # Workers read and write themselves here: Spark has no connector to this store.
-    names = MappedRows(frame, lambda batches: batches, frame.schema).write_parquet(f"{base}/keys")
-    build_keep_trie(CommittedTable(workers, f"{base}/keys", frame, names=tuple(names)), base, 100, shards=4)
+    written = MappedRows(frame, lambda batches: batches, frame.schema).write_parquet(f"{base}/keys")
+    names = tuple(file.name for file in written)
+    build_keep_trie(CommittedTable(workers, f"{base}/keys", frame, names=names), base, 100, shards=4)
     program = f"""
 from multiprocessing import get_context
 from spark_dbp import KeepTrie

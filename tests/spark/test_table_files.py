@@ -10,7 +10,7 @@ from conftest import config_of, make_embeddings, make_keys, write_table
 from pyspark.sql import DataFrameReader, DataFrameWriter
 
 from spark_dbp import RunConfig, open_run, prune_again, run
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, list_file_names, map_batches
+from spark_dbp.engine.arrow import CommittedTable, MappedRows, WrittenFile, list_file_names, map_batches
 from spark_dbp.errors import DamagedRunError, SparkDbpError
 from spark_dbp.explore.verify import verify
 from spark_dbp.lake import files
@@ -86,17 +86,17 @@ def test_spark_must_read_what_workers_wrote(spark, tmp_path, monkeypatch, what):
     source = write_table(tmp_path / "in", make_keys(N), make_embeddings(N, 8, 5))
     original = MappedRows.write_parquet
 
-    def write_parquet(self, path):
-        names = original(self, path)
+    def write_parquet(self, path, totals):
+        written = original(self, path, totals)
         if what == "one less":
-            return [*names, "part-lost.parquet"]
-        shutil.copy(Path(path) / names[0], Path(path) / "part-planted.parquet")
-        return names
+            return [*written, WrittenFile("part-lost.parquet")]
+        shutil.copy(Path(path) / written[0].name, Path(path) / "part-planted.parquet")
+        return written
 
     monkeypatch.setattr(MappedRows, "write_parquet", write_parquet)
     told = {
-        "one more": "'part-planted.parquet' was read back and not written",
-        "one less": "'part-lost.parquet' was written and not read back",
+        "one more": "'part-planted.parquet' was not written, and lies there",
+        "one less": "'part-lost.parquet' was written, and is not there",
     }
     with pytest.raises(SparkDbpError, match=f"table assignments: file {told[what]}"):
         run(RunConfig.from_dict(config_of(source, tmp_path / "run")), spark)
