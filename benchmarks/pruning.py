@@ -102,8 +102,8 @@ def sql(folder: Path, out: Path) -> None:
 def _prune(assignments: DataFrame | CommittedTable, out: Path) -> None:
     from pyspark.sql import SparkSession
 
-    from spark_dbp.engine.arrow import write_rows
     from spark_dbp.engine.compat import collect_arrow
+    from spark_dbp.engine.mapped_rows import write_rows
     from spark_dbp.stages.cluster_stats import cluster_stats
     from spark_dbp.stages.select import plan_selection
 

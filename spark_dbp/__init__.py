@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from spark_dbp.pipeline import plan_steps
     from spark_dbp.runner import prune_again, run
     from spark_dbp.runs import Run, open_run
+    from spark_dbp.stages.check_samples import check_samples, good_samples
     from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
     from spark_dbp.stages.exact_dedup import exact_dedup
-    from spark_dbp.stages.ingest import check_samples, good_samples, ingest
+    from spark_dbp.stages.ingest import ingest
     from spark_dbp.stages.keep_trie import build_keep_trie
     from spark_dbp.stages.kmeans import SphericalKMeans
     from spark_dbp.stages.minhash_dedup import minhash_dedup
@@ -37,12 +38,12 @@ _HOME = {
     "RunConfig": "config",
     "SphericalKMeans": "stages.kmeans",
     "build_keep_trie": "stages.keep_trie",
-    "check_samples": "stages.ingest",
+    "check_samples": "stages.check_samples",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
     "exact_dedup": "stages.exact_dedup",
     "get_session": "engine.session",
-    "good_samples": "stages.ingest",
+    "good_samples": "stages.check_samples",
     "ingest": "stages.ingest",
     "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from spark_dbp.config import RunConfig
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 
 N_CLUSTERS = 20
 KEEP_RATIO = 0.3
@@ -47,7 +47,7 @@ def write_digits(directory: str) -> tuple[str, str]:
     for name, table in tables.items():
         path = files.join(files.normalize(directory), name)
         if not files.exists(path):  # written once: a second demo finds its input unchanged
-            files.write_parquet(path, table)
+            parquet_files.write_parquet(path, table)
         paths.append(path)
     return paths[0], paths[1]
 
@@ -86,5 +86,5 @@ def read_labels(directory: str) -> dict[str, str]:
     dict of str to str
     """
     _, metadata = write_digits(files.join(files.normalize(directory), "input"))
-    keys, labels = files.read_parquet(metadata).select(["key", "label"]).columns
+    keys, labels = parquet_files.read_parquet(metadata).select(["key", "label"]).columns
     return dict(zip(keys.to_pylist(), map(str, labels.to_pylist()), strict=True))

@@ -6,36 +6,33 @@ Imports `config`, `steps`, `engine`, `io`, `lake`, kernels and the names of inge
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import KEY, VECTOR, name_carried
+from spark_dbp.columns import KEY, PROBLEM, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.engine.arrow import (
-    CommittedTable,
-    MappedRows,
-    WrittenFile,
-    list_file_names,
-    to_frame,
-    write_rows,
-)
-from spark_dbp.engine.compat import column, from_arrow_schema, open_reader, read_setting, to_arrow_schema
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.compat import column, read_setting
+from spark_dbp.engine.mapped_rows import Count, MappedRows, to_frame
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import bound_batches, describe_jobs
 from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.engine.table_writer import (
+    WrittenTable,
+    check_equal,
+    read_frame,
+    write_small_table,
+    write_table,
+)
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.sources import Source
-from spark_dbp.kernels.row_hash import digest_rows, write_digest
 from spark_dbp.kernels.vectors import split_centroids_table
-from spark_dbp.lake import files, paths
-from spark_dbp.lake.digest import digest_and_sum
+from spark_dbp.lake import parquet_files
 from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
-from spark_dbp.lake.table_files import read_footers
-from spark_dbp.stages.ingest import estimate_row_bytes, good_samples
+from spark_dbp.stages.check_samples import estimate_row_bytes, good_samples
 from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
 
 if TYPE_CHECKING:
@@ -43,47 +40,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
-    from pyspark.sql.types import StructType
-
-
-@dataclass(frozen=True)
-class Total:
-    """A sum over the rows of a table, taken while it is written or read back.
-
-    Attributes
-    ----------
-    column : Column
-        Whole numbers, as Spark computes them.
-    count : callable
-        Their sum over a pyarrow Table of rows.
-    """
-
-    column: Column
-    count: Callable[[pa.Table], int]
-
-
-@dataclass(frozen=True)
-class WrittenTable:
-    """What is known of a table that a step wrote.
-
-    Attributes
-    ----------
-    frame : DataFrame
-        The table.
-    rows : int
-    digest : str
-        Of all columns.
-    key_digest : str
-        Of the column ``key`` alone; empty for a table without it.
-    totals : dict of str to int
-        Sums of whole numbers that the writer asked for.
-    """
-
-    frame: DataFrame
-    rows: int
-    digest: str
-    key_digest: str = ""
-    totals: dict[str, int] = field(default_factory=dict)
 
 
 class Job:
@@ -248,17 +204,20 @@ class Job:
         step = self._step_of(table)
         return str(step.info["keys"] if table == "samples" else step.key_digests[table])
 
-    def _read(self, path: str, schema: StructType | None = None) -> DataFrame:
-        """The Parquet files of a directory. Without a schema, Spark starts a job to look for it."""
-        reader = open_reader(self.spark)
-        return (reader if schema is None else reader.schema(schema)).parquet(paths.to_spark_source(path))
-
-    def read_table(self, table: str) -> DataFrame:
-        """A table as a DataFrame; of ``samples`` the good rows."""
+    def _read_all(self, table: str) -> DataFrame:
         from pyspark.sql.types import StructType
 
         schema = self._step_of(table).schemas.get(table)
-        frame = self._read(self._path_of(table), StructType.fromJson(json.loads(schema)) if schema else None)
+        known = StructType.fromJson(json.loads(schema)) if schema else None
+        return read_frame(self.spark, self._path_of(table), known)
+
+    def list_columns(self, table: str) -> list[str]:
+        """Names of all columns of a table."""
+        return list(self._read_all(table).columns)
+
+    def read_table(self, table: str) -> DataFrame:
+        """A table as a DataFrame; of ``samples`` the good rows."""
+        frame = self._read_all(table)
         return good_samples(frame, self.info(table)["dimension"]) if table == "samples" else frame
 
     def open_table(self, table: str) -> CommittedTable | DataFrame:
@@ -274,7 +233,9 @@ class Job:
             self._path_of(table),
             self.read_table(table),
             dimension=self.info(table)["dimension"] if is_samples else None,
-            has_problems=is_samples and bool(self.info(table)["dropped"]),
+            has_problems=is_samples
+            and bool(self.info(table)["dropped"])
+            and PROBLEM in self.list_columns(table),
             progress=self.directory.progress,
             names=tuple(self._step_of(table).files[table]),
         )
@@ -302,7 +263,7 @@ class Job:
 
     def read_small_table(self, table: str) -> pa.Table:
         """A table of O(k) rows, on the driver."""
-        return files.read_parquet(self._path_of(table))
+        return parquet_files.read_parquet(self._path_of(table))
 
     def read_centroids(
         self, table: str = "centroids"
@@ -320,13 +281,11 @@ class Job:
         *,
         expected_rows: int | None = None,
         expected_keys: str | None = None,
-        totals: Mapping[str, Total] | None = None,
+        totals: Mapping[str, Column] | None = None,
+        count: Count | None = None,
+        n_keys: int | None = None,
     ) -> WrittenTable:
         """Write `rows` to a new directory of the step at work, and see what lies there.
-
-        Columns, number of rows and keys are compared to what was to be written. Where workers write, they
-        count and digest their rows on the way, and the footers of their files must agree. What Spark writes
-        is read back. So what is committed is what lies there, whatever the tasks that wrote it went through.
 
         Parameters
         ----------
@@ -335,8 +294,8 @@ class Job:
         expected_rows : int, optional
         expected_keys : str, optional
             Digest of the keys that must be there, each as often.
-        totals : mapping of str to Total, optional
-            Sums to take on the way.
+        totals, count, n_keys
+            As for `engine.table_writer.write_table`.
 
         Returns
         -------
@@ -347,40 +306,39 @@ class Job:
         SparkDbpError
             When something else was written.
         """
-        path, totals = self._at_work.new_directory(table), totals or {}
-        schema = rows.schema
-        with self._describe(f"write {table}"):
-            counts = {name: total.count for name, total in totals.items()}
-            by_workers = write_rows(to_frame(rows) if self.engine.name == "sql" else rows, path, counts)
-        if by_workers:
-            _check_footers(table, path, schema, by_workers)
-            written = _add_up(self._read(path, schema), by_workers)
-            names = [file.name for file in by_workers]
-        else:
-            back = self._read(path)
-            names = list_file_names(back)
-            _check_equal(table, "columns", _describe_columns(back.schema), _describe_columns(schema))
-            columns = [total.column for total in totals.values()]
-            # The first pass over what was written, by which it is also known that it can be read.
-            with self._describe(f"read {table} back"):
-                n_rows, (digest, keys), sums = digest_and_sum(back, [back.columns, [KEY]], columns)
-            written = WrittenTable(back, n_rows, digest, keys, dict(zip(totals, sums, strict=True)))
-        _check_equal(table, "rows", written.rows, expected_rows)
-        _check_equal(table, "digest of keys", written.key_digest, expected_keys)
-        self._at_work.report(
-            table, written.rows, written.digest, written.key_digest, names=names, schema=schema.json()
+        path = self._at_work.new_directory(table)
+        written = write_table(
+            self.spark,
+            table,
+            to_frame(rows) if self.engine.name == "sql" else rows,
+            path,
+            describe=self._describe,
+            totals=totals or {},
+            count=count,
+            n_keys=n_keys,
         )
+        check_equal(table, "rows", written.rows, expected_rows)
+        check_equal(table, "digest of keys", written.key_digest, expected_keys)
+        self._report(table, written)
         return written
 
     def write_small_table(self, table: str, content: pa.Table) -> None:
         """Write a table of O(k) rows from the driver, and read it back there."""
-        path = self._at_work.new_directory(table)
-        name = files.write_parquet(path, content)
-        _check_equal(table, "files", files.list_names(path), [name])
-        back = files.read_parquet(path)
-        _check_equal(table, "content", back.equals(content), True)
-        schema = from_arrow_schema(content.schema)
-        self._at_work.report(table, back.num_rows, digest_rows(back), names=[name], schema=schema.json())
+        self._report(table, write_small_table(self.spark, table, content, self._at_work.new_directory(table)))
+
+    def _report(self, table: str, written: WrittenTable) -> None:
+        self._at_work.report(
+            table,
+            written.rows,
+            written.digest,
+            written.key_digest or None,
+            names=written.names,
+            schema=written.frame.schema.json(),
+        )
+
+    def share_table(self, table: str, of: str) -> None:
+        """Let the step at work have `table` in the files of the table `of`, which an earlier step wrote."""
+        self._at_work.share(table, self._step_of(of), of)
 
     def new_directory(self, name: str) -> str:
         """A directory of the step at work, for a table or for what is needed on the way."""
@@ -404,45 +362,3 @@ def carry_columns(names: list[str]) -> dict[str, str]:
     {'caption': 'column_0', 'sha256': 'column_1'}
     """
     return {name: name_carried(number) for number, name in enumerate(names)}
-
-
-def _describe_columns(schema: StructType) -> str:
-    return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in schema)
-
-
-def _add_up(frame: DataFrame, written: list[WrittenFile]) -> WrittenTable:
-    """A table, from what workers counted of its files."""
-    totals: Counter[str] = Counter()
-    for file in written:
-        totals.update(file.totals)
-    digest, keys = (sum(getattr(file, name) for file in written) for name in ("digest", "key_digest"))
-    n_rows = sum(file.rows for file in written)
-    return WrittenTable(frame, n_rows, write_digest(digest), write_digest(keys), dict(totals))
-
-
-def _check_footers(table: str, path: str, schema: StructType, written: list[WrittenFile]) -> None:
-    """See that the files that workers wrote, and no others, lie in the directory of a table."""
-    shown = [name for name in files.list_names(path) if not name.startswith(("_", "."))]
-    names = [file.name for file in written]
-    _check_files(table, shown, names)
-    columns = to_arrow_schema(schema)
-    for file, (n_rows, found) in zip(written, read_footers(path, names), strict=True):
-        _check_equal(f"{table}, file {file.name!r}", "rows", n_rows, file.rows)
-        _check_equal(f"{table}, file {file.name!r}", "columns", found.equals(columns), True)
-
-
-def _check_files(table: str, found: list[str], written: list[str]) -> None:
-    for name in sorted(set(found) ^ set(written)):
-        raise SparkDbpError(
-            f"table {table}: file {name!r} was "
-            + ("not written, and lies there" if name in found else "written, and is not there"),
-            mend="something else wrote to the run directory, or this is a bug: run again, then report it",
-        )
-
-
-def _check_equal(table: str, what: str, found: Any, expected: Any) -> None:
-    if expected is not None and found != expected:
-        raise SparkDbpError(
-            f"table {table} has {what} {found} where {expected} was written",
-            mend="something else wrote to the run directory, or this is a bug: run again, then report it",
-        )

@@ -14,7 +14,7 @@ from spark_dbp._version import __version__
 from spark_dbp.config import RunConfig
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.kernels.vectors import split_centroids_table
-from spark_dbp.lake import files, paths
+from spark_dbp.lake import files, parquet_files, paths
 from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.published import read_published
 from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
@@ -113,15 +113,15 @@ class Run:
 
     def cluster_stats(self) -> pd.DataFrame:
         """Size, d_intra, d_inter, complexity and distance histogram of every cluster."""
-        return files.read_parquet(self.table_path("cluster_stats")).to_pandas()
+        return parquet_files.read_parquet(self.table_path("cluster_stats")).to_pandas()
 
     def quotas(self) -> pd.DataFrame:
         """Weight, target and quota of every cluster."""
-        return files.read_parquet(self.table_path("quotas")).to_pandas()
+        return parquet_files.read_parquet(self.table_path("quotas")).to_pandas()
 
     def centroids(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Cluster ids, shape (k,), and centroids, shape (k, dim), unit norm."""
-        return split_centroids_table(files.read_parquet(self.table_path("centroids")))
+        return split_centroids_table(parquet_files.read_parquet(self.table_path("centroids")))
 
     def keep_trie(self) -> KeepTrie:
         """The kept keys as a set on disk."""

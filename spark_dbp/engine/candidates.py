@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_block, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.mapped_rows import write_and_read_back
 from spark_dbp.kernels.buckets import ENTRY_BYTES, NEIGHBOURS, OF_TEXT, ROUNDING, enter_bands, pair_in_buckets
 from spark_dbp.kernels.vectors import to_matrix
 

@@ -14,8 +14,8 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.mapped_rows import write_and_read_back
 from spark_dbp.lake import files
 from spark_dbp.lake.digest import digest_table
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.compat import BatchFunction, map_in_arrow
+from spark_dbp.engine.mapped_rows import write_and_read_back
 from spark_dbp.engine.spark_errors import read_condition, read_first_line
 from spark_dbp.errors import ConfigError, SparkDbpError
-from spark_dbp.lake import files, paths
+from spark_dbp.lake import files, parquet_files, paths
 from spark_dbp.lake.local_files import can_rename
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def find_problem_of_spark(spark: SparkSession, path: str) -> str:
     with _make_folder(path) as folder:
         for number in range(_FILES):
             name = files.join(folder, "read", f"{number}.parquet")
-            files.write_parquet_file(name, pa.table({"number": pa.array([number], pa.int32())}))
+            parquet_files.write_parquet_file(name, pa.table({"number": pa.array([number], pa.int32())}))
         source = paths.to_spark_source(files.join(folder, "read"))
         try:
             given = spark.read.schema("number INT").parquet(source)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, RANK, SIMILARITY, VECTOR
 from spark_dbp.engine.blocks import number_tasks
 from spark_dbp.engine.compat import map_in_arrow, send_to_partitions
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,7 +144,7 @@ def _write_file(batches: Iterator[pa.RecordBatch], path: str) -> list[tuple[Any,
     for (cluster_id, tile), keys, matrix in _tiles_of(batches):
         if writer is None:
             schema = pa.schema([(KEY, pa.list_(keys.type)), (VECTOR, pa.large_binary())])
-            writer = files.ParquetSink(files.join(path, name), schema)
+            writer = parquet_files.ParquetSink(files.join(path, name), schema)
         n_bytes = matrix.nbytes + keys.nbytes
         if group and group_bytes + n_bytes > _GROUP_BYTES:
             writer.write(pa.concat_tables(group))
@@ -213,7 +213,7 @@ class TileReader:
         place = (ref.file, ref.row_group)
         if self._last is None or self._last[0] != place:
             if ref.file not in self._sources:
-                self._sources[ref.file] = files.open_parquet(files.join(self._path, ref.file))
+                self._sources[ref.file] = parquet_files.open_parquet(files.join(self._path, ref.file))
             self._last = (place, self._sources[ref.file].read_row_group(ref.row_group))
         return self._last[1]
 

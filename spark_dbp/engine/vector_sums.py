@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, N_ITEMS, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, map_batches, to_frame
+from spark_dbp.engine.arrow import CommittedTable, map_batches
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow, share_array
+from spark_dbp.engine.mapped_rows import to_frame
 from spark_dbp.kernels.geometry import GRID, NearestCentroid, sum_runs
 from spark_dbp.kernels.histogram import to_whole_distances
 

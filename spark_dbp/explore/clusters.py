@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import CLUSTER_ID, COMPLEXITY, D_INTER, D_INTRA, KEY, N_ITEMS, QUOTA
-from spark_dbp.lake import files
+from spark_dbp.lake import parquet_files
 from spark_dbp.runs import Run
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def describe_extreme_clusters(run: Run, n: int = 3, labels: Mapping[str, str] | 
     clusters["kept"] = clusters[QUOTA] / clusters[N_ITEMS]
     if labels is not None:
         found: dict[int, Counter[str]] = defaultdict(Counter)
-        rows = files.read_parquet(run.table_path("assignments"))
+        rows = parquet_files.read_parquet(run.table_path("assignments"))
         for key, cluster in zip(*(rows.column(c).to_pylist() for c in (KEY, CLUSTER_ID)), strict=True):
             found[cluster][labels[key]] += 1
         most = [min(found[c].items(), key=lambda item: (-item[1], item[0])) for c in clusters[CLUSTER_ID]]

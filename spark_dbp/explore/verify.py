@@ -43,8 +43,8 @@ from spark_dbp.lake import files
 from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
 from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie, read_manifest
+from spark_dbp.stages.check_samples import estimate_row_bytes
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
-from spark_dbp.stages.ingest import estimate_row_bytes
 from spark_dbp.stages.keep_trie import find_missing_keys, read_shards
 from spark_dbp.stages.quota import plan_quotas
 from spark_dbp.stages.select import select

@@ -22,6 +22,7 @@ from spark_dbp.engine.expressions import (
     refuse_ambiguous_names,
     refuse_expression,
 )
+from spark_dbp.engine.file_scan import FileScan, NotPlainError, plan_file_scan
 from spark_dbp.engine.forms import compute_columns
 from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
@@ -117,6 +118,20 @@ class Source:
             When the filter is no valid SQL for these columns.
         """
         return apply_filter(self.frame, self.predicate)
+
+    def plan_scan(self, columns: Collection[str], progress: str) -> FileScan:
+        """Share the files of the table among tasks that read them themselves.
+
+        Raises
+        ------
+        NotPlainError
+            When only Spark can read just these rows.
+        """
+        if not self.paths:
+            raise NotPlainError("it is a table of the catalog")
+        if self.predicate is not None:
+            raise NotPlainError("it is filtered")
+        return plan_file_scan(self.frame, columns, self.snapshot.rows, progress)
 
     def check_unchanged(self, rows_read: int | None = None) -> None:
         """Refuse a table that has changed since the snapshot.

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 
 _HEAD = 512
 # What files begin with. An archive of tar has its name further on.
@@ -93,9 +93,9 @@ def open_footer(uri: str) -> Any:
         When this process cannot read the file, or it is no Parquet.
     """
     try:
-        return files.open_parquet(uri)
+        return parquet_files.open_parquet(uri)
     except FileNotFoundError:
-        return files.open_parquet(unquote(uri))
+        return parquet_files.open_parquet(unquote(uri))
 
 
 def name_type(leaf: Any) -> str:

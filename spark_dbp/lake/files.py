@@ -121,7 +121,7 @@ def _open_filesystem(path: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _reached(path: str) -> Iterator[tuple[Any, str]]:
+def reached(path: str) -> Iterator[tuple[Any, str]]:
     """The file system of `path`, and the path in it. Errors of a store become a `SparkDbpError`."""
     try:
         yield _open_filesystem(path)
@@ -139,7 +139,7 @@ def exists(path: str) -> bool:
     """Whether there is a file or a directory at `path`."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
 
 
@@ -147,7 +147,7 @@ def list_names(path: str) -> list[str]:
     """Sorted names of all files and directories in the directory `path`; empty when it does not exist."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     return sorted(info.base_name for info in found)
 
@@ -156,7 +156,7 @@ def list_sizes(path: str) -> dict[str, int]:
     """Sizes in bytes of the files in the directory `path`, without those that Spark treats as hidden."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     shown = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
     return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
@@ -166,7 +166,7 @@ def list_kinds(path: str) -> dict[str, bool]:
     """Names of all files and directories in the directory `path`, and whether each is a directory."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     return {info.base_name: info.type == fs.FileType.Directory for info in found}
 
@@ -175,7 +175,7 @@ def list_tree(path: str) -> dict[str, int]:
     """Relative paths and sizes of all files below a directory; of a file its size, under an empty name."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         info = filesystem.get_file_info(inner)
         if info.is_file:
             return {"": int(info.size)}
@@ -185,7 +185,7 @@ def list_tree(path: str) -> dict[str, int]:
 
 def read_start(path: str, n_bytes: int) -> bytes:
     """The first `n_bytes` bytes of a file, or all where it is shorter."""
-    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as stream:
+    with reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as stream:
         return bytes(stream.read(n_bytes))
 
 
@@ -193,7 +193,7 @@ def measure_tree(path: str) -> int:
     """Bytes of all files in a directory, or of one file."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         info = filesystem.get_file_info(inner)
         if info.type != fs.FileType.Directory:
             return int(info.size or 0)
@@ -203,7 +203,7 @@ def measure_tree(path: str) -> int:
 
 def read_bytes(path: str) -> bytes:
     """Whole content of a small file."""
-    with _reached(path) as (filesystem, inner), filesystem.open_input_stream(inner) as stream:
+    with reached(path) as (filesystem, inner), filesystem.open_input_stream(inner) as stream:
         return bytes(stream.read())
 
 
@@ -217,7 +217,7 @@ def write_bytes(path: str, content: bytes) -> None:
     if is_local(path):
         local_files.write_file(Path(normalize(path)), content)
         return
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         if filesystem.type_name == "hdfs":
             _write_and_move(filesystem, inner, content)
         else:
@@ -258,7 +258,7 @@ def create_file(path: str, content: bytes) -> tuple[bool, bool]:
         later whose content is there.
     """
     if not is_local(path):
-        with _reached(path) as (filesystem, inner):
+        with reached(path) as (filesystem, inner):
             create_new = getattr(getattr(filesystem, "handler", None), "create_new", None)
             if create_new is not None:
                 return create_new(inner, content), False
@@ -276,7 +276,7 @@ def create_file(path: str, content: bytes) -> tuple[bool, bool]:
 
 def touch(path: str) -> None:
     """Make an empty file. Directories are made as needed."""
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         if is_local(path):
             Path(inner).parent.mkdir(parents=True, exist_ok=True)
         filesystem.open_output_stream(inner).close()
@@ -286,7 +286,7 @@ def delete(path: str) -> None:
     """Delete a file, or a directory with all it holds. Does nothing when there is none."""
     from pyarrow import fs
 
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         kind = filesystem.get_file_info(inner).type
         if kind == fs.FileType.Directory:
             filesystem.delete_dir(inner)
@@ -300,7 +300,7 @@ def publish(draft: str, names: list[str], to: str) -> None:
     An object store, and some mounts, can only copy a file, with a request for each. Many requests are under
     way at once, because each takes a while.
     """
-    with _reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
+    with reached(draft) as (filesystem, source), ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
         target = _open_filesystem(to)[1]
         renames = filesystem.type_name in _RENAMING and not is_store_mount(draft)
 
@@ -321,7 +321,7 @@ def publish(draft: str, names: list[str], to: str) -> None:
 
 def copy_to_local(path: str, target: str) -> None:
     """Copy a file of any store to a local path, a part at a time."""
-    with _reached(path) as (filesystem, inner):
+    with reached(path) as (filesystem, inner):
         fetch = getattr(getattr(filesystem, "handler", None), "copy_to_local", None)
         if fetch is not None:
             fetch(inner, target)
@@ -336,115 +336,7 @@ def delete_if_empty(path: str) -> None:
         with suppress(OSError):  # it is not empty, or does not exist
             Path(path).rmdir()
     elif mounts.is_mounted(path):
-        with _reached(path) as (filesystem, inner):
+        with reached(path) as (filesystem, inner):
             delete_empty = getattr(filesystem.handler, "delete_if_empty", None)
             if delete_empty is not None:
                 delete_empty(inner)
-
-
-def read_parquet(path: str) -> Any:
-    """Read a small Parquet file, or a directory of them, as a pyarrow Table.
-
-    Names of directories such as ``a=1`` make no columns.
-    """
-    import pyarrow.parquet as pq
-
-    with _reached(path) as (filesystem, inner):
-        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
-
-
-def write_parquet(path: str, table: Any) -> str:
-    """Write a small pyarrow Table as the only file of the new directory `path`. Returns the file's name."""
-    name = "part-00000.parquet"
-    write_parquet_file(join(path, name), table)
-    return name
-
-
-def write_parquet_file(path: str, table: Any) -> None:
-    """Write a small pyarrow Table to a file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def iter_parquet(path: str, columns: list[str], batch_rows: int, batch_bytes: int) -> Iterator[Any]:
-    """Record batches of one Parquet file, of at most `batch_rows` rows and about `batch_bytes` bytes."""
-    import pyarrow.parquet as pq
-
-    # Read a local disk through a small buffer, which stays in the cache. Read a store in few large requests.
-    how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local(path) else {"pre_buffer": True}
-    with _reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
-        file = pq.ParquetFile(source, **how)
-        rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, measure_row_bytes(file.metadata, columns)))))
-        yield from file.iter_batches(rows, columns=columns, use_threads=False)
-
-
-def measure_row_bytes(footer: Any, columns: list[str]) -> float:
-    """Uncompressed bytes of `columns` in a row, on average, from the footer of a Parquet file."""
-    names = [footer.schema.column(number).path.split(".")[0] for number in range(footer.num_columns)]
-    wanted = [number for number, name in enumerate(names) if name in columns]
-    total = sum(
-        footer.row_group(group).column(number).total_uncompressed_size
-        for group in range(footer.num_row_groups)
-        for number in wanted
-    )
-    return total / max(1, footer.num_rows)
-
-
-def open_parquet(path: str) -> Any:
-    """Open a pyarrow ParquetFile, to read single row groups."""
-    import pyarrow.parquet as pq
-
-    with _reached(path) as (filesystem, inner):
-        return pq.ParquetFile(filesystem.open_input_file(inner))
-
-
-class ParquetSink:
-    """Write a Parquet file one row group at a time. By default values are stored as they are.
-
-    Parameters
-    ----------
-    path : str
-    schema : pyarrow.Schema
-    compression : str
-        pyarrow's name of the codec.
-    use_dictionary : bool or list of str
-        Columns to store with a dictionary, which helps those with few different values.
-    write_statistics : bool
-        Whether to store the least and the largest value of each column.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        schema: Any,
-        *,
-        compression: str = "none",
-        use_dictionary: bool | list[str] = False,
-        write_statistics: bool = False,
-    ) -> None:
-        import pyarrow.parquet as pq
-
-        with _reached(path) as (filesystem, inner):
-            if is_local(path):
-                Path(inner).parent.mkdir(parents=True, exist_ok=True)
-            self._stream = filesystem.open_output_stream(inner)
-        self._writer = pq.ParquetWriter(
-            self._stream,
-            schema,
-            compression=compression,
-            use_dictionary=use_dictionary,
-            write_statistics=write_statistics,
-        )
-
-    def write(self, table: Any) -> None:
-        """Write `table` as one row group."""
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
-        self._stream.close()

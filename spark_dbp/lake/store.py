@@ -332,12 +332,26 @@ class StepWriter:
         self._directory = directory
         self.step = step
         self._names: dict[str, list[str]] = {}
+        self._shared: set[str] = set()
         self._attempt = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
 
     def new_directory(self, table: str) -> str:
         """Path of a directory for `table` that does not exist yet."""
         self.step.tables[table] = f"tables/{table}/{self._attempt}"
         return self._directory.at(self.step.tables[table])
+
+    def share(self, table: str, step: FinishedStep, of: str) -> None:
+        """Let `table` be in the files of the table `of`, which another step wrote."""
+        self.step.tables[table] = step.tables[of]
+        self._shared.add(table)
+        self.report(
+            table,
+            step.rows[of],
+            step.digests.get(of),
+            step.key_digests.get(of),
+            names=step.files[of],
+            schema=step.schemas.get(of),
+        )
 
     def discard(self, table: str) -> None:
         """Delete the directory of a table that was only needed in between."""
@@ -375,7 +389,8 @@ class StepWriter:
 
     def abandon(self) -> None:
         """Delete what a failed attempt wrote, where possible."""
-        for path in map(self._directory.at, self.step.tables.values()):
+        own = [path for table, path in self.step.tables.items() if table not in self._shared]
+        for path in map(self._directory.at, own):
             try:
                 files.delete(path)
                 files.delete_if_empty(files.join(path, ".."))

@@ -7,15 +7,24 @@ those that workers say they wrote. A listing tells only their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Requests to a store at once.
 _THREADS = 16
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `function` returns for each item; some at a time, for stores answer slowly."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(function, items))
 
 
 def read_footers(path: str, names: Iterable[str]) -> list[tuple[int, Any]]:
@@ -28,11 +37,10 @@ def read_footers(path: str, names: Iterable[str]) -> list[tuple[int, Any]]:
     """
 
     def read(name: str) -> tuple[int, Any]:
-        file = files.open_parquet(files.join(path, name))
+        file = parquet_files.open_parquet(files.join(path, name))
         return file.metadata.num_rows, file.schema_arrow
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(read, names))
+    return map_in_threads(read, names)
 
 
 def list_table_files(path: str, names: Collection[str] = ()) -> tuple[dict[str, int], list[str]]:

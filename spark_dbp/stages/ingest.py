@@ -1,14 +1,12 @@
 """Read the samples, check every row, and turn embeddings into unit vectors.
 
-Imports `columns`, `compat`, `embeddings` and `errors`; pyspark inside functions; pyarrow and `vectors` in the
-workers.
+Imports `columns`, `compat`, `forms`, `mapped_rows`, `samples` and `errors`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from spark_dbp.columns import (
     CLUSTER_ID,
@@ -21,27 +19,20 @@ from spark_dbp.columns import (
     find_type,
     name_carried,
 )
-from spark_dbp.engine.compat import collect_arrow, collect_rows, column, map_in_arrow
+from spark_dbp.engine.compat import collect_arrow, column
 from spark_dbp.engine.forms import log_how_text_compares, to_embedding_column, to_key_column, to_plain_column
+from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.errors import InputError
+from spark_dbp.kernels.samples import BAD_CLUSTER, BAD_DISTANCE, DISTANCE_SLACK, NULL_CLUSTER, NULL_KEY, SHAPE
 from spark_dbp.loaders.key_text import find_key_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import DataType, StructType
+    from pyspark.sql.types import DataType
 
-NULL_KEY = "null key"
-WRONG_DIMENSION = "embedding of another dimension"
-NULL_CLUSTER = "null cluster_id"
-BAD_CLUSTER = "cluster_id below 0 or above 2147483647"
-BAD_DISTANCE = "distance_to_centroid null, NaN or outside [0, 2]"
+    from spark_dbp.engine.file_scan import FileScan
 
-# For equal or opposite vectors, 1 - cos computed in float32 may lie outside [0, 2] by this much.
-_DISTANCE_SLACK = 1e-5
-_EXAMPLES = 5
-# What is wrong with the shape of an embedding, on its way to the workers.
-_SHAPE = "shape"
 # So many rows show whether bytes are numbers of the type that they are read as. Sizes that spread wider than
 # this (see `kernels.vectors.Sizes`) are hardly those of an embedding.
 _JUDGED_ROWS, _WIDE = 500, 9.0
@@ -90,31 +81,104 @@ def ingest(
     """
     from pyspark.sql import functions as F
 
+    if embedding is not None:  # workers see all rows, and check them too
+        planned = plan_ingest(
+            frame,
+            key=key,
+            embedding=embedding,
+            embedding_binary=embedding_binary,
+            cluster_id=cluster_id,
+            distance_to_centroid=distance_to_centroid,
+            carry=carry,
+        )
+        return planned.to_frame()
+    given = _name_columns(frame, key, None, cluster_id, distance_to_centroid, carry)
+    columns, problems = {name: F.col(name) for name in given.columns}, [F.when(F.col(KEY).isNull(), NULL_KEY)]
+    if cluster_id is not None:
+        columns[CLUSTER_ID], problem = _check_cluster_id()
+        problems.append(problem)
+    if distance_to_centroid is not None:
+        columns[DISTANCE], problem = _check_distance()
+        problems.append(problem)
+    columns[PROBLEM] = F.coalesce(*problems, F.lit(None).cast("string"))
+    return given.select(*[value.alias(name) for name, value in columns.items()])
+
+
+def plan_ingest(
+    frame: DataFrame,
+    *,
+    key: str = "key",
+    embedding: str | None = "embedding",
+    embedding_binary: str | None = None,
+    cluster_id: str | None = None,
+    distance_to_centroid: str | None = None,
+    carry: Sequence[str] = (),
+    scan: FileScan | None = None,
+) -> MappedRows:
+    """Like `ingest`, but it returns rows that workers check, count and can write themselves.
+
+    Parameters
+    ----------
+    frame, key, embedding, embedding_binary, cluster_id, distance_to_centroid, carry
+        As for `ingest`.
+    scan : FileScan, optional
+        The files of `frame`, which workers then read themselves.
+    """
+    from pyspark.sql import types as T
+
+    given = _name_columns(frame, key, embedding, cluster_id, distance_to_centroid, carry)
+    types = {item.name: item.dataType for item in given.schema.fields}
+    types.pop(SHAPE, None)
+    types |= {CLUSTER_ID: T.IntegerType()} if cluster_id is not None else {}
+    types |= {DISTANCE: T.FloatType()} if distance_to_centroid is not None else {}
+    types[PROBLEM] = T.StringType()
+    if embedding is not None:
+        types |= {VECTOR: T.BinaryType(), DIMENSION: T.IntegerType()}
+    binary_type = embedding_binary or "float32"
+
+    def check(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from spark_dbp.kernels.samples import make_samples
+
+        return make_samples(batches, binary_type)
+
+    schema = T.StructType([T.StructField(name, data_type) for name, data_type in types.items()])
+    if scan is None:
+        return MappedRows(given, check, schema)
+    names = {KEY: key, VECTOR: embedding, CLUSTER_ID: cluster_id, DISTANCE: distance_to_centroid}
+    names |= {name_carried(number): name for number, name in enumerate(carry)}
+    source, mapped = scan.plan({new: name for new, name in names.items() if name is not None}, check)
+    return MappedRows(source, mapped, schema)
+
+
+def _name_columns(
+    frame: DataFrame,
+    key: str,
+    embedding: str | None,
+    cluster_id: str | None,
+    distance: str | None,
+    carry: Sequence[str],
+) -> DataFrame:
+    """The columns of the input that are needed, under the names that they have in samples; not checked yet.
+
+    Raises
+    ------
+    InputError
+        When a column is missing, or its type is not supported.
+    """
     _check_key_type(find_type(frame, key, "input.key"))
     log_how_text_compares(frame, key, carry)
     columns = [to_key_column(frame, key).alias(KEY)]
-    problems = [F.when(column(key).isNull(), F.lit(NULL_KEY))]
     if cluster_id is not None:
-        value, problem = _checked_cluster_id(frame, cluster_id)
-        columns.append(value.alias(CLUSTER_ID))
-        problems.append(problem)
-    if distance_to_centroid is not None:
-        value, problem = _checked_distance(frame, distance_to_centroid)
-        columns.append(value.alias(DISTANCE))
-        problems.append(problem)
-    columns.append(F.coalesce(*problems, F.lit(None).cast("string")).alias(PROBLEM))
+        _check_cluster_type(find_type(frame, cluster_id, "input.cluster_id"), cluster_id)
+        columns.append(column(cluster_id).cast("bigint").alias(CLUSTER_ID))
+    if distance is not None:
+        _check_distance_type(find_type(frame, distance, "input.distance_to_centroid"), distance)
+        columns.append(column(distance).cast("double").alias(DISTANCE))
     columns += [to_plain_column(frame, name).alias(name_carried(i)) for i, name in enumerate(carry)]
-    if embedding is None:
-        return frame.select(*columns)
-    value, problem = to_embedding_column(frame, embedding, "input.embedding")
-    columns = [*columns, value.alias(VECTOR), problem.alias(_SHAPE)]
-    checked = frame.select(*columns)
-    binary_type = embedding_binary or "float32"
-
-    def normalize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return _with_unit_vectors(batches, binary_type)
-
-    return map_in_arrow(checked, normalize, _samples_schema(checked.schema))
+    if embedding is not None:
+        value, problem = to_embedding_column(frame, embedding, "input.embedding")
+        columns += [value.alias(VECTOR), problem.alias(SHAPE)]
+    return frame.select(*columns)
 
 
 def check_binary_embeddings(frame: DataFrame, embedding: str, embedding_binary: str | None) -> None:
@@ -160,32 +224,6 @@ def check_binary_embeddings(frame: DataFrame, embedding: str, embedding_binary: 
     )
 
 
-def _samples_schema(checked: StructType) -> StructType:
-    from pyspark.sql import types as T
-
-    return T.StructType(
-        [field for field in checked.fields if field.name not in (VECTOR, _SHAPE)]
-        + [T.StructField(VECTOR, T.BinaryType()), T.StructField(DIMENSION, T.IntegerType())]
-    )
-
-
-def _with_unit_vectors(batches: Iterator[pa.RecordBatch], binary_type: str) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from spark_dbp.kernels.vectors import normalize_embeddings, slice_rows
-
-    for batch in batches:
-        names = [name for name in batch.schema.names if name not in (VECTOR, _SHAPE)]
-        for rows in slice_rows(batch.num_rows, batch.nbytes // max(1, batch.num_rows)):
-            part = batch.slice(rows.start, rows.stop - rows.start)
-            vectors, dimensions, problems = normalize_embeddings(part.column(VECTOR), binary_type)
-            columns = {name: part.column(name) for name in names}
-            columns[PROBLEM] = pc.coalesce(columns[PROBLEM], part.column(_SHAPE), problems)
-            columns |= {VECTOR: vectors, DIMENSION: dimensions}
-            yield pa.RecordBatch.from_pydict(columns)
-
-
 def _check_key_type(data_type: DataType) -> None:
     from pyspark.sql import types as T
 
@@ -196,193 +234,42 @@ def _check_key_type(data_type: DataType) -> None:
         )
 
 
-def _checked_cluster_id(frame: DataFrame, name: str) -> tuple[Column, Column]:
-    from pyspark.sql import functions as F
+def _check_cluster_type(data_type: DataType, name: str) -> None:
     from pyspark.sql import types as T
 
-    data_type = find_type(frame, name, "input.cluster_id")
     if not isinstance(data_type, T.IntegralType):
         raise InputError(
             f"input.cluster_id: column {name!r} is {describe_type(data_type)}",
             mend="cluster ids are integers from 0; input.cluster_id: {sql: 'cast(... as int)'} makes some",
         )
-    given = column(name).cast("bigint")
-    in_range = given.between(0, 2**31 - 1)
-    problem = F.when(given.isNull(), F.lit(NULL_CLUSTER)).when(~in_range, F.lit(BAD_CLUSTER))
-    return F.when(in_range, given).cast("int"), problem
 
 
-def _checked_distance(frame: DataFrame, name: str) -> tuple[Column, Column]:
-    from pyspark.sql import functions as F
+def _check_distance_type(data_type: DataType, name: str) -> None:
     from pyspark.sql import types as T
 
-    data_type = find_type(frame, name, "input.distance_to_centroid")
     if not isinstance(data_type, T.FractionalType):
         raise InputError(
             f"input.distance_to_centroid: column {name!r} is {describe_type(data_type)}",
             mend="distances are FLOAT or DOUBLE: 1 - cos to the centroid, in [0, 2]; "
             "input.distance_to_centroid: {sql: ...} makes some of another measure",
         )
-    given = column(name).cast("double")
-    in_range = given.isNotNull() & ~F.isnan(given) & given.between(-_DISTANCE_SLACK, 2 + _DISTANCE_SLACK)
+
+
+def _check_cluster_id() -> tuple[Column, Column]:
+    """The column of cluster ids as INT, and what is wrong with a row."""
+    from pyspark.sql import functions as F
+
+    given = F.col(CLUSTER_ID)
+    in_range = given.between(0, 2**31 - 1)
+    problem = F.when(given.isNull(), F.lit(NULL_CLUSTER)).when(~in_range, F.lit(BAD_CLUSTER))
+    return F.when(in_range, given).cast("int"), problem
+
+
+def _check_distance() -> tuple[Column, Column]:
+    """The column of distances as FLOAT in [0, 2], and what is wrong with a row."""
+    from pyspark.sql import functions as F
+
+    given = F.col(DISTANCE)
+    in_range = given.isNotNull() & ~F.isnan(given) & given.between(-DISTANCE_SLACK, 2 + DISTANCE_SLACK)
     clipped = F.greatest(F.lit(0.0), F.least(F.lit(2.0), given)).cast("float")
     return F.when(in_range, clipped), F.when(~in_range | given.isNull(), F.lit(BAD_DISTANCE))
-
-
-@dataclass(frozen=True)
-class InputReport:
-    """What the check of the samples found.
-
-    Attributes
-    ----------
-    n_rows : int
-        Number of good rows. The run goes on with these.
-    dimension : int or None
-        Dimension of the vectors of good rows; None without embeddings.
-    dropped : dict of str to int
-        Number of rows left out for each problem.
-    """
-
-    n_rows: int
-    dimension: int | None
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-def estimate_row_bytes(info: Mapping[str, Any]) -> float:
-    """About how many bytes a sample takes in memory, from what the step ``ingest`` noted.
-
-    Examples
-    --------
-    >>> estimate_row_bytes({"dimension": 384, "row_bytes": 1600})
-    1600.0
-    >>> estimate_row_bytes({"dimension": 384})  # a run of an earlier version
-    1536.0
-    """
-    return float(info.get("row_bytes") or 4 * (info["dimension"] or 0))
-
-
-def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
-    """Rows of `samples` without a problem. Where a `dimension` is given, only those of that dimension."""
-    from pyspark.sql import functions as F
-
-    good = samples.where(F.col(PROBLEM).isNull())
-    if dimension is not None:
-        good = good.where(F.col(DIMENSION) == dimension)
-    return good.drop(PROBLEM, DIMENSION)
-
-
-def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
-    """Count the rows by problem, and refuse what cannot be used.
-
-    If vectors have several dimensions, the most frequent one counts as right; of equally frequent ones, the
-    largest.
-
-    Parameters
-    ----------
-    samples : DataFrame
-        From `ingest`. It is read up to three times, so give a table that was written.
-    on_bad_rows : {"fail", "drop"}
-        Whether bad rows are an error, or are left out.
-
-    Returns
-    -------
-    InputReport
-
-    Raises
-    ------
-    InputError
-        For bad rows with ``fail``, for duplicate keys, and when no good row is left. It gives examples.
-    """
-    from pyspark.sql import functions as F
-
-    has_vectors = VECTOR in samples.columns
-    by = [PROBLEM, DIMENSION] if has_vectors else [PROBLEM]
-    counted = collect_arrow(samples.groupBy(*by).agg(F.count(F.lit(1)).alias("rows"))).to_pylist()
-    if not counted:
-        raise InputError("the input has no rows", mend="check input.path and input.filter")
-    dropped: dict[str, int] = {}
-    by_dimension: dict[int | None, int] = {}
-    for row in counted:
-        if row[PROBLEM] is not None:
-            dropped[row[PROBLEM]] = dropped.get(row[PROBLEM], 0) + row["rows"]
-        else:
-            by_dimension[row.get(DIMENSION)] = row["rows"]
-    dimension = None
-    if has_vectors and by_dimension:
-        dimension = max(by_dimension, key=lambda d: (by_dimension[d], d))
-        others = sum(by_dimension.values()) - by_dimension[dimension]
-        if others:
-            dropped[WRONG_DIMENSION] = others
-    if dropped and on_bad_rows == "fail":
-        raise _bad_rows_error(samples, dropped, dimension, by_dimension)
-    n_rows = by_dimension.get(dimension, 0)
-    if n_rows == 0:
-        raise InputError(f"no usable row is left: {_counts(dropped)}", mend="check the input's columns")
-    _refuse_duplicate_keys(good_samples(samples, dimension))
-    return InputReport(n_rows, dimension, dict(sorted(dropped.items())))
-
-
-def _counts(dropped: dict[str, int]) -> str:
-    return "; ".join(f"{reason}: {rows:,} rows" for reason, rows in sorted(dropped.items()))
-
-
-def _bad_rows_error(
-    samples: DataFrame,
-    dropped: dict[str, int],
-    dimension: int | None,
-    by_dimension: dict[int | None, int],
-) -> InputError:
-    from pyspark.sql import functions as F
-
-    lines = []
-    for reason, rows in sorted(dropped.items()):
-        is_it = F.col(PROBLEM) == reason
-        detail = ""
-        if reason == WRONG_DIMENSION:
-            is_it = F.col(PROBLEM).isNull() & (F.col(DIMENSION) != dimension)
-            found = sorted(d for d in by_dimension if d != dimension and d is not None)[:_EXAMPLES]
-            detail = f" ({', '.join(map(str, found))} where most have {dimension})"
-        keys = "" if reason == NULL_KEY else f", such as key {_example_keys(samples.where(is_it))}"
-        lines.append(f"{reason}: {rows:,} row{'s' if rows > 1 else ''}{detail}{keys}")
-    return InputError(
-        "the input has rows that cannot be used\n  - " + "\n  - ".join(lines),
-        mend="mend them, leave them out with input.filter, or set input.on_bad_rows: drop",
-    )
-
-
-def _example_keys(frame: DataFrame) -> str:
-    from pyspark.sql import functions as F
-
-    rows = collect_rows(frame.select(F.col(KEY).cast("string")).orderBy(KEY).limit(_EXAMPLES))
-    return ", ".join(repr(_shortened(row[0])) for row in rows)
-
-
-def _shortened(text: Any, limit: int = 80) -> Any:
-    return text[:limit] + "..." if isinstance(text, str) and len(text) > limit else text
-
-
-def _refuse_duplicate_keys(samples: DataFrame) -> None:
-    from pyspark.sql import functions as F
-
-    # Hashes of 8 bytes are grouped first, because that moves far fewer bytes than grouping keys. Then only
-    # the keys with equal hashes are compared.
-    hashed = samples.select(KEY, F.xxhash64(KEY).alias("hash"))
-    suspects = hashed.groupBy("hash").count().where("count > 1").select("hash")
-    if suspects.isEmpty():
-        return
-    repeated = (
-        hashed.join(suspects, "hash", "left_semi")
-        .groupBy(KEY)
-        .agg(F.count(F.lit(1)).alias("times"))
-        .where("times > 1")
-    )
-    n_keys = repeated.count()
-    if n_keys == 0:
-        return
-    rows = repeated.select(F.col(KEY).cast("string"), "times").orderBy(F.desc("times"), KEY).limit(_EXAMPLES)
-    shown = ", ".join(f"{_shortened(name)!r} ({times} times)" for name, times in collect_rows(rows))
-    raise InputError(
-        f"input.key: {n_keys:,} key{'s are' if n_keys > 1 else ' is'} not unique, such as {shown}",
-        mend="name a column that is unique, or make the key so, input.key: {sql: concat(...)}; or write the "
-        "table again with one row a key (max_by(struct(*), ...) GROUP BY key)",
-    )

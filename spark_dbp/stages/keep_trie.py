@@ -18,13 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, RANK
-from spark_dbp.engine.arrow import (
-    CommittedTable,
-    map_batches,
-    measure_key_bytes,
-    to_frame,
-    write_and_read_back,
-)
+from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes
 from spark_dbp.engine.blocks import (
     BLOCKS,
     make_block,
@@ -40,6 +34,7 @@ from spark_dbp.engine.compat import (
     map_in_arrow,
     send_to_partitions,
 )
+from spark_dbp.engine.mapped_rows import to_frame, write_and_read_back
 from spark_dbp.engine.spark_errors import read_condition, read_first_line
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.lake import files

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, plan_scan, to_frame
+from spark_dbp.engine.arrow import CommittedTable, map_batches, plan_scan
 from spark_dbp.engine.compat import collect_arrow, share_array
+from spark_dbp.engine.mapped_rows import MappedRows, to_frame
 from spark_dbp.engine.vector_sums import sum_vectors
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows

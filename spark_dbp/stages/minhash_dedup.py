@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import DUPLICATE_OF, KEY, METHOD, SIMILARITY, describe_type, find_type
-from spark_dbp.engine.arrow import write_and_read_back
 from spark_dbp.engine.candidates import find_candidate_pairs
 from spark_dbp.engine.compat import column as exact_column
 from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.components import find_components
 from spark_dbp.engine.forms import to_key_column, to_plain_column
 from spark_dbp.engine.group_joins import join_groups
+from spark_dbp.engine.mapped_rows import write_and_read_back
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.signatures import (
     BandPlan,

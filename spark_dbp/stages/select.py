@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import BIN, CLUSTER_ID, DISTANCE, HISTOGRAM, KEY, N_ITEMS, QUOTA, RANK
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches, measure_key_bytes, to_frame
+from spark_dbp.engine.arrow import CommittedTable, map_batches, measure_key_bytes
 from spark_dbp.engine.blocks import BLOCKS, number_tasks, read_parts, shuffle_blocks, split_into_blocks
 from spark_dbp.engine.compat import collect_arrow, map_in_arrow
+from spark_dbp.engine.mapped_rows import MappedRows, to_frame
 from spark_dbp.engine.sql import number_large_groups, number_starts, rank_by_windows
 from spark_dbp.errors import ConfigError
 from spark_dbp.kernels.histogram import BIN_SQL, HASH_BIN_SHIFT, N_BINS

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, DUPLICATE_OF, KEY, QUOTA, RANK, SIMILARITY, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, measure_key_bytes, to_frame, write_and_read_back
+from spark_dbp.engine.arrow import CommittedTable, measure_key_bytes
 from spark_dbp.engine.group_joins import join_groups
+from spark_dbp.engine.mapped_rows import to_frame, write_and_read_back
 from spark_dbp.engine.tiles import (
     Tile,
     compare_tiles_in_files,

@@ -20,11 +20,12 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from spark_dbp import KeepTrie, RunConfig, open_run, run
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, map_batches
+from spark_dbp.engine.arrow import CommittedTable, map_batches
+from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.io.listing import list_paths
 from spark_dbp.io.passed_over import PassedOver
-from spark_dbp.lake import files, lock
+from spark_dbp.lake import files, lock, parquet_files
 from spark_dbp.lake.store import open_run_directory
 from spark_dbp.stages.keep_trie import build_keep_trie
 
@@ -189,7 +190,7 @@ def test_workers_write_tables_and_read_them(workers, base, tmp_path):
     names = [file.name for file in written]
     assert files.list_names(path) == sorted(names)  # no draft
     assert len(names) == 4  # three tasks' files and the rest's
-    rows = files.read_parquet(path)
+    rows = parquet_files.read_parquet(path)
     expected = [("rest", -1), *((str(i), 2 * i) for i in range(1000))]
     assert sorted(zip(*rows.to_pydict().values(), strict=True)) == sorted(expected)
 

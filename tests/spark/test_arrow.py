@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_dbp.engine.arrow import MappedRows
 from spark_dbp.engine.compat import map_in_arrow
+from spark_dbp.engine.mapped_rows import MappedRows
 
 
 def doubling(error=None):

@@ -18,8 +18,9 @@ from spark_dbp.engine import tiles
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.stages import semantic_dedup
+from spark_dbp.stages.check_samples import good_samples
 from spark_dbp.stages.exact_dedup import exact_dedup
-from spark_dbp.stages.ingest import good_samples, ingest
+from spark_dbp.stages.ingest import ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
 
 N, DIM = 900, 16

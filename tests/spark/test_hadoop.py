@@ -23,7 +23,7 @@ from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.listing import list_paths
-from spark_dbp.lake import files, lock, mounts
+from spark_dbp.lake import files, lock, mounts, parquet_files
 from spark_dbp.lake.cleaning import clean
 from spark_dbp.lake.store import open_run_directory
 from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, find_shards
@@ -94,9 +94,9 @@ def test_bytes_come_back_as_they_were(base, tmp_path, n_bytes):
 
 def test_small_tables(base):
     table = pa.table({"a": list(range(1000)), "b": ["x"] * 1000})
-    files.write_parquet(f"{base}/t", table)
-    assert files.read_parquet(f"{base}/t").equals(table)
-    assert files.open_parquet(f"{base}/t/part-00000.parquet").metadata.num_rows == 1000
+    parquet_files.write_parquet(f"{base}/t", table)
+    assert parquet_files.read_parquet(f"{base}/t").equals(table)
+    assert parquet_files.open_parquet(f"{base}/t/part-00000.parquet").metadata.num_rows == 1000
 
 
 def test_what_lies_under_a_path_is_listed(base):

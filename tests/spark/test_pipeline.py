@@ -24,7 +24,8 @@ from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
 from spark_dbp.kernels.lloyd import choose_first_centroids
 from spark_dbp.lake.store import open_run_directory
-from spark_dbp.stages.ingest import good_samples, ingest
+from spark_dbp.stages.check_samples import good_samples
+from spark_dbp.stages.ingest import ingest
 from spark_dbp.stages.kmeans import SphericalKMeans
 
 N, DIM, K = 2500, 24, 12

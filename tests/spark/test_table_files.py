@@ -10,7 +10,8 @@ from conftest import config_of, make_embeddings, make_keys, write_table
 from pyspark.sql import DataFrameReader, DataFrameWriter
 
 from spark_dbp import RunConfig, open_run, prune_again, run
-from spark_dbp.engine.arrow import CommittedTable, MappedRows, WrittenFile, list_file_names, map_batches
+from spark_dbp.engine.arrow import CommittedTable, list_file_names, map_batches
+from spark_dbp.engine.mapped_rows import MappedRows, WrittenFile
 from spark_dbp.errors import DamagedRunError, SparkDbpError
 from spark_dbp.explore.verify import verify
 from spark_dbp.lake import files

@@ -19,7 +19,7 @@ from spark_dbp import RunConfig, open_run, prune_again, run
 from spark_dbp.cli import main
 from spark_dbp.errors import DamagedRunError
 from spark_dbp.explore.verify import verify
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 from spark_dbp.lake.digest import digest_columns
 
 N = 600
@@ -126,7 +126,7 @@ def forge(spark, run_, table, content, cover=True):
 
 
 def read(run_, table):
-    return files.read_parquet(run_.table_path(table))
+    return parquet_files.read_parquet(run_.table_path(table))
 
 
 def with_column(table, name, function):
