@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from spark_dbp.engine.compat import BatchFunction
+from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions
 from spark_dbp.errors import SparkDbpError
-from spark_dbp.lake import files, parquet_files
-from spark_dbp.lake.file_kinds import open_footer
+from spark_dbp.lake import parquet_files
 from spark_dbp.lake.progress import name_pass, report_progress
 from spark_dbp.lake.table_files import map_in_threads
 
@@ -26,8 +25,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType
 
-# Bytes, uncompressed, that a task reads. More files than this take the driver too long to look into.
-_TASK_BYTES, _MOST_FILES = 64 << 20, 20_000
+# Most and fewest bytes, uncompressed, that a task reads.
+_TASK_BYTES, _FEW_BYTES = 64 << 20, 4 << 20
+# More files than this take the driver too long to look into.
+_MOST_FILES = 20_000
 # Rows and bytes in a batch.
 _BATCH_ROWS, _BATCH_BYTES = 65_536, 32 << 20
 
@@ -56,7 +57,7 @@ class FileScan:
     progress: str
 
     def plan(self, names: Mapping[str, str], function: BatchFunction) -> tuple[DataFrame, BatchFunction]:
-        """What `mapInArrow` takes, so that `function` gets columns of the files under the names that are given."""
+        """What `mapInArrow` takes, so that `function` gets columns of the files under other names."""
         tasks, notes = self.tasks, name_pass(self.progress)
 
         def over_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -105,8 +106,9 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
     types = {name: frame.schema[name].dataType for name in columns}
 
     def look(uri: str) -> tuple[str, list[tuple[int, int]]]:
-        footer = open_footer(uri)
-        path, fields = unquote(uri) if not files.exists(uri) else uri, footer.schema_arrow
+        path = unquote(uri)
+        footer = parquet_files.open_parquet(path)
+        fields = footer.schema_arrow
         for name, data_type in types.items():
             if len(fields.get_all_field_indices(name)) != 1 or not reads_alike(
                 fields.field(name).type, data_type
@@ -121,7 +123,11 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
         raise NotPlainError(f"this process cannot look into them: {error}") from error
     if sum(rows for _, groups in looked_at for rows, _ in groups) != n_rows:
         raise NotPlainError("they changed since they were counted")
-    return FileScan(frame.sparkSession, _share(looked_at), n_rows, progress)
+    total = sum(size for _, groups in looked_at for _, size in groups)
+    even = total // count_shuffle_partitions(frame.sparkSession)
+    return FileScan(
+        frame.sparkSession, _share(looked_at, max(_FEW_BYTES, min(_TASK_BYTES, even))), n_rows, progress
+    )
 
 
 def _measure_group(group: Any, columns: Collection[str]) -> tuple[int, int]:
@@ -132,20 +138,22 @@ def _measure_group(group: Any, columns: Collection[str]) -> tuple[int, int]:
     )
 
 
-def _share(found: list[tuple[str, list[tuple[int, int]]]]) -> list[list[tuple[str, list[int]]]]:
-    """Row groups for each task: neighbours, up to `_TASK_BYTES`.
+def _share(
+    found: list[tuple[str, list[tuple[int, int]]]], task_bytes: int
+) -> list[list[tuple[str, list[int]]]]:
+    """Row groups for each task: neighbours, up to `task_bytes`.
 
     Examples
     --------
-    >>> half = (5, _TASK_BYTES // 2)
-    >>> _share([("a", [half, half, half]), ("b", [half]), ("c", [])])
+    >>> group = (5, 10)  # rows and bytes
+    >>> _share([("a", [group, group, group]), ("b", [group]), ("c", [])], 20)
     [[('a', [0, 1])], [('a', [2]), ('b', [0])]]
     """
     tasks: list[list[tuple[str, list[int]]]] = []
-    held = _TASK_BYTES
+    held = task_bytes
     for path, groups in found:
         for number, (_, size) in enumerate(groups):
-            if held + size > _TASK_BYTES:
+            if held + size > task_bytes or not tasks:
                 tasks.append([])
                 held = 0
             if not tasks[-1] or tasks[-1][-1][0] != path:

@@ -181,8 +181,11 @@ def _account(tables: RunTables) -> Problems:
     if account["rows_in"] != total:
         yield f"run.json accounts for {total:,} of {account['rows_in']:,} input rows"
     ingest, rows = tables.steps["ingest"], tables.run.document["rows"]
+    bad = sum(n for reason, n in dropped.items() if reason in ingest.info["dropped"])
+    samples = tables.run.table("samples", tables.spark)
+    bad_among = bad if PROBLEM in samples.columns else 0  # some runs keep the bad rows beside the good ones
     by_table = {
-        "samples": account["rows_in"] - dropped["input.filter"],
+        "samples": account["rows_in"] - dropped["input.filter"] - bad + bad_among,
         "assignments": kept + dropped["pruned"],
         "keep_list": kept,
         "duplicates": sum(n for reason, n in dropped.items() if reason.endswith(" duplicates")),
@@ -190,17 +193,14 @@ def _account(tables: RunTables) -> Problems:
     for table, expected in by_table.items():
         if table in rows and rows[table] != expected:
             yield f"table {table} has {rows[table]:,} rows where the account of rows needs {expected:,}"
-    bad = sum(n for reason, n in dropped.items() if reason in ingest.info["dropped"])
     n_good = tables.good_samples().count()
-    wanted = rows["samples"] - bad
+    wanted = rows["samples"] - bad_among
     if wanted != n_good:
         yield f"table samples has {n_good:,} good rows where the account of rows needs {wanted:,}"
-    found = {
-        row[0]: row[1]
-        for row in tables.run.table("samples", tables.spark).where(f"{PROBLEM} IS NOT NULL")
-        .groupBy(PROBLEM).count().collect()
-    }  # fmt: skip
-    for reason, n in found.items():
+    if PROBLEM not in samples.columns:
+        return
+    found = samples.where(f"{PROBLEM} IS NOT NULL").groupBy(PROBLEM).count().collect()
+    for reason, n in found:
         if dropped.get(reason) != n:
             yield f"table samples has {n:,} rows with {reason!r}, the account has {dropped.get(reason, 0):,}"
 

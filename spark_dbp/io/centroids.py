@@ -58,7 +58,7 @@ class GivenCentroids:
         """A value that changes when the content does. It can be written as JSON."""
         if self.path.endswith(".npy"):
             return hashlib.sha256(_read_npy_bytes(self.spark, self.path)).hexdigest()
-        return asdict(take_snapshot(_read_parquet(self.spark, self.path)))
+        return asdict(take_snapshot(_read_parquet(self.spark, self.path), is_whole=True))
 
     def read(self) -> tuple[IntVector, Matrix]:
         """Read the centroids and bring them to unit norm, on the grid.

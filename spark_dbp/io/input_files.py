@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -16,14 +17,18 @@ from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.listing import Listing, add_files, below_root, expand_glob, find_key, list_paths
 from spark_dbp.io.passed_over import PassedOver, empty_files_error
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 from spark_dbp.lake.paths import take_literally
+from spark_dbp.lake.table_files import map_in_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
 log = logging.getLogger("spark_dbp")
+
+# More files than this take the driver too long to look into.
+MOST_FILES = 20_000
 
 
 def read_checked(
@@ -58,7 +63,7 @@ def read_checked(
         PassedOver(setting, listing, None).check(list)
         raise
     with translate_errors(f"{setting} {', '.join(paths)}"):
-        found = list_read_files(frame)
+        found = list_read_files(frame, is_whole=True)
         if found is not None:
             _list_by_spark(setting, frame, listing)
             PassedOver(setting, listing, found.column("file_path").to_pylist()).check(frame.inputFiles)
@@ -158,13 +163,22 @@ def read_folders_as_text(
     return open_reader(frame.sparkSession).schema(schema).parquet(*paths)
 
 
-def list_read_files(frame: DataFrame) -> pa.Table | None:
+def list_read_files(frame: DataFrame, *, is_whole: bool = False) -> pa.Table | None:
     """Files of which Spark reads rows: ``file_path``, ``file_size``, ``changed`` (in microseconds), ``rows``.
 
     None for a view, which does not list its files.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    is_whole : bool
+        Whether it is just what Spark reads from paths: then footers tell the number of rows.
     """
     from pyspark.sql import functions as F
 
+    found = _look_at_footers(frame) if is_whole else None
+    if found is not None:
+        return found
     try:
         files = frame.groupBy(
             F.col("_metadata.file_path").alias("file_path"),
@@ -177,3 +191,27 @@ def list_read_files(frame: DataFrame) -> pa.Table | None:
             raise
         return None
     return collect_arrow(files)
+
+
+def _look_at_footers(frame: DataFrame) -> pa.Table | None:
+    """The same, from the footers; None where this process does not read them all, or they are too many."""
+    import pyarrow as pa
+
+    uris = frame.inputFiles()
+    if len(uris) > MOST_FILES:
+        return None
+
+    def look(uri: str) -> tuple[str, int, int, int]:
+        path = unquote(uri)
+        rows = parquet_files.open_parquet(path).metadata.num_rows
+        return re.sub("^file:/+", "file:/", uri), *files.look_up(path), rows
+
+    try:
+        looked_at = [row for row in map_in_threads(look, uris) if row[3]]
+    except (OSError, SparkDbpError, pa.ArrowException) as error:
+        log.debug("Spark looks at the input, for this process does not: %s", error)
+        return None
+    names = ["file_path", "file_size", "changed", "rows"]
+    columns = zip(*looked_at, strict=True) if looked_at else [[], [], [], []]
+    types = [pa.string(), pa.int64(), pa.int64(), pa.int64()]
+    return pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], names)

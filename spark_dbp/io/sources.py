@@ -169,7 +169,11 @@ class Source:
     def _look_again(self) -> Snapshot:
         frame = _read(self.spark, self.paths, self.table)  # lists the files anew
         version = find_version(self.spark, self.table) if self.table and self.snapshot.version else None
-        return take_snapshot(frame) if version is None else _snapshot_of_version(frame, version)
+        return (
+            take_snapshot(frame, is_whole=bool(self.paths))
+            if version is None
+            else _snapshot_of_version(frame, version)
+        )
 
 
 def open_source(
@@ -309,7 +313,7 @@ def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
         raise refuse_expression(error, predicate, "input.filter", frame.columns) from error
 
 
-def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapshot:
+def take_snapshot(frame: DataFrame, columns: list[str] | None = None, *, is_whole: bool = False) -> Snapshot:
     """Count the rows of `frame`, and digest the list of its files.
 
     Parameters
@@ -318,12 +322,14 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None) -> Snapsho
         As Spark reads a path or a table. Only the footers of the files are read.
     columns : list of str, optional
         Columns to digest for a view, which does not list its files. By default all.
+    is_whole : bool
+        Whether `frame` is just what Spark reads from paths.
 
     Returns
     -------
     Snapshot
     """
-    found = list_read_files(frame)
+    found = list_read_files(frame, is_whole=is_whole)
     return _summarize(found) if found is not None else _snapshot_of_rows(frame, columns or frame.columns)
 
 

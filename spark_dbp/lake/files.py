@@ -162,6 +162,15 @@ def list_sizes(path: str) -> dict[str, int]:
     return {info.base_name: int(info.size) for info in sorted(shown, key=lambda info: info.base_name)}
 
 
+def look_up(path: str) -> tuple[int, int]:
+    """Size of a file in bytes, and when it was changed: in microseconds, exact to milliseconds."""
+    with reached(path) as (filesystem, inner):
+        info = filesystem.get_file_info(inner)
+    if not info.is_file:
+        raise FileNotFoundError(f"there is no file {path}")
+    return int(info.size), (info.mtime_ns or 0) // 1_000_000 * 1000
+
+
 def list_kinds(path: str) -> dict[str, bool]:
     """Names of all files and directories in the directory `path`, and whether each is a directory."""
     from pyarrow import fs
