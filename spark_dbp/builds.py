@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spark_dbp.build_samples import check_feasible
 from spark_dbp.columns import (
     CLUSTER_ID,
     D_INTER,
@@ -22,35 +23,26 @@ from spark_dbp.columns import (
     KEY,
     METHOD,
     N_ITEMS,
-    PROBLEM,
     QUOTA,
     SIMILARITY,
     TARGET,
     VECTOR,
     WEIGHT,
 )
-from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig, name_column
-from spark_dbp.engine.file_scan import FileScan, NotPlainError
+from spark_dbp.config import name_column
 from spark_dbp.engine.mapped_rows import MappedRows
-from spark_dbp.engine.memory import read_collect_limit, read_memory_limit
-from spark_dbp.engine.row_bytes import count_row_bytes
-from spark_dbp.engine.spark_errors import is_from_spark, read_reason
-from spark_dbp.engine.table_writer import WrittenTable
 from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids
-from spark_dbp.job import Job, carry_columns
+from spark_dbp.job import Job
 from spark_dbp.kernels.histogram import WHOLE_DISTANCE_SQL, to_whole_distances
 from spark_dbp.kernels.pairwise import find_threshold
-from spark_dbp.kernels.samples import count_samples
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.kernels.vectors import make_centroids_table
-from spark_dbp.lake.digest import add_digests, digest_columns
+from spark_dbp.lake.digest import add_digests
 from spark_dbp.loaders.keep_trie import MANIFEST
 from spark_dbp.stages import kmeans
-from spark_dbp.stages.check_samples import InputReport, check_counts, check_samples, good_samples
 from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
 from spark_dbp.stages.exact_dedup import exact_dedup
-from spark_dbp.stages.ingest import check_binary_embeddings, ingest, plan_ingest
 from spark_dbp.stages.keep_trie import build_keep_trie
 from spark_dbp.stages.minhash_dedup import minhash_dedup
 from spark_dbp.stages.quota import describe_quotas, plan_quotas
@@ -65,112 +57,6 @@ if TYPE_CHECKING:
     Centroids = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 log = logging.getLogger("spark_dbp")
-
-
-def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
-    """Read and check the input; refuse at once what a later step could not do with so many rows."""
-    given = job.config.input
-    rows = job.source.read_rows()
-    if has_vectors:
-        check_binary_embeddings(rows, str(given.embedding), given.embedding_binary)
-    columns: dict[str, Any] = {
-        "key": str(given.key),
-        "embedding": str(given.embedding) if has_vectors else None,
-        "embedding_binary": given.embedding_binary,
-        "cluster_id": name_column(given.cluster_id),
-        "distance_to_centroid": name_column(given.distance_to_centroid),
-        "carry": carried,
-    }
-    written, report = _write_samples(job, rows, columns)
-    if given.centroids is not None:  # the file may change, so steps that use it check it again
-        good = good_samples(written.frame, report.dimension)
-        check_centroids(good, *job.given_centroids.read(), report.dimension, job.given_centroids.path)
-    if report.dimension is not None:
-        log.info("  embeddings of %s dimensions", f"{report.dimension:,}")
-    n_read = written.totals.get("rows", written.rows)
-    job.note(**asdict(report), filtered=job.source.snapshot.rows - n_read, carried=carry_columns(carried))
-    job.note(row_bytes=-(-written.totals["bytes"] // max(1, n_read)))
-    semantic = job.config.dedup.semantic
-    if semantic is not None and semantic.n_clusters is not None:
-        kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
-        _check_training_sample(job, report, semantic, "dedup.semantic")
-    if job.config.cluster.n_clusters is not None and given.cluster_id is None:
-        _check_training_sample(job, report, job.config.cluster, "cluster")
-    check_feasible(job.config, report.n_rows)
-
-
-def _write_samples(job: Job, rows: DataFrame, columns: dict[str, Any]) -> tuple[WrittenTable, InputReport]:
-    """Write the samples, by workers where these can, and say which of them are good."""
-    on_bad_rows = job.config.input.on_bad_rows
-    planned = plan_ingest(rows, **columns) if job.engine.name == "arrow" else None
-    if planned is None or not planned.can_be_written():
-        samples = ingest(rows, **columns)
-        written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
-        job.source.check_unchanged(written.rows)
-        report = check_samples(written.frame, on_bad_rows)
-        keys = written.key_digest
-        if report.dropped:
-            _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
-        return written, replace(report, keys=keys)
-    scan = _plan_scan(job, columns)
-    try:
-        written = _write_by_workers(job, plan_ingest(rows, **columns, scan=scan))
-    except Exception as error:
-        if scan is None or not is_from_spark(error):
-            raise
-        # Spark says what is wrong with a file, or it reads what only it can read.
-        log.info("  workers could not read the input themselves (%s): Spark reads it", read_reason(error))
-        job.delete_directory("samples")
-        written = _write_by_workers(job, planned)
-    job.source.check_unchanged(written.totals["rows"])
-    is_whole = PROBLEM in written.frame.columns
-    return written, check_counts(
-        written.by_workers, written.frame if is_whole else ingest(rows, **columns), on_bad_rows
-    )
-
-
-def _plan_scan(job: Job, columns: dict[str, Any]) -> FileScan | None:
-    """The files of the input, where workers can read them themselves."""
-    named = [columns[name] for name in ("key", "embedding", "cluster_id", "distance_to_centroid")]
-    needed = [name for name in [*named, *columns["carry"]] if name is not None]
-    try:
-        scan = job.source.plan_scan(needed, job.directory.progress)
-    except NotPlainError as error:
-        log.info("  Spark reads the input: %s", error)
-        return None
-    log.info("  workers read the input themselves, in %d tasks", len(scan.tasks))
-    return scan
-
-
-def _write_by_workers(job: Job, planned: MappedRows) -> WrittenTable:
-    """Write the samples, with the bad ones where anything but cluster and distance is needed of them."""
-    if planned.schema.names == [KEY, CLUSTER_ID, DISTANCE, PROBLEM]:  # then they are the assignments too
-        from pyspark.sql.types import StructType
-
-        planned = replace(planned, schema=StructType(planned.schema.fields[:-1]), problem=PROBLEM)
-    return job.write_table("samples", planned, count=count_samples, n_keys=job.source.snapshot.rows)
-
-
-def _check_training_sample(
-    job: Job, report: InputReport, settings: ClusterConfig | SemanticConfig, section: str
-) -> None:
-    assert settings.n_clusters is not None
-    assert report.dimension is not None
-    n_points = min(report.n_rows, settings.n_clusters * settings.max_points_per_centroid)
-    limits = read_memory_limit(), read_collect_limit(job.spark)
-    kmeans.check_training_sample(n_points, report.dimension, *limits, section)
-
-
-def check_feasible(config: RunConfig, n_rows: int) -> None:
-    """Refuse numbers of clusters, or of samples to keep, that so many rows do not have.
-
-    Raises
-    ------
-    InputError
-    """
-    if config.cluster.n_clusters is not None and config.input.cluster_id is None:
-        kmeans.check_n_clusters(config.cluster.n_clusters, n_rows)
-    config.prune.count_to_keep(n_rows)
 
 
 # Deduplication. `rows` is the table of the samples that are left so far.

@@ -31,7 +31,8 @@ from spark_dbp.io.centroids import GivenCentroids
 from spark_dbp.io.sources import Source
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import parquet_files
-from spark_dbp.lake.store import FinishedStep, RunDirectory, StepWriter
+from spark_dbp.lake.marks import FinishedStep
+from spark_dbp.lake.store import RunDirectory, StepWriter
 from spark_dbp.stages.check_samples import estimate_row_bytes, good_samples
 from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
 

@@ -1,6 +1,6 @@
 """The story of a run: which step follows which, and what each one needs and writes.
 
-Imports `steps`, `config`, `builds` and the names of session settings; knows none of the mathematics.
+Imports `steps`, `config`, `build_samples`, `builds` and names of session settings; knows no mathematics.
 
 ::
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from spark_dbp import builds
+from spark_dbp import build_samples, builds
 from spark_dbp.config import RunConfig, name_column
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE
 from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
@@ -78,7 +78,7 @@ def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
             session=READ_SETTINGS,
         ),
         writes=("samples",),
-        build=partial(builds.build_samples, has_vectors=has_vectors, carried=carried),
+        build=partial(build_samples.build_samples, has_vectors=has_vectors, carried=carried),
     )
 
 

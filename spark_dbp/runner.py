@@ -24,7 +24,8 @@ from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
-from spark_dbp.lake.store import FinishedStep, RunDirectory, open_run_directory
+from spark_dbp.lake.marks import FinishedStep
+from spark_dbp.lake.store import RunDirectory, open_run_directory
 from spark_dbp.pipeline import plan_steps
 from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run

@@ -15,9 +15,10 @@ from spark_dbp.config import RunConfig
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files, parquet_files, paths
+from spark_dbp.lake.marks import FORMAT_VERSION, describe_version
 from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.published import read_published
-from spark_dbp.lake.store import FORMAT_VERSION, RUN_JSON, describe_version
+from spark_dbp.lake.store import RUN_JSON
 from spark_dbp.secrets import HIDDEN
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.explore.second_look import choose_other_engine
-from spark_dbp.lake.store import FinishedStep
+from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.stages.check_samples import good_samples
 
 if TYPE_CHECKING:

@@ -12,13 +12,7 @@ from typing import Any
 from spark_dbp.errors import InputError
 from spark_dbp.lake import files
 from spark_dbp.lake.published import PUBLISHED
-from spark_dbp.lake.store import (
-    DERIVED,
-    RUN_JSON,
-    RunDirectory,
-    list_directory,
-    open_run_directory,
-)
+from spark_dbp.lake.store import DERIVED, RUN_JSON, RunDirectory, list_directory, open_run_directory
 
 _OUR_HIDDEN = re.compile(r"\.progress|\.probe-[0-9a-f]{8}|\.lock\.takeover|\.\w+\.json\.[0-9a-f]{8}")
 

@@ -17,13 +17,12 @@ names was left by a failed attempt. It is never read, and `cleaning` deletes it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
@@ -32,6 +31,14 @@ from spark_dbp._version import __version__
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.lake import files
 from spark_dbp.lake.lock import LOCK, Lock, acquire_lock
+from spark_dbp.lake.marks import (
+    FORMAT_VERSION,
+    FinishedStep,
+    compare_steps,
+    hash_leaves,
+    hash_value,
+    make_fingerprint,
+)
 from spark_dbp.lake.progress import show_progress
 from spark_dbp.lake.published import PUBLISHED, find_same_run
 from spark_dbp.lake.table_files import compare_files, list_table_files
@@ -41,96 +48,6 @@ log = logging.getLogger("spark_dbp")
 RUN_JSON = "run.json"
 DERIVED = "derived"
 _OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED, PUBLISHED}
-
-# Format of run.json and of the marks. Runs whose run.json names no format have format 1.
-FORMAT_VERSION = 2
-
-
-@dataclass
-class FinishedStep:
-    """The record of a finished step: what it wrote and what it found. It is the mark, and goes into run.json.
-
-    Attributes
-    ----------
-    name, fingerprint : str
-    tables : dict of str to str
-        Table name to path, relative to the run directory.
-    rows, digests, key_digests : dict
-        Table name to its number of rows, its digest, and the digest of its column ``key``.
-    files, bytes : dict
-        Table name to the size in bytes of each of its files, and of all of them.
-    schemas : dict of str to str
-        Table name to its columns as Spark describes them in JSON. Without it, Spark must look into files.
-    ignored : dict of str to list
-        Table name to the names of files that lay in its directory from the start and are no part of it.
-    version : str
-        Version of this package that wrote the tables.
-    format_version : int
-        Format of the record. Records that do not name it have format 1.
-    depends : dict of str to str
-        Everything that the result depends on, by name, each as a hash.
-    info : dict
-        What later steps and reports need to know. It can be written as JSON.
-    seconds : float
-    engine : str
-        The engine that computed it. Records of earlier versions do not name it.
-    """
-
-    name: str
-    fingerprint: str
-    tables: dict[str, str] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    key_digests: dict[str, str] = field(default_factory=dict)
-    files: dict[str, dict[str, int]] = field(default_factory=dict)
-    version: str = __version__
-    format_version: int = 1
-    depends: dict[str, str] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    bytes: dict[str, int] = field(default_factory=dict)
-    ignored: dict[str, list[str]] = field(default_factory=dict)
-    engine: str = ""
-    schemas: dict[str, str] = field(default_factory=dict)
-
-    def hash_table(self, table: str) -> str:
-        """Hash of how a table was made and of its content. Later steps depend on it.
-
-        A damaged step is computed anew with the same fingerprint. Its result may then differ, because the
-        embeddings of a model may differ in the last bit. So later steps must depend on the content too.
-        """
-        return _hash([self.fingerprint, table, self.digests.get(table)])
-
-
-def make_fingerprint(name: str, depends: Mapping[str, str]) -> str:
-    """SHA-256 of a step's name, what it depends on and the version of this package.
-
-    Examples
-    --------
-    >>> make_fingerprint("a", {"x": "1"}) == make_fingerprint("a", {"x": "1"})
-    True
-    >>> make_fingerprint("a", {"x": "1"}) == make_fingerprint("b", {"x": "1"})
-    False
-    """
-    return _hash([__version__, FORMAT_VERSION, name, dict(depends)])
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _hash_leaves(depends_on: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Hash of every value in nested mappings, by its path (``a.b``).
-
-    Hashes are enough to name what changed, and they hide values, which may be secret.
-    """
-    found: dict[str, str] = {}
-    for name, value in depends_on.items():
-        if isinstance(value, Mapping):
-            found |= _hash_leaves(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = _hash(value)[:16]
-    return found
 
 
 class RunDirectory:
@@ -190,7 +107,7 @@ class RunDirectory:
             return known
         log.info("%s%s", title, f": computed anew, for {why_anew}" if why_anew else " ...")
         started = time.monotonic()
-        depends = _hash_leaves(depends_on)
+        depends = hash_leaves(depends_on)
         writer = StepWriter(
             self,
             FinishedStep(
@@ -231,8 +148,8 @@ class RunDirectory:
         known = self._read_mark(name)
         if known is None:
             return None, ""
-        depends = _hash_leaves(depends_on)
-        return known, _compare_steps(known, name, depends) or self.describe_damage(known)
+        depends = hash_leaves(depends_on)
+        return known, compare_steps(known, name, depends) or self.describe_damage(known)
 
     def describe_damage(self, step: FinishedStep) -> str:
         """How the files of a step's tables differ from what its mark says; empty when they do not."""
@@ -276,7 +193,7 @@ class RunDirectory:
             by_base.setdefault(path.rpartition("/tables/")[0], []).append(path)
         for base, paths in by_base.items():
             own = files.make_relative(self.path, base)
-            note = files.join(base, DERIVED, f"{_hash(own)[:16]}.json")
+            note = files.join(base, DERIVED, f"{hash_value(own)[:16]}.json")
             shared = sorted(files.make_relative(path, base) for path in paths)
             try:
                 files.write_bytes(note, _to_json({"run": own, "tables": shared}))
@@ -425,28 +342,6 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
                     files.delete_if_empty(files.join(base, name))
     finally:
         files.delete_if_empty(base)
-
-
-def _compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) -> str:
-    """What has changed since a step was finished; empty when nothing has."""
-    if known.fingerprint == make_fingerprint(name, depends):
-        return ""
-    if known.version != __version__ or known.format_version != FORMAT_VERSION:
-        return f"it was made by {describe_version(known.version, known.format_version)}"
-    names = known.depends.keys() | depends.keys()
-    changed = sorted(name for name in names if known.depends.get(name) != depends.get(name))
-    return f"{', '.join(changed)} changed"
-
-
-def describe_version(version: str | None, format_version: int) -> str:
-    """Name of the version that wrote something, for messages.
-
-    Examples
-    --------
-    >>> describe_version("0.1.0", 1)
-    'version 0.1.0 of spark-dbp (format 1)'
-    """
-    return f"version {version or 'unknown'} of spark-dbp (format {format_version})"
 
 
 def list_directory(base: str) -> list[str]:

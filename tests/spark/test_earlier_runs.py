@@ -15,7 +15,7 @@ from conftest import ROOT, rows_of
 from spark_dbp import KeepTrie, open_run, prune_again, verify
 from spark_dbp.cli import main
 from spark_dbp.errors import InputError
-from spark_dbp.lake.store import FORMAT_VERSION
+from spark_dbp.lake.marks import FORMAT_VERSION
 
 
 @pytest.fixture

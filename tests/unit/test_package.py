@@ -28,7 +28,7 @@ STAGES = ENGINE | LOADERS | {"stages"}
 CONFIG = LAKE | {"config", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
-PIPELINE = JOB | {"builds", "pipeline"}
+PIPELINE = JOB | {"build_samples", "builds", "pipeline"}
 PUBLISHING = JOB | RUNS | {"publishing"}
 RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
 MAY_IMPORT = {
@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "steps": set(),
     "runs": RUNS - {"runs"},
     "job": JOB - {"job"},
-    "builds": JOB,
+    "build_samples": JOB,
+    "builds": JOB | {"build_samples"},
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
     "pipeline": PIPELINE - {"pipeline"},
