@@ -134,12 +134,12 @@ def plan_ingest(
     types[PROBLEM] = T.StringType()
     if embedding is not None:
         types |= {VECTOR: T.BinaryType(), DIMENSION: T.IntegerType()}
-    binary_type = embedding_binary or "float32"
+    binary_type, columns = embedding_binary or "float32", list(types)
 
     def check(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from spark_dbp.kernels.samples import make_samples
 
-        return make_samples(batches, binary_type)
+        return (batch.select(columns) for batch in make_samples(batches, binary_type))
 
     schema = T.StructType([T.StructField(name, data_type) for name, data_type in types.items()])
     if scan is None:
