@@ -16,7 +16,7 @@ from spark_dbp.columns import (
     PROBLEM,
 )
 from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig, name_column
-from spark_dbp.engine.file_scan import FileScan, NotPlainError
+from spark_dbp.engine.file_scan import NotPlainError
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.memory import read_collect_limit, read_memory_limit
 from spark_dbp.engine.row_bytes import count_row_bytes
@@ -27,13 +27,23 @@ from spark_dbp.job import Job, carry_columns
 from spark_dbp.kernels.samples import count_samples
 from spark_dbp.lake.digest import digest_columns
 from spark_dbp.stages import kmeans
-from spark_dbp.stages.check_samples import InputReport, check_counts, check_samples, good_samples
+from spark_dbp.stages.check_samples import (
+    InputReport,
+    check_counts,
+    check_samples,
+    count_samples_by_spark,
+    good_samples,
+    refuse_duplicate_keys,
+)
 from spark_dbp.stages.ingest import check_binary_embeddings, ingest, plan_ingest
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger("spark_dbp")
+
+# Columns of samples of which nothing but cluster and distance is needed.
+_CLUSTERED = [KEY, CLUSTER_ID, DISTANCE, PROBLEM]
 
 
 def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
@@ -70,54 +80,63 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
 
 def _write_samples(job: Job, rows: DataFrame, columns: dict[str, Any]) -> tuple[WrittenTable, InputReport]:
     """Write the samples, by workers where these can, and say which of them are good."""
-    on_bad_rows = job.config.input.on_bad_rows
-    planned = plan_ingest(rows, **columns) if job.engine.name == "arrow" else None
-    if planned is None or not planned.can_be_written():
-        samples = ingest(rows, **columns)
-        written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
-        job.source.check_unchanged(written.rows)
-        report = check_samples(written.frame, on_bad_rows)
-        keys = written.key_digest
-        if report.dropped:
-            _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
-        return written, replace(report, keys=keys)
-    scan = _plan_scan(job, columns)
+    planned = _plan_for_workers(job, rows, columns) if job.engine.name == "arrow" else None
+    if planned is not None and planned.can_be_written():
+        return _write_by_workers(job, rows, columns, planned)
+    samples, on_bad_rows = ingest(rows, **columns), job.config.input.on_bad_rows
+    if samples.columns == _CLUSTERED:  # the good ones are the assignments too
+        report = count_samples_by_spark(samples, on_bad_rows)
+        good = samples.where(f"{PROBLEM} IS NULL").drop(PROBLEM)
+        written = job.write_table("samples", good, totals={"bytes": count_row_bytes(good)})
+        job.source.check_unchanged(written.rows + sum(report.dropped.values()))
+        refuse_duplicate_keys(written.frame)
+        return written, replace(report, keys=written.key_digest)
+    written = job.write_table("samples", samples, totals={"bytes": count_row_bytes(samples)})
+    job.source.check_unchanged(written.rows)
+    report, keys = check_samples(written.frame, on_bad_rows), written.key_digest
+    if report.dropped:
+        _, (keys,) = digest_columns(good_samples(written.frame, report.dimension), [KEY])
+    return written, replace(report, keys=keys)
+
+
+def _write_by_workers(
+    job: Job, rows: DataFrame, columns: dict[str, Any], planned: MappedRows
+) -> tuple[WrittenTable, InputReport]:
+    how: dict[str, Any] = {"count": count_samples, "n_keys": job.source.snapshot.rows}
     try:
-        written = _write_by_workers(job, plan_ingest(rows, **columns, scan=scan))
+        written = job.write_table("samples", planned, **how)
     except Exception as error:
-        if scan is None or not is_from_spark(error):
+        if not is_from_spark(error):
             raise
         # Spark says what is wrong with a file, or it reads what only it can read.
         log.info("  workers could not read the input themselves (%s): Spark reads it", read_reason(error))
         job.delete_directory("samples")
-        written = _write_by_workers(job, planned)
-    job.source.check_unchanged(written.totals["rows"])
-    is_whole = PROBLEM in written.frame.columns
-    return written, check_counts(
-        written.by_workers, written.frame if is_whole else ingest(rows, **columns), on_bad_rows
-    )
+        written = job.write_table("samples", _leave_out_bad_rows(plan_ingest(rows, **columns)), **how)
+    job.source.check_unchanged(written.totals.get("rows", 0))
+    samples = written.frame if PROBLEM in written.frame.columns else ingest(rows, **columns)
+    return written, check_counts(written.by_workers, samples, job.config.input.on_bad_rows)
 
 
-def _plan_scan(job: Job, columns: dict[str, Any]) -> FileScan | None:
-    """The files of the input, where workers can read them themselves."""
+def _plan_for_workers(job: Job, rows: DataFrame, columns: dict[str, Any]) -> MappedRows:
+    """The samples as workers make them: of files that they read themselves, or of what Spark reads."""
     named = [columns[name] for name in ("key", "embedding", "cluster_id", "distance_to_centroid")]
     needed = [name for name in [*named, *columns["carry"]] if name is not None]
+    scan = None
     try:
         scan = job.source.plan_scan(needed, job.directory.progress)
+        log.info("  workers read the input themselves, in %d tasks", len(scan.tasks))
     except NotPlainError as error:
         log.info("  Spark reads the input: %s", error)
-        return None
-    log.info("  workers read the input themselves, in %d tasks", len(scan.tasks))
-    return scan
+    return _leave_out_bad_rows(plan_ingest(rows, **columns, scan=scan))
 
 
-def _write_by_workers(job: Job, planned: MappedRows) -> WrittenTable:
-    """Write the samples, with the bad ones where anything but cluster and distance is needed of them."""
-    if planned.schema.names == [KEY, CLUSTER_ID, DISTANCE, PROBLEM]:  # then they are the assignments too
-        from pyspark.sql.types import StructType
+def _leave_out_bad_rows(planned: MappedRows) -> MappedRows:
+    """Of clustered data, write only good rows, for these are the assignments too; else also the bad ones."""
+    from pyspark.sql.types import StructType
 
-        planned = replace(planned, schema=StructType(planned.schema.fields[:-1]), problem=PROBLEM)
-    return job.write_table("samples", planned, count=count_samples, n_keys=job.source.snapshot.rows)
+    if planned.schema.names != _CLUSTERED:
+        return planned
+    return replace(planned, schema=StructType(planned.schema.fields[:-1]), problem=PROBLEM)
 
 
 def _check_training_sample(

@@ -95,6 +95,13 @@ def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
     InputError
         For bad rows with ``fail``, for duplicate keys, and when no good row is left. It gives examples.
     """
+    report = count_samples_by_spark(samples, on_bad_rows)
+    refuse_duplicate_keys(good_samples(samples, report.dimension))
+    return report
+
+
+def count_samples_by_spark(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
+    """The same as `check_samples`, but for duplicate keys."""
     from pyspark.sql import functions as F
 
     by = [PROBLEM, DIMENSION] if VECTOR in samples.columns else [PROBLEM]
@@ -106,9 +113,7 @@ def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
             dropped[row[PROBLEM]] += row["rows"]
         else:
             by_dimension[row.get(DIMENSION)] = row["rows"]
-    report = _judge(samples, dropped, by_dimension, on_bad_rows)
-    _refuse_duplicate_keys(good_samples(samples, report.dimension))
-    return report
+    return _judge(samples, dropped, by_dimension, on_bad_rows)
 
 
 def check_counts(written: WrittenRows, samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
@@ -135,7 +140,7 @@ def check_counts(written: WrittenRows, samples: DataFrame, on_bad_rows: str = "f
     }
     report = _judge(samples, dropped, by_dimension, on_bad_rows)
     if written.has_equal_hashes:
-        _refuse_duplicate_keys(good_samples(samples, report.dimension))
+        refuse_duplicate_keys(good_samples(samples, report.dimension))
     keys = totals[f"keys {'' if report.dimension is None else report.dimension}"]
     return replace(report, keys=write_digest(keys))
 
@@ -197,7 +202,13 @@ def _shortened(text: Any, limit: int = 80) -> Any:
     return text[:limit] + "..." if isinstance(text, str) and len(text) > limit else text
 
 
-def _refuse_duplicate_keys(samples: DataFrame) -> None:
+def refuse_duplicate_keys(samples: DataFrame) -> None:
+    """Refuse keys that occur more than once, with examples.
+
+    Raises
+    ------
+    InputError
+    """
     from pyspark.sql import functions as F
 
     # Hashes of 8 bytes are grouped first, because that moves far fewer bytes than grouping keys. Then only
