@@ -66,7 +66,7 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
         check_centroids(good, *job.given_centroids.read(), report.dimension, job.given_centroids.path)
     if report.dimension is not None:
         log.info("  embeddings of %s dimensions", f"{report.dimension:,}")
-    n_read = written.totals.get("rows", written.rows)
+    n_read = report.n_rows + sum(report.dropped.values())
     job.note(**asdict(report), filtered=job.source.snapshot.rows - n_read, carried=carry_columns(carried))
     job.note(row_bytes=-(-written.totals["bytes"] // max(1, n_read)))
     semantic = job.config.dedup.semantic
