@@ -69,6 +69,32 @@ class FileScan:
         return self.spark.range(0, len(tasks), 1, len(tasks)), over_files
 
 
+def list_plain_files(frame: DataFrame) -> list[str]:
+    """URIs of the files that Spark reads for `frame`.
+
+    Raises
+    ------
+    NotPlainError
+        When they are too many to look into, or Spark may list more than it reads: beside folders like
+        ``day=1`` it passes files over, and those whose names it takes for hidden.
+    """
+    uris = frame.inputFiles()
+    if not uris:
+        raise NotPlainError("there are no files")
+    if len(uris) > _MOST_FILES:
+        raise NotPlainError(f"{len(uris):,} files are too many to look into")
+    if any(uri.rpartition("/")[2].startswith(("_", ".")) for uri in uris):
+        raise NotPlainError("among the files are some with names of hidden ones")
+    if len({tuple(_list_folder_columns(uri)) for uri in uris}) > 1:
+        raise NotPlainError("some files lie beside folders that name a column")
+    return uris
+
+
+def _list_folder_columns(uri: str) -> list[str]:
+    """Columns that the folders of a file name: ``day`` for ``/in/day=1/a.parquet``."""
+    return [folder.split("=")[0] for folder in unquote(uri).split("/")[:-1] if "=" in folder]
+
+
 def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, progress: str) -> FileScan:
     """Look into the footers of the files of `frame`, and share their row groups among tasks.
 
@@ -101,6 +127,8 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
     for name in columns:
         if name not in frame.columns:
             raise NotPlainError(f"{name!r} is no column of its own")
+        if name in _list_folder_columns(uris[0]):
+            raise NotPlainError(f"column {name!r} comes from names of folders")
         if any(f"/{name}=" in unquote(uri) for uri in uris):
             raise NotPlainError(f"column {name!r} comes from names of folders")
     types = {name: frame.schema[name].dataType for name in columns}

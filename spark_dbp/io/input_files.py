@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from spark_dbp.engine.compat import collect_arrow, open_reader, read_setting
+from spark_dbp.engine.file_scan import NotPlainError, list_plain_files
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.listing import Listing, add_files, below_root, expand_glob, find_key, list_paths
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger("spark_dbp")
-
-# More files than this take the driver too long to look into.
-MOST_FILES = 20_000
 
 
 def read_checked(
@@ -197,18 +195,14 @@ def _look_at_footers(frame: DataFrame) -> pa.Table | None:
     """The same, from the footers; None where this process does not read them all, or they are too many."""
     import pyarrow as pa
 
-    uris = frame.inputFiles()
-    if len(uris) > MOST_FILES:
-        return None
-
     def look(uri: str) -> tuple[str, int, int, int]:
         path = unquote(uri)
         rows = parquet_files.open_parquet(path).metadata.num_rows
         return re.sub("^file:/+", "file:/", uri), *files.look_up(path), rows
 
     try:
-        looked_at = [row for row in map_in_threads(look, uris) if row[3]]
-    except (OSError, SparkDbpError, pa.ArrowException) as error:
+        looked_at = [row for row in map_in_threads(look, list_plain_files(frame)) if row[3]]
+    except (NotPlainError, OSError, SparkDbpError, pa.ArrowException) as error:
         log.debug("Spark looks at the input, for this process does not: %s", error)
         return None
     names = ["file_path", "file_size", "changed", "rows"]

@@ -62,7 +62,7 @@ def hash_rows(columns: Sequence[pa.Array], seeds: Hashes | None = None) -> Hashe
     >>> hash_rows([pa.array(["a", "b"]), pa.array([1, None], pa.int32())]).astype(np.int64).tolist()
     [-4810547614043336770, -6391946315847899181]
     """
-    n_rows = len(columns[0])
+    n_rows = len(columns[0]) if seeds is None else len(seeds)
     hashes = np.full(n_rows, _SEED, dtype=U64) if seeds is None else seeds.copy()
     with np.errstate(over="ignore"):
         for start in range(0, n_rows, _ROWS):

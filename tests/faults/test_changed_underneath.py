@@ -132,8 +132,8 @@ def test_files_planted_while_a_stage_writes(spark, source, tmp_path, monkeypatch
         made = original(*arguments)
         write = made.write_parquet
 
-        def write_and_plant(path, totals):
-            written = write(path, totals)
+        def write_and_plant(path, *more):
+            written = write(path, *more)
             shutil.copy(next(Path(path).glob("*.parquet")), Path(path) / "part-99999.parquet")
             return written
 

@@ -187,7 +187,7 @@ def test_workers_write_tables_and_read_them(workers, base, tmp_path):
     frame = workers.createDataFrame([("rest", -1)], "key STRING, cluster_id INT")
     path = files.join(base, "table")
     written = MappedRows(workers.range(0, 1000, 1, 3), doubled, frame.schema, frame).write_parquet(path)
-    names = [file.name for file in written]
+    names = written.names
     assert files.list_names(path) == sorted(names)  # no draft
     assert len(names) == 4  # three tasks' files and the rest's
     rows = parquet_files.read_parquet(path)
@@ -226,7 +226,7 @@ def test_forked_loader_workers_read_the_trie(workers, base):
     frame = workers.createDataFrame([(str(i),) for i in range(100)], "key STRING")
     # Workers read and write themselves here: Spark has no connector to this store.
     written = MappedRows(frame, lambda batches: batches, frame.schema).write_parquet(f"{base}/keys")
-    names = tuple(file.name for file in written)
+    names = tuple(written.names)
     build_keep_trie(CommittedTable(workers, f"{base}/keys", frame, names=names), base, 100, shards=4)
     program = f"""
 from multiprocessing import get_context

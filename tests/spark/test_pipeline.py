@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, rows_of, write_table
 
-from spark_dbp import RunConfig, builds, open_run, plan_steps, prune_again, run
+from spark_dbp import RunConfig, build_samples, open_run, plan_steps, prune_again, run
 from spark_dbp.engine import vector_sums as summing
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.probe import EngineChoice
@@ -437,12 +437,12 @@ def test_a_training_sample_that_the_driver_cannot_hold_is_refused_before_it_is_c
 ):
     source = write_table(tmp_path / "in", make_keys(60), make_embeddings(60, 4, 3))
     config = RunConfig.from_dict(config_of(source, tmp_path / "run", cluster={"n_clusters": 3}))
-    monkeypatch.setattr(builds, "read_memory_limit", lambda: 1500)
+    monkeypatch.setattr(build_samples, "read_memory_limit", lambda: 1500)
     with pytest.raises(InputError, match=r"training sample of 60 x 4 takes") as caught:
         run(config, spark)
     assert "lower cluster.max_points_per_centroid to 52 % of it" in caught.value.mend
-    monkeypatch.setattr(builds, "read_memory_limit", lambda: 10**9)
-    monkeypatch.setattr(builds, "read_collect_limit", lambda spark: 480)
+    monkeypatch.setattr(build_samples, "read_memory_limit", lambda: 10**9)
+    monkeypatch.setattr(build_samples, "read_collect_limit", lambda spark: 480)
     with pytest.raises(InputError, match="to the driver at most") as caught:
         run(config, spark)
     assert "50 % of it, or raise spark.driver.maxResultSize" in caught.value.mend

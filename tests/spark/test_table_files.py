@@ -11,7 +11,7 @@ from pyspark.sql import DataFrameReader, DataFrameWriter
 
 from spark_dbp import RunConfig, open_run, prune_again, run
 from spark_dbp.engine.arrow import CommittedTable, list_file_names, map_batches
-from spark_dbp.engine.mapped_rows import MappedRows, WrittenFile
+from spark_dbp.engine.mapped_rows import MappedRows, WrittenFile, WrittenRows
 from spark_dbp.errors import DamagedRunError, SparkDbpError
 from spark_dbp.explore.verify import verify
 from spark_dbp.lake import files
@@ -87,11 +87,13 @@ def test_spark_must_read_what_workers_wrote(spark, tmp_path, monkeypatch, what):
     source = write_table(tmp_path / "in", make_keys(N), make_embeddings(N, 8, 5))
     original = MappedRows.write_parquet
 
-    def write_parquet(self, path, totals):
-        written = original(self, path, totals)
+    def write_parquet(self, path, *more):
+        written = original(self, path, *more)
+        if "/assignments/" not in path:
+            return written
         if what == "one less":
-            return [*written, WrittenFile("part-lost.parquet")]
-        shutil.copy(Path(path) / written[0].name, Path(path) / "part-planted.parquet")
+            return WrittenRows([*written.files, WrittenFile("part-lost.parquet")])
+        shutil.copy(Path(path) / written.names[0], Path(path) / "part-planted.parquet")
         return written
 
     monkeypatch.setattr(MappedRows, "write_parquet", write_parquet)
