@@ -37,10 +37,10 @@ def test_every_job_says_step_and_purpose(tmp_path, session):
     events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
     jobs = [event["Properties"] for event in events if event["Event"] == "SparkListenerJobStart"]
     words = [job.get("spark.job.description", "") for job in jobs]
-    assert len(words) > 20
+    assert 10 < len(words) < 20  # few enough that each one can be accounted for
     assert [text for text in words if not text.startswith("spark-dbp")] == []
     stages = open_run(tmp_path / "run").document["stages"]
-    for step in stages.keys() - {"keep_trie"}:
+    for step in stages.keys() - {"keep_trie", "quota"}:  # quotas are the driver's own work
         assert any(text.startswith(f"spark-dbp {step}: ") for text in words), step
     assert "spark-dbp assign: Assigning every sample to its centroid (write assignments)" in words
     assert "spark-dbp: looking at the input" in words
