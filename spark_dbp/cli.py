@@ -181,23 +181,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> int:
     from spark_dbp.config import RunConfig
-    from spark_dbp.runner import run
+    from spark_dbp.engine.session import begin_session
 
     if "=" in parsed.conf and not parsed.conf.endswith((".yaml", ".yml")):
         raise ConfigError(f"{parsed.conf!r} is no configuration file", mend="put CONF before --set")
-    _report(run(RunConfig.from_yaml(parsed.conf, parsed.settings), fresh=parsed.fresh))
+    config = RunConfig.from_yaml(parsed.conf, parsed.settings)
+    session = begin_session(config.spark)
+    from spark_dbp.runner import run  # which takes some time, in which Spark starts
+
+    _report(run(config, session(), fresh=parsed.fresh))
     return 0
 
 
 def _demo(parsed: argparse.Namespace) -> int:
-    from spark_dbp.demo import demo_config, read_labels
-    from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
-    from spark_dbp.runner import run
+    from spark_dbp.engine.session import begin_session
 
     print(
         "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
     )
-    done = run(demo_config(parsed.dir))
+    session = begin_session()
+    from spark_dbp.demo import demo_config, read_labels  # imported while Spark starts, which takes longer
+    from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
+    from spark_dbp.runner import run
+
+    config = demo_config(parsed.dir)
+    done = run(config, session())
     _report(done)
     print("narrowest and widest clusters (mostly: the digit that most of its images show)")
     print(format_clusters(describe_extreme_clusters(done, labels=read_labels(parsed.dir))))

@@ -61,7 +61,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
     ConfigError, InputError, ConflictError
         With a message that names what is wrong and what mends it. Nothing is committed then.
     """
-    spark = spark or get_session(config.spark)
+    spark = spark or get_session(config.spark, records_classes=True)
     for path in filter(None, [*config.input.paths, config.input.centroids]):
         reach_storage(
             spark, path, "input.path" if path in config.input.paths else "input.centroids", is_needed=False

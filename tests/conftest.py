@@ -55,7 +55,7 @@ def spark(viewed, tmp_path_factory) -> Iterator[object]:
     """A classic local session; few tasks and a JVM that is quick to start with, since the data is small."""
     from spark_dbp.engine import session as sessions
 
-    options = sessions._local_defaults()["spark.driver.extraJavaOptions"]
+    options = " ".join(sessions.list_java_options())
     conf = {
         "spark.sql.shuffle.partitions": "4",
         "spark.driver.memory": "1g",

