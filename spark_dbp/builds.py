@@ -327,10 +327,10 @@ def build_keep_list(job: Job) -> None:
     prune = job.config.prune
     kept = plan_selection(
         job.open_table("assignments"),
-        job.read_table("quotas"),
+        job.read_small_table("quotas"),
         which_to_keep=prune.which_to_keep,
         seed=prune.seed,
-        stats=job.read_table("cluster_stats"),
+        stats=job.read_small_table("cluster_stats"),
     )
     written = job.write_table(
         "keep_list",

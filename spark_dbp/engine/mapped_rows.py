@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from spark_dbp.columns import CLUSTER_ID
+from spark_dbp.columns import CLUSTER_ID, VECTOR
 from spark_dbp.engine.arrow import CommittedTable, gather_batches, reads_alike
 from spark_dbp.engine.blocks import BLOCKS, make_block, number_tasks, shuffle_blocks
 from spark_dbp.engine.compat import (
@@ -198,7 +198,8 @@ class MappedRows:
                     sink = parquet_files.ParquetSink(
                         files.join(draft, name),
                         schema,
-                        compression=codec,
+                        # No codec makes vectors smaller, and all of them take time to read.
+                        compression={n: "none" if n == VECTOR else codec for n in schema.names},
                         use_dictionary=[CLUSTER_ID],
                         write_statistics=True,
                     )

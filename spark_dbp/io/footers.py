@@ -152,13 +152,18 @@ def read_parquet(
     return frame
 
 
+def list_parquet(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+    """The files of `paths` as a table without columns: Spark lists them, and starts no job to see types."""
+    from pyspark.sql import types as T
+
+    return open_reader(spark).schema(T.StructType([])).parquet(*paths)
+
+
 def _read_first_footer(spark: SparkSession, paths: Sequence[str]) -> tuple[str, Columns] | None:
     """The file from which Spark takes the types, and its columns; None where this process cannot read it."""
     import pyarrow as pa
-    from pyspark.sql import types as T
 
-    # No types are looked up for a table of no columns; Spark only lists its files.
-    listed = open_reader(spark).schema(T.StructType([])).parquet(*paths).inputFiles()
+    listed = list_parquet(spark, paths).inputFiles()
     file, footer = "", None
     try:
         for file in sorted(listed, key=unquote)[:_FOOTERS]:

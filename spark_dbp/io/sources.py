@@ -27,7 +27,7 @@ from spark_dbp.engine.forms import compute_columns
 from spark_dbp.engine.row_bytes import count_row_bytes
 from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
-from spark_dbp.io.footers import read_parquet, take_types_from_rows
+from spark_dbp.io.footers import list_parquet, read_parquet, take_types_from_rows
 from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
 from spark_dbp.lake.digest import digest_and_sum
 
@@ -167,10 +167,13 @@ class Source:
         )
 
     def _look_again(self) -> Snapshot:
-        frame = _read(self.spark, self.paths, self.table)  # lists the files anew
+        if self.paths:
+            with translate_errors(self.name, opening=True):
+                return take_snapshot(list_parquet(self.spark, self.paths), is_whole=True)
+        frame = _read(self.spark, [], self.table)  # lists the files anew
         version = find_version(self.spark, self.table) if self.table and self.snapshot.version else None
         return (
-            take_snapshot(frame, is_whole=bool(self.paths))
+            take_snapshot(frame)
             if version is None
             else _snapshot_of_version(frame, version)
         )

@@ -34,6 +34,8 @@ _P1, _P2, _P3, _P4, _P5 = (
 )
 # Rows hashed at a time: what is held of them stays in the processor's cache.
 _ROWS = 8192
+# The same, of values that are read piece by piece where they lie.
+_STRIPE_ROWS = 2048
 
 
 def hash_rows(columns: Sequence[pa.Array], seeds: Hashes | None = None) -> Hashes:
@@ -214,6 +216,8 @@ def _hash_texts(values: pa.Array, offset_type: type[Any], seeds: Hashes) -> Hash
 def _hash_stripes(content: Any, at: Any, lengths: Any, seeds: Hashes) -> Hashes:
     """The part of XXH64 that goes over pieces of 32 bytes."""
     n_stripes = lengths // 32
+    if (n_stripes == n_stripes[0]).all() and (np.diff(at) == lengths[:-1]).all() and not lengths[0] % 8:
+        return _hash_even_stripes(content, int(at[0]), int(lengths[0]), int(n_stripes[0]), seeds)
     order = np.argsort(-n_stripes, kind="stable")  # so the values that have a stripe `i` come first
     at, seeds = at[order], seeds[order]
     active = np.cumsum(np.bincount(n_stripes)[::-1])[::-1]
@@ -222,12 +226,37 @@ def _hash_stripes(content: Any, at: Any, lengths: Any, seeds: Hashes) -> Hashes:
         rows = slice(0, active[i])
         for lane, held in enumerate(sums):
             held[rows] = _round(held[rows], _read(content, "<u8", at[rows] + (32 * (i - 1) + 8 * lane)))
-    mixed = sum((_rotate(held, bits) for held, bits in zip(sums, (1, 7, 12, 18), strict=True)), U64(0))
-    for held in sums:
-        mixed = (mixed ^ _round(U64(0), held)) * _P1 + _P4
+    mixed = _merge_lanes(sums)
     found = np.empty_like(mixed)
     found[order] = mixed
     return found
+
+
+def _hash_even_stripes(content: Any, at: int, length: int, n_stripes: int, seeds: Hashes) -> Hashes:
+    """The same for values of one length that lie one after the other, such as vectors: in half the time."""
+    found = np.empty_like(seeds)
+    words = np.ndarray((len(seeds), length // 8), "<u8", content, at)
+    for start in range(0, len(seeds), _STRIPE_ROWS):
+        rows = slice(start, start + _STRIPE_ROWS)
+        of_row = seeds[rows]
+        held = np.stack([of_row + _P1 + _P2, of_row + _P2, of_row, of_row - _P1], axis=1)
+        upper = np.empty_like(held)
+        for i in range(n_stripes):
+            np.multiply(words[rows, 4 * i : 4 * i + 4], _P2, out=upper)
+            held += upper
+            np.right_shift(held, U64(33), out=upper)
+            held <<= U64(31)
+            held |= upper
+            held *= _P1
+        found[rows] = _merge_lanes(list(held.T))
+    return found
+
+
+def _merge_lanes(sums: list[Hashes]) -> Hashes:
+    mixed = sum((_rotate(held, bits) for held, bits in zip(sums, (1, 7, 12, 18), strict=True)), U64(0))
+    for held in sums:
+        mixed = (mixed ^ _round(U64(0), held)) * _P1 + _P4
+    return mixed
 
 
 def _select(wanted: npt.NDArray[np.bool_]) -> Any:

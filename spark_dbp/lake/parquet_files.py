@@ -78,8 +78,8 @@ class ParquetSink:
     ----------
     path : str
     schema : pyarrow.Schema
-    compression : str
-        pyarrow's name of the codec.
+    compression : str or dict of str to str
+        pyarrow's name of the codec; or one for each column.
     use_dictionary : bool or list of str
         Columns to store with a dictionary, which helps those with few different values.
     write_statistics : bool
@@ -91,7 +91,7 @@ class ParquetSink:
         path: str,
         schema: Any,
         *,
-        compression: str = "none",
+        compression: str | dict[str, str] = "none",
         use_dictionary: bool | list[str] = False,
         write_statistics: bool = False,
     ) -> None:

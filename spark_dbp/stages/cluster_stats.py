@@ -63,7 +63,8 @@ def cluster_stats(assignments: DataFrame | CommittedTable) -> DataFrame:
     """
     if not isinstance(assignments, CommittedTable):
         return measure_clusters(assignments)
-    n_parts = count_shuffle_partitions(assignments.spark)
+    # No task sends more than a table of few files is worth.
+    n_parts = min(count_shuffle_partitions(assignments.spark), max(1, len(assignments.list_paths())))
     tasks = number_tasks(assignments.frame, n_parts)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """Spherical k-means on Spark, and the assignment of every sample to its nearest centroid.
 
-Imports numpy, `arrow`, `compat`, `vector_sums`, `geometry`, `histogram` and `lloyd`; pyspark, pyarrow and
-`vectors` inside functions.
+Imports numpy, `arrow`, `compat`, `vector_sums`, `geometry`, `histogram`, `lloyd` and `row_hash`; pyspark,
+pyarrow and `vectors` inside functions.
 
 The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, as faiss does. With
 ``train="full"`` further iterations go over all rows, and workers return sums of vectors. The sums are exact
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
-from spark_dbp.engine.arrow import CommittedTable, map_batches, plan_scan
+from spark_dbp.engine.arrow import CommittedTable, map_batches, plan_scan, reads_alike
 from spark_dbp.engine.compat import collect_arrow, share_array
 from spark_dbp.engine.mapped_rows import MappedRows, to_frame
 from spark_dbp.engine.vector_sums import sum_vectors
@@ -27,6 +27,7 @@ from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
 from spark_dbp.kernels.histogram import DISTANCE_UNIT
 from spark_dbp.kernels.lloyd import INITS, Iteration, fit_spherical_kmeans, has_settled, step_ahead
+from spark_dbp.kernels.row_hash import hash_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -255,20 +256,15 @@ def draw_training_sample(
     -------
     ndarray of float32, shape (n_points, dim)
     """
-    from pyspark.sql import functions as F
-
     from spark_dbp.kernels.vectors import to_matrix
 
-    hashed = to_frame(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
     wanted = n_points
     while True:
         # Hashes are spread evenly. So take the rows below a limit that should let `wanted` rows through, with
         # six standard deviations to spare. The driver sorts only these.
         share = (wanted + 6 * math.sqrt(wanted) + 10) / n_rows
-        part = hashed
-        if share < 1:
-            part = hashed.where(F.col("hash") <= -(2**63) + int(share * 2**64))
-        table = collect_arrow(part).combine_chunks()
+        most = -(2**63) + int(share * 2**64) if share < 1 else 2**63 - 1
+        table = collect_arrow(_choose_by_hash(samples, most, seed)).combine_chunks()
         if table.num_rows >= n_points or share >= 1:
             break
         wanted *= 2
@@ -279,6 +275,26 @@ def draw_training_sample(
     if repeated.any():  # different keys with equal hashes: the bytes of their vectors decide
         order = np.array(sorted(range(len(hashes)), key=lambda row: (hashes[row], vectors[row].tobytes())))
     return np.asarray(vectors[order[:n_points]], dtype=np.float32)
+
+
+def _choose_by_hash(samples: DataFrame | CommittedTable, most: int, seed: int) -> DataFrame:
+    """``hash`` BIGINT and ``vector`` of the rows whose ``xxhash64(key, seed)`` is at most `most`."""
+    from pyspark.sql import functions as F
+
+    if not isinstance(samples, CommittedTable) or not reads_alike(samples.frame.schema[KEY].dataType):
+        hashed = to_frame(samples).select(F.xxhash64(KEY, F.lit(seed).cast("bigint")).alias("hash"), VECTOR)
+        return hashed.where(F.col("hash") <= most)
+
+    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            seeds = pa.array(np.full(batch.num_rows, seed, dtype=np.int64))
+            hashes = hash_rows([batch.column(0), seeds]).astype(np.int64)
+            chosen = pa.RecordBatch.from_arrays([pa.array(hashes), batch.column(1)], ["hash", VECTOR])
+            yield chosen.filter(pa.array(hashes <= most))
+
+    return map_batches(samples, [KEY, VECTOR], choose, f"hash BIGINT, {VECTOR} BINARY")
 
 
 def _joined_matrix(chunks: pa.ChunkedArray, to_matrix: object) -> npt.NDArray[np.float32]:

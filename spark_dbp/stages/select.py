@@ -12,8 +12,8 @@ cluster. A single bin that is too large for a worker goes through Spark's sort.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +58,11 @@ Whole = npt.NDArray[np.int64]
 
 def select(
     assignments: DataFrame | CommittedTable,
-    quotas: DataFrame,
+    quotas: DataFrame | pa.Table,
     *,
     which_to_keep: str = "hard",
     seed: int = 0,
-    stats: DataFrame | None = None,
+    stats: DataFrame | pa.Table | None = None,
 ) -> DataFrame:
     """Rows to keep: ``quota`` of every cluster, chosen as `which_to_keep` says.
 
@@ -70,7 +70,7 @@ def select(
     ----------
     assignments : DataFrame or CommittedTable
         ``key`` (unique), ``cluster_id``, ``distance_to_centroid``.
-    quotas : DataFrame
+    quotas : DataFrame or Table
         ``cluster_id`` and ``quota``, at most the size of the cluster.
     which_to_keep : {"hard", "easy", "random", "stratified"}
         Those farthest from the centroid, those nearest to it, the first by ``xxhash64(key, seed)``, or evenly
@@ -78,7 +78,7 @@ def select(
         ordered by key; ``stratified`` orders as ``hard`` does.
     seed : int
         For ``random`` only.
-    stats : DataFrame, optional
+    stats : DataFrame or Table, optional
         ``cluster_id`` and ``distance_histogram`` of these assignments. Saves a pass over them, except for
         ``random``.
 
@@ -94,7 +94,7 @@ def select(
 
     Notes
     -----
-    The call itself computes groups of bins and collects them to the driver.
+    The call itself collects the histograms and the quotas, and cuts groups of bins on the driver.
 
     Of a DataFrame, Spark ranks the rows by a window over each group (`engine.sql.rank_by_windows`). There are
     at most about a million groups, and one more for each cluster.
@@ -110,11 +110,11 @@ def select(
 
 def plan_selection(
     assignments: DataFrame | CommittedTable,
-    quotas: DataFrame,
+    quotas: DataFrame | pa.Table,
     *,
     which_to_keep: str = "hard",
     seed: int = 0,
-    stats: DataFrame | None = None,
+    stats: DataFrame | pa.Table | None = None,
 ) -> DataFrame | MappedRows:
     """Like `select`, but of a committed table it returns rows that workers can write themselves."""
     from pyspark.sql import functions as F
@@ -140,9 +140,7 @@ def plan_selection(
     rows = frame.select(*columns)  # another column may have one of the names used on the way
     is_spread = which_to_keep == "stratified"
     if not isinstance(assignments, CommittedTable):
-        n_rows = frame.count() if is_spread else quotas.agg(F.sum(QUOTA)).collect()[0][0] or 0
-        group_rows = max(_WINDOW_ROWS, n_rows / _MOST_WINDOWS)
-        clusters = _number_groups(histograms, quotas, which_to_keep, group_rows)
+        clusters = _number_groups(histograms, quotas, which_to_keep)
         return rank_by_windows(rows, clusters, place, order, spread=is_spread)
     groups = _cut_into_groups(histograms, quotas, which_to_keep, measure_key_bytes(assignments))
     n_parts = int(groups.part.max(initial=0)) + 1
@@ -170,7 +168,7 @@ def plan_selection(
 
 
 def _cut_into_groups(
-    histograms: DataFrame, quotas: DataFrame, which_to_keep: str, key_bytes: float
+    histograms: DataFrame | pa.Table, quotas: DataFrame | pa.Table, which_to_keep: str, key_bytes: float
 ) -> Groups:
     """The groups that workers sort."""
     group_rows, part_rows, most_rows = (
@@ -181,64 +179,54 @@ def _cut_into_groups(
             (_MOST_ROWS, _MOST_BYTES),
         )
     )
-
-    def cut(place: Whole, n_items: Whole, quota: int) -> dict[str, pa.Array]:
-        import pyarrow as pa
-
-        found = cut_into_groups(place, n_items, quota, group_rows, which_to_keep)
-        return {name: pa.array(column) for name, column in zip(names, found, strict=True)}
-
-    names = ["first_place", "last_place", "rows_before", "n_rows"]
-    schema = ", ".join(f"{name} BIGINT" for name in names)
-    found = _map_histograms(histograms, quotas, which_to_keep, cut, schema)
-    found = found.sort_by([(CLUSTER_ID, "ascending"), ("first_place", "ascending")])
-    columns = {name: found.column(name).to_numpy() for name in found.column_names}
-    return gather_groups(columns, part_rows, most_rows)
+    found: list[list[Whole]] = []
+    for cluster, quota, place, n_items in _list_histograms(histograms, quotas, which_to_keep):
+        groups = cut_into_groups(place, n_items, quota, group_rows, which_to_keep)
+        same = (np.full(len(groups[0]), value) for value in (cluster, n_items.sum(), quota))
+        found.append([*groups, *same])
+    names = ["first_place", "last_place", "rows_before", "n_rows", CLUSTER_ID, N_ITEMS, QUOTA]
+    none = np.zeros(0, dtype=np.int64)
+    joined = [np.concatenate([none, *(groups[i] for groups in found)]) for i in range(len(names))]
+    return gather_groups(dict(zip(names, joined, strict=True)), part_rows, most_rows)
 
 
 def _number_groups(
-    histograms: DataFrame, quotas: DataFrame, which_to_keep: str, group_rows: float
+    histograms: DataFrame | pa.Table, quotas: DataFrame | pa.Table, which_to_keep: str
 ) -> pa.Table:
     """The groups that `rank_by_windows` takes."""
+    import pyarrow as pa
 
-    def cut(place: Whole, n_items: Whole, quota: int) -> dict[str, pa.Array]:
-        import pyarrow as pa
-
+    clusters = list(_list_histograms(histograms, quotas, which_to_keep))
+    is_spread = which_to_keep == "stratified"
+    n_rows = sum(int(n_items.sum()) if is_spread else quota for _, quota, _, n_items in clusters)
+    group_rows = max(_WINDOW_ROWS, n_rows / _MOST_WINDOWS)
+    columns: dict[str, list[Any]] = {CLUSTER_ID: [], N_ITEMS: [], QUOTA: [], "shift": [], "rows_before": []}
+    for cluster, quota, place, n_items in clusters:
         shift, rows_before = number_groups(place, n_items, quota, group_rows, which_to_keep)
-        lists = pa.array([rows_before.tolist()], pa.list_(pa.int64()))
-        return {"shift": pa.array([shift], pa.int32()), "rows_before": lists}
+        values = (cluster, int(n_items.sum()), quota, shift, rows_before)
+        for name, value in zip(columns, values, strict=True):
+            columns[name].append(value)
+    types = [pa.int64()] * 3 + [pa.int32(), pa.list_(pa.int64())]
+    return number_starts(pa.table(columns, pa.schema(zip(columns, types, strict=True))))
 
-    schema = "shift INT, rows_before ARRAY<BIGINT>"
-    found = _map_histograms(histograms, quotas, which_to_keep, cut, schema)
-    return number_starts(found)
 
+def _list_histograms(
+    histograms: DataFrame | pa.Table, quotas: DataFrame | pa.Table, which_to_keep: str
+) -> Iterator[tuple[int, int, Whole, Whole]]:
+    """Id, quota, places and rows of the bins of each cluster that has a quota, by id, on the driver."""
+    import pyarrow as pa
 
-def _map_histograms(
-    histograms: DataFrame,
-    quotas: DataFrame,
-    which_to_keep: str,
-    cut: Callable[[Whole, Whole, int], dict[str, pa.Array]],
-    schema: str,
-) -> pa.Table:
-    """Call `cut` with places and rows of the bins of each cluster, and its quota, in the workers.
+    def collect(table: DataFrame | pa.Table, name: str) -> pa.Table:
+        chosen = table.select([CLUSTER_ID, name])
+        return (chosen if isinstance(chosen, pa.Table) else collect_arrow(chosen)).sort_by(CLUSTER_ID)
 
-    What it returns is collected, with the cluster's ``cluster_id``, ``n_items`` and ``quota``.
-    """
-
-    def of_clusters(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in batches:
-            for cluster, quota, histogram in zip(*batch.columns, strict=True):
-                bins, n_items = (c.to_numpy().astype(np.int64) for c in histogram.values.flatten())
-                place, n_items = order_histogram(which_to_keep, bins, n_items)
-                columns = cut(place, n_items, quota.as_py())
-                n_rows = len(next(iter(columns.values())))
-                of_cluster = (cluster.as_py(), n_items.sum(), quota.as_py())
-                for name, value in zip((CLUSTER_ID, N_ITEMS, QUOTA), of_cluster, strict=True):
-                    columns[name] = pa.array(np.full(n_rows, value, np.int64))
-                yield pa.RecordBatch.from_pydict(columns)
-
-    whole = f"{schema}, {CLUSTER_ID} BIGINT, {N_ITEMS} BIGINT, {QUOTA} BIGINT"
-    rows = quotas.select(CLUSTER_ID, QUOTA).join(histograms.select(CLUSTER_ID, HISTOGRAM), CLUSTER_ID)
-    return collect_arrow(map_in_arrow(rows, of_clusters, whole))
+    given = collect(quotas, QUOTA)
+    quota_of = dict(zip(*(given.column(name).to_pylist() for name in (CLUSTER_ID, QUOTA)), strict=True))
+    held = collect(histograms, HISTOGRAM)
+    lists = held.column(HISTOGRAM).combine_chunks()
+    ends = np.cumsum(lists.value_lengths().to_numpy())
+    bins, n_items = (values.to_numpy().astype(np.int64) for values in lists.flatten().flatten())
+    for cluster, end, start in zip(held.column(CLUSTER_ID).to_pylist(), ends, [0, *ends], strict=False):
+        if cluster in quota_of:
+            places = order_histogram(which_to_keep, bins[start:end], n_items[start:end])
+            yield cluster, quota_of[cluster], *places
