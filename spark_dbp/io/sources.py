@@ -172,11 +172,7 @@ class Source:
                 return take_snapshot(list_parquet(self.spark, self.paths), is_whole=True)
         frame = _read(self.spark, [], self.table)  # lists the files anew
         version = find_version(self.spark, self.table) if self.table and self.snapshot.version else None
-        return (
-            take_snapshot(frame)
-            if version is None
-            else _snapshot_of_version(frame, version)
-        )
+        return take_snapshot(frame) if version is None else _snapshot_of_version(frame, version)
 
 
 def open_source(

@@ -253,7 +253,9 @@ def _hash_even_stripes(content: Any, at: int, length: int, n_stripes: int, seeds
 
 
 def _merge_lanes(sums: list[Hashes]) -> Hashes:
-    mixed = sum((_rotate(held, bits) for held, bits in zip(sums, (1, 7, 12, 18), strict=True)), U64(0))
+    mixed = np.zeros_like(sums[0])
+    for held, bits in zip(sums, (1, 7, 12, 18), strict=True):
+        mixed += _rotate(held, bits)
     for held in sums:
         mixed = (mixed ^ _round(U64(0), held)) * _P1 + _P4
     return mixed
