@@ -10,7 +10,6 @@ from benchmarks import (
     assignment,
     clustering,
     driver_memory,
-    first_answer,
     minhash,
     pruning,
     semantic,
@@ -60,13 +59,25 @@ def _trie(given: argparse.Namespace) -> None:
     trie.measure(500_000 if given.quick else 10_000_000, 1 if given.quick else given.runs)
 
 
-def _first_answer(given: argparse.Namespace) -> None:
-    first_answer.measure(1 if given.quick else given.runs)
-
-
 def _whole_run(given: argparse.Namespace) -> None:
-    rows = given.rows or (50_000 if given.quick else 1_000_000)
-    whole_run.measure(rows, 384, 100 if given.quick else given.clusters, 1 if given.quick else given.runs)
+    runs = 1 if given.quick else given.runs
+    whole_run.measure_small(runs)
+    for n_rows in (
+        [1_000_000] if given.quick else [given.rows] if given.rows else [10**6, 5_000_000, 20_000_000]
+    ):
+        whole_run.measure_clustered(n_rows, runs)
+    if not given.quick and not given.rows:
+        whole_run.measure_embeddings(50_000, runs, n_clusters=100)
+        whole_run.measure_embeddings(1_000_000, runs)
+
+
+def _whole_run_large(given: argparse.Namespace) -> None:
+    if given.quick:
+        return
+    whole_run.measure_embeddings(4_000_000, 1)
+    whole_run.measure_dedup(1_000_000, 1)
+    whole_run.measure_clustered(80_000_000, 1)
+    whole_run.measure_clustered(280_000_000, 1, memory_limit="4GB")  # the size of the paper's LAION-DeDup
 
 
 def _driver_memory(given: argparse.Namespace) -> None:
@@ -90,12 +101,12 @@ def _minhash(given: argparse.Namespace) -> None:
 
 
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "whole-run": _whole_run,
+    "whole-run-large": _whole_run_large,
     "pruning": _pruning,
     "assignment": _assignment,
     "clustering": _clustering,
     "trie": _trie,
-    "first-answer": _first_answer,
-    "whole-run": _whole_run,
     "driver-memory": _driver_memory,
     "semantic": _semantic,
     "minhash": _minhash,

@@ -19,7 +19,7 @@ THRESHOLD, NUM_PERM, NGRAM = 0.8, 128, 5
 _SUMMARIES = Path(__file__).parents[2] / "shared" / "data" / "debian-packages" / "metadata.parquet"
 
 
-def _texts(n_texts: int, alike: bool) -> list[str]:
+def make_texts(n_texts: int, alike: bool) -> list[str]:
     """Real summaries of packages where they are at hand, else made-up ones; beyond their number, mixtures.
 
     By default the begin of one is followed by the end of another, and one in thirty differs in a word from
@@ -69,7 +69,7 @@ def measure(n_texts: int, runs: int, check: bool = True, alike: bool = False) ->
     alike : bool
         Texts with many others just below the threshold.
     """
-    texts = _texts(n_texts, alike)
+    texts = make_texts(n_texts, alike)
     cores = os.cpu_count() or 1
     with scratch() as folder, multiprocessing.get_context("spawn").Pool(cores) as pool:
         spark = start_local_session()

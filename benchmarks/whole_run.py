@@ -1,130 +1,254 @@
-"""``spark-dbp run`` on embeddings, from the command to its end, against a script that holds all in memory.
+"""``spark-dbp run`` from the prompt to keep list and trie, Spark's start and end included.
 
-The script does the same with the libraries that one would take on a single machine: pyarrow, numpy, faiss,
-marisa. It neither checks its input nor reads back what it wrote, cannot go on after a fault, and its memory
-grows with the rows.
+Against `scripts`, which do the same work with the libraries that one would take on a single machine, and for
+small inputs against an empty session of Spark. The memory is that of all processes of a side.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import in_turn, peak_memory, report, scratch, write_vectors
-from spark_dbp.kernels.geometry import measure_distance_to_nearest, normalize_rows
+from benchmarks.common import peak_memory, report, scratch, write_vectors
+from benchmarks.minhash import make_texts
+from benchmarks.pruning import kept_rows, write_assignments
+from benchmarks.scripts import KEEP_RATIO
+from spark_dbp.kernels.geometry import normalize_rows
 from spark_dbp.kernels.vectors import to_matrix
-from spark_dbp.stages.quota import plan_quotas
 
-KEEP_RATIO, N_ITER, POINTS_PER_CENTROID = 0.3, 20, 256
-_BLOCK = 8192
+_EMPTY = (
+    "from pyspark.sql import SparkSession\nSparkSession.builder.master('local[*]').getOrCreate().stop()\n"
+)
 
 
-def measure(n_rows: int, dim: int, n_clusters: int, runs: int) -> None:
-    """Print seconds and memory of both sides, and the seconds of our stages.
+@dataclass
+class Side:
+    """What is run in turn with others, and what was seen of it."""
+
+    run: Callable[[], Any]
+    seconds: list[float] = field(default_factory=list)
+    gigabytes: float = 0.0
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f} s, {self.gigabytes:.1f} GB"
+
+
+def _measure(sides: dict[str, Side], runs: int) -> None:
+    """Run the sides in turn. What each writes is deleted before it runs again."""
+    for _ in range(runs):
+        for side in sides.values():
+            with peak_memory() as peak:
+                started = time.perf_counter()
+                side.run()
+                side.seconds.append(time.perf_counter() - started)
+            side.gigabytes = max(side.gigabytes, peak.total)
+
+
+def _command(folder: Path, name: str, settings: dict[str, Any]) -> Callable[[], None]:
+    """The command of a user with this configuration; it says which jobs Spark starts."""
+    events = folder / f"{name}-events"
+    events.mkdir()
+    spark = {"spark.eventLog.enabled": True, "spark.eventLog.dir": str(events)}
+    spark |= {"spark.eventLog.compress": False, **settings.pop("spark", {})}
+    output = {"path": str(folder / name)}
+    (folder / f"{name}.yaml").write_text(json.dumps({**settings, "output": output, "spark": spark}))
+
+    def run() -> None:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        _call("spark_dbp", "run", str(folder / f"{name}.yaml"))
+
+    return run
+
+
+def _script(folder: Path, function: str, **given: Any) -> Callable[[], None]:
+    out = folder / function
+
+    def run() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        _call("benchmarks.scripts", function, json.dumps({**given, "out": str(out)}))
+
+    return run
+
+
+def _call(module: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{module} {arguments} failed: {done.stderr[-2000:]}")
+
+
+def _describe(folder: Path, name: str, side: Side, source: Path) -> list[tuple[str, str]]:
+    """What a run did: its jobs, bytes and steps."""
+    document = json.loads((folder / name / "run.json").read_text())
+    steps = {step["name"]: step["seconds"] for step in document["stages"].values()}
+    newest = max((folder / f"{name}-events").iterdir(), key=lambda events: events.stat().st_mtime)
+    lines = (line for file in newest.glob("events_*") for line in file.open())
+    n_jobs = sum('"Event":"SparkListenerJobStart"' in line for line in lines)
+    written, read = (
+        sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        for place in (folder / name, source)
+    )
+    longest = sorted(steps.items(), key=lambda step: -step[1])[:5]
+    shown = ", ".join(f"{step} {seconds:.1f}" for step, seconds in longest)
+    rest = side.median - sum(steps.values())
+    return [
+        ("  jobs of Spark; bytes written to bytes read", f"{n_jobs}; {written / read:.2f}"),
+        ("  seconds of the longest steps, and around them", f"{shown}; {rest:.1f}"),
+    ]
+
+
+def measure_clustered(n_rows: int, runs: int, n_clusters: int = 500, memory_limit: str = "") -> None:
+    """Data that has clusters, distances and centroids, with both engines, against DuckDB and marisa.
 
     Parameters
     ----------
-    n_rows, dim, n_clusters, runs : int
+    n_rows, runs, n_clusters : int
+    memory_limit : str
+        Of DuckDB. With one, marisa builds shards of a million keys.
     """
     with scratch() as folder:
+        source, centroids = folder / "in", folder / "centroids.npy"
+        write_assignments(source, n_rows, n_clusters)
+        np.save(centroids, normalize_rows(np.random.default_rng(3).standard_normal((n_clusters, 64)))[0])
+        given = {"path": str(source), "cluster_id": "cluster_id", "centroids": str(centroids)}
+        given |= {"distance_to_centroid": "distance_to_centroid"}
+        settings = {"input": given, "prune": {"keep_ratio": KEEP_RATIO}}
+        peer = {"source": str(source), "centroids": str(centroids), "memory_limit": memory_limit}
+        sides = {
+            "ours": Side(_command(folder, "ours", settings | {"engine": "arrow"})),
+            "ours, sql": Side(_command(folder, "ours-sql", settings | {"engine": "sql"})),
+            "script": Side(
+                _script(folder, "prune_clustered", **peer, shard_keys=1_000_000 if memory_limit else 0)
+            ),
+        }
+        _measure(sides, runs)
+        same = kept_rows(folder / "prune_clustered")
+        rows = [(name, str(side)) for name, side in sides.items()]
+        for name in ("ours", "ours, sql"):
+            out = name.replace(", ", "-")
+            rows += [
+                (f"{name}, to the script", f"{sides[name].median / sides['script'].median:.2f}"),
+                *_describe(folder, out, sides[name], source),
+                ("  the same rows and ranks", "yes" if kept_rows(_keep_list(folder / out)) == same else "NO"),
+            ]
+    report(f"the whole command, {n_rows:,} clustered rows (median of {runs})", rows)
+
+
+def _keep_list(run: Path) -> Path:
+    return run / json.loads((run / "run.json").read_text())["tables"]["keep_list"]["path"]
+
+
+def measure_embeddings(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500) -> None:
+    """Embeddings as ARRAY<FLOAT>, against a script with pyarrow, numpy, faiss and marisa."""
+    with scratch() as folder:
         source = folder / "in"
-        write_vectors(source, n_rows, dim)
-        for file in source.iterdir():
-            _as_lists(file)
-        peaks = {"ours": 0.0, "script": 0.0}
-
-        def side(name: str, *command: str) -> None:
-            out = folder / name
-            shutil.rmtree(out, ignore_errors=True)
-            with peak_memory() as peak:
-                subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
-            peaks[name] = max(peaks[name], peak.total)
-
+        write_embeddings(source, n_rows, dim)
         settings = {
             "input": {"path": str(source)},
-            "output": {"path": str(folder / "ours")},
             "cluster": {"n_clusters": n_clusters},
             "prune": {"keep_ratio": KEEP_RATIO},
         }
-        (folder / "conf.yaml").write_text(json.dumps(settings))
-        script = ("benchmarks.whole_run", str(source), str(folder / "script"), str(n_clusters))
-        seconds = in_turn(
-            runs,
-            0,
-            ours=lambda: side("ours", "spark_dbp", "run", str(folder / "conf.yaml")),
-            script=lambda: side("script", *script),
-        )
-        run = json.loads((folder / "ours/run.json").read_text())
-        n_kept = pq.read_metadata(folder / "script/keep.parquet").num_rows
-    stages = run["stages"].values()
-    report(
-        f"the whole run, {n_rows:,} x {dim}, k {n_clusters}, {KEEP_RATIO:.0%} kept (median of {runs})",
-        [
-            *((name, f"{seconds[name]:.1f} s, {peaks[name]:.1f} GB") for name in seconds),
-            ("ours to script", f"{seconds['ours'] / seconds['script']:.2f}"),
-            ("rows kept by ours and by the script", f"{run['rows']['keep_list']:,}, {n_kept:,}"),
-            *((f"  {stage['name']}", f"{stage['seconds']:.1f} s") for stage in stages),
-            ("  start, end and all else", f"{seconds['ours'] - sum(s['seconds'] for s in stages):.1f} s"),
-        ],
-    )
+        sides = {
+            "ours": Side(_command(folder, "ours", settings)),
+            "script": Side(_script(folder, "prune_embeddings", source=str(source), n_clusters=n_clusters)),
+        }
+        _measure(sides, runs)
+        rows = [(name, str(side)) for name, side in sides.items()]
+        rows.append(("ours to the script", f"{sides['ours'].median / sides['script'].median:.2f}"))
+        rows += _describe(folder, "ours", sides["ours"], source)
+    report(f"the whole command, {n_rows:,} x {dim}, k {n_clusters} (median of {runs})", rows)
 
 
-def _as_lists(file: Path) -> None:
-    """The vectors as a lake has them: ARRAY<FLOAT>, of no particular length."""
-    table = pq.read_table(file)
-    vectors = np.concatenate([to_matrix(chunk) for chunk in table.column("vector").chunks])
-    vectors *= np.random.default_rng(4).uniform(5, 50, (len(vectors), 1)).astype(np.float32)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    lists = lists.cast(pa.list_(pa.float32()))
-    pq.write_table(pa.table({"key": table.column("key"), "embedding": lists}), file, row_group_size=20_000)
+def measure_small(runs: int, n_rows: int = 63_666, dim: int = 384, n_clusters: int = 100) -> None:
+    """What small data takes, on a classic session and over Spark Connect, and the demo: to an empty session.
+
+    Each starts Java with the archive of its classes, which one run before records (see docs/performance.md).
+    """
+    with scratch() as folder:
+        source = folder / "in"
+        write_embeddings(source, n_rows, dim)
+        settings = {
+            "input": {"path": str(source)},
+            "cluster": {"n_clusters": n_clusters},
+            "prune": {"keep_ratio": KEEP_RATIO},
+        }
+        connect = settings | {"spark": {"spark.remote": "local[2]"}}
+
+        def demo() -> None:
+            shutil.rmtree(folder / "demo", ignore_errors=True)
+            _call("spark_dbp", "demo", str(folder / "demo"))
+
+        def empty() -> None:
+            subprocess.run([sys.executable, "-c", _EMPTY], check=True, capture_output=True)
+
+        sides = {
+            "an empty session of Spark, started and stopped": Side(empty),
+            f"{n_rows:,} x {dim}, k {n_clusters}": Side(_command(folder, "classic", settings)),
+            "the same over Spark Connect": Side(_command(folder, "connect", connect)),
+            "the demo": Side(demo),
+        }
+        _measure(sides, 1)
+        for side in sides.values():
+            side.seconds.clear()
+        _measure(sides, runs)
+        nothing, classic, over_connect, _ = sides.values()
+        rows = [
+            (name, f"{side.median:.1f} s, {side.median / nothing.median:.2f} of the empty session")
+            for name, side in sides.items()
+        ]
+        rows.append(("Connect to classic", f"{over_connect.median / classic.median:.2f}"))
+        rows += _describe(folder, "classic", classic, source)
+    report(f"the whole command on small data (median of {runs})", rows)
 
 
-def _script(source: Path, out: Path, n_clusters: int) -> None:
-    import faiss
-    import marisa_trie
-
-    table = pq.read_table(source)
-    keys = table.column("key").to_numpy()
-    lists = table.column("embedding").combine_chunks()
-    vectors = lists.flatten().to_numpy().reshape(len(keys), -1)
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    model = faiss.Kmeans(
-        vectors.shape[1],
-        n_clusters,
-        niter=N_ITER,
-        spherical=True,
-        seed=1,
-        max_points_per_centroid=POINTS_PER_CENTROID,
-    )
-    model.train(vectors)
-    centroids = np.asarray(model.centroids)
-    cluster = np.empty(len(keys), np.int32)
-    distance = np.empty(len(keys), np.float32)
-    for start in range(0, len(keys), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        scores = vectors[rows] @ centroids.T
-        cluster[rows] = scores.argmax(axis=1)
-        distance[rows] = 1 - scores.max(axis=1)
-    n_items = np.bincount(cluster, minlength=n_clusters)
-    d_intra = np.bincount(cluster, distance, n_clusters) / np.maximum(n_items, 1)
-    d_inter = measure_distance_to_nearest(normalize_rows(centroids)[0], 20)
-    quota = plan_quotas(n_items, d_intra, d_inter, int(KEEP_RATIO * len(keys)))["quota"]
-    order = np.lexsort((-distance, cluster))
-    rank = np.arange(1, len(keys) + 1) - np.repeat(np.cumsum(n_items) - n_items, n_items)
-    is_kept = rank <= quota[cluster[order]]
-    rows = order[is_kept]
-    out.mkdir()
-    kept = {"key": keys[rows], "cluster_id": cluster[rows], "distance_to_centroid": distance[rows]}
-    pq.write_table(pa.table(kept | {"rank": rank[is_kept]}), out / "keep.parquet")
-    marisa_trie.Trie(keys[rows].tolist()).save(str(out / "keep.marisa"))
+def measure_dedup(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500) -> None:
+    """Exact, MinHash and semantic deduplication before the clustering, of texts and embeddings."""
+    with scratch() as folder:
+        source = folder / "in"
+        write_embeddings(source, n_rows, dim, texts=make_texts(n_rows, alike=False))
+        settings = {
+            "input": {"path": str(source)},
+            "dedup": {
+                "exact": {"columns": ["text"]},
+                "minhash": {"column": "text"},
+                "semantic": {"n_clusters": n_clusters, "eps": 0.05},
+            },
+            "cluster": {"n_clusters": n_clusters},
+            "prune": {"keep_ratio": KEEP_RATIO},
+        }
+        side = Side(_command(folder, "ours", settings))
+        _measure({"ours": side}, runs)
+        rows = [("ours", str(side)), *_describe(folder, "ours", side, source)]
+    report(f"the whole command with exact, MinHash and semantic deduplication, {n_rows:,} x {dim}", rows)
 
 
-if __name__ == "__main__":
-    _script(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+def write_embeddings(folder: Path, n_rows: int, dim: int, texts: list[str] | None = None) -> None:
+    """Vectors as a lake has them: ARRAY<FLOAT>, of no particular length; with texts beside them."""
+    write_vectors(folder, n_rows, dim, n_files=max(8, n_rows // 500_000))
+    start = 0
+    for file in sorted(folder.iterdir()):
+        table = pq.read_table(file)
+        vectors = np.concatenate([to_matrix(chunk) for chunk in table.column("vector").chunks])
+        vectors *= np.random.default_rng(4).uniform(5, 50, (len(vectors), 1)).astype(np.float32)
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
+        columns = {"key": table.column("key"), "embedding": lists.cast(pa.list_(pa.float32()))}
+        if texts is not None:
+            columns["text"] = pa.array(texts[start : start + len(table)])
+        start += len(table)
+        pq.write_table(pa.table(columns), file, row_group_size=20_000)

@@ -23,7 +23,7 @@ log = logging.getLogger("spark_dbp")
 
 # Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each.
 _UNUSED_SECONDS = 30 * 86_400
-# Others that Spark runs on lack an option, or never find the class path alike on which Spark 4 has a jar twice.
+# Others lack an option, or never find the class path alike on which Spark 4 has a jar twice (Java 21).
 _JAVA = 17
 # Java says on the standard output what it does not archive, also when the command has ended.
 _QUIET = ["-Xlog:disable", "-Xlog:all=error:stderr"]

@@ -145,23 +145,26 @@ def get_session(conf: Mapping[str, Any] | None = None, *, records_classes: bool 
     SparkSession
         Classic; Connect when ``spark.remote`` or SPARK_REMOTE names a server.
     """
+    settings = {name: _conf_text(value) for name, value in (conf or {}).items()}
+    session = _find_session()
+    if session is None:
+        return start_local_session(settings, records_classes=records_classes)
+    _apply_late(session, settings)
+    return session
+
+
+def _find_session() -> SparkSession | None:
+    """The active session of this thread, or the platform's."""
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise SparkDbpError(
             f"pyspark cannot be imported: {error}", mend="pip install 'spark-dbp[local]'"
         ) from error
-
-    settings = {name: _conf_text(value) for name, value in (conf or {}).items()}
     active = SparkSession.getActiveSession()
-    if active is not None:
-        _apply_late(active, settings)
-        return active
-    if _is_on_a_platform():
-        session = SparkSession.builder.getOrCreate()
-        _apply_late(session, settings)
-        return session
-    return start_local_session(settings, records_classes=records_classes)
+    if active is None and _is_on_a_platform():
+        return SparkSession.builder.getOrCreate()
+    return active
 
 
 def begin_session(conf: Mapping[str, Any] | None = None) -> Callable[[], SparkSession]:
@@ -177,6 +180,9 @@ def begin_session(conf: Mapping[str, Any] | None = None) -> Callable[[], SparkSe
     callable
         Waits for the session and returns it, or raises what `get_session` raises.
     """
+    if _find_session() is not None:  # of this thread, which another one would not find
+        session = get_session(conf)
+        return lambda: session
     found: Future[SparkSession] = Future()
 
     def start() -> None:
