@@ -135,7 +135,7 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
 
     def look(uri: str) -> tuple[str, list[tuple[int, int]]]:
         path = unquote(uri)
-        footer = parquet_files.open_parquet(path)
+        footer = parquet_files.open_unencrypted(path)
         fields = footer.schema_arrow
         for name, data_type in types.items():
             if len(fields.get_all_field_indices(name)) != 1 or not reads_alike(

@@ -71,6 +71,27 @@ def open_parquet(path: str) -> Any:
         return pq.ParquetFile(filesystem.open_input_file(inner))
 
 
+def open_unencrypted(path: str) -> Any:
+    """The same for a file that somebody else wrote: of an encrypted column pyarrow must not be asked the size.
+
+    It would end the process. Such a file may have a footer that anyone can read; a signature follows it.
+
+    Raises
+    ------
+    OSError
+        For such a file, and as `open_parquet`.
+    """
+    import pyarrow.parquet as pq
+
+    with files.reached(path) as (filesystem, inner):
+        stream = filesystem.open_input_file(inner)
+        file = pq.ParquetFile(stream)
+        length = int.from_bytes(stream.read_at(8, stream.size() - 8)[:4], "little")
+        if length != file.metadata.serialized_size:
+            raise OSError(f"{path}: something follows its footer, such as a signature; it may be encrypted")
+        return file
+
+
 class ParquetSink:
     """Write a Parquet file one row group at a time. By default values are stored as they are.
 
