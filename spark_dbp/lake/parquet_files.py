@@ -72,9 +72,10 @@ def open_parquet(path: str) -> Any:
 
 
 def open_unencrypted(path: str) -> Any:
-    """The same for a file that somebody else wrote: of an encrypted column pyarrow must not be asked the size.
+    """The same for a file that somebody else wrote.
 
-    It would end the process. Such a file may have a footer that anyone can read; a signature follows it.
+    Asked for the size of an encrypted column, pyarrow ends the process. Such a file may have a footer that
+    anyone can read; a signature follows it.
 
     Raises
     ------
