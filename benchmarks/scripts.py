@@ -88,14 +88,20 @@ def prune_embeddings(source: Path, out: Path, n_clusters: int) -> None:
     import faiss
 
     table = pq.read_table(source)
-    keys = table.column("key").to_numpy()
-    lists = table.column("embedding").combine_chunks()
-    vectors = lists.flatten().to_numpy().reshape(len(keys), -1)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert np.isfinite(norms).all() and (norms > 0).all()
     assert table.column("key").null_count == 0
-    assert len(table.column("key").unique()) == len(keys)
-    vectors = vectors / norms
+    assert len(table.column("key").unique()) == len(table)
+    keys = table.column("key").to_numpy()
+    chunks = table.column("embedding").chunks
+    del table
+    vectors = np.empty((len(keys), len(chunks[0][0])), np.float32)
+    start = 0
+    while chunks:  # what is copied is let go
+        lists = chunks.pop(0)
+        part = lists.flatten().to_numpy().reshape(len(lists), -1)
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        assert np.isfinite(norms).all() and (norms > 0).all()
+        np.divide(part, norms, out=vectors[start : start + len(part)])
+        start += len(part)
     model = faiss.Kmeans(
         vectors.shape[1],
         n_clusters,
