@@ -113,7 +113,7 @@ def write_table(path: Path, keys: object, embeddings: object, n_files: int = 1, 
     return path
 
 
-def config_of(source: Path | str, out: Path | str, **sections: dict) -> dict:
+def config_of(source: Path | str, out: Path | str, **sections: object) -> dict:
     """A configuration with small defaults."""
     values = {
         "input": {"path": str(source)},
@@ -122,7 +122,7 @@ def config_of(source: Path | str, out: Path | str, **sections: dict) -> dict:
         "prune": {"keep_ratio": 0.3},
     }
     for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section}
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
     return values
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from spark_dbp.columns import quote_name
 from spark_dbp.engine.spark_errors import is_from_spark
+from spark_dbp.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _CLOSURE_BYTES = 4 << 20
 
 BatchFunction = Callable[[Iterator["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
+
+_CODECS = ("zstd", "snappy", "gzip", "lz4", "none")
 
 
 def list_supported_java() -> tuple[int, ...]:
@@ -258,6 +261,18 @@ def is_fixed(error: Exception) -> bool:
 
 
 def read_parquet_codec(spark: SparkSession) -> str:
-    """Name, as pyarrow has it, of the compression with which the session writes Parquet."""
-    codec = (read_setting(spark, "spark.sql.parquet.compression.codec") or "snappy").lower()
-    return {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)
+    """Name, as pyarrow has it, of the compression with which the session writes Parquet.
+
+    Raises
+    ------
+    ConfigError
+        When Spark and workers do not both have that codec.
+    """
+    given = (read_setting(spark, "spark.sql.parquet.compression.codec") or "snappy").lower()
+    codec = {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(given, given)
+    if codec not in _CODECS:
+        raise ConfigError(
+            f"spark.sql.parquet.compression.codec: workers and Spark do not both have {given}",
+            mend="set it to zstd, snappy, gzip, lz4 or none",
+        )
+    return codec

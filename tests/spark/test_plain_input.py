@@ -36,6 +36,14 @@ def write(path: Path, n_files: int = 3, **columns: object) -> Path:
     return path
 
 
+def test_a_codec_that_only_workers_have(spark, tmp_path):
+    source = write(tmp_path / "in")
+    for file in source.iterdir():
+        pq.write_table(pq.read_table(file), file, compression="brotli")
+    done = run_on(spark, source, tmp_path / "run")
+    assert done.document["rows"]["samples"] == N
+
+
 def run_on(spark, source, out, **sections):
     engine = sections.pop("engine", "arrow")
     values = {**config_of(source, out, **{"cluster": {"n_clusters": 4}, **sections}), "engine": engine}
