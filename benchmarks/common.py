@@ -149,5 +149,5 @@ def report(title: str, rows: list[tuple[str, str]]) -> None:
     """Print a small table."""
     print(f"\n{title}")
     for label, value in rows:
-        print(f"  {label:<46}{value}")
+        print(f"  {label:<50}{value}")
     sys.stdout.flush()

@@ -113,14 +113,18 @@ def _describe(folder: Path, name: str, side: Side, source: Path) -> list[tuple[s
     ]
 
 
-def measure_clustered(n_rows: int, runs: int, n_clusters: int = 500, memory_limit: str = "") -> None:
-    """Data that has clusters, distances and centroids, with both engines, against DuckDB and marisa.
+def measure_clustered(
+    n_rows: int, runs: int, n_clusters: int = 500, memory_limit: str = "", with_sql: bool = True
+) -> None:
+    """Data that has clusters, distances and centroids, against DuckDB and marisa.
 
     Parameters
     ----------
     n_rows, runs, n_clusters : int
     memory_limit : str
         Of DuckDB. With one, marisa builds shards of a million keys.
+    with_sql : bool
+        Whether engine ``sql`` is measured too.
     """
     with scratch() as folder:
         source, centroids = folder / "in", folder / "centroids.npy"
@@ -132,15 +136,16 @@ def measure_clustered(n_rows: int, runs: int, n_clusters: int = 500, memory_limi
         peer = {"source": str(source), "centroids": str(centroids), "memory_limit": memory_limit}
         sides = {
             "ours": Side(_command(folder, "ours", settings | {"engine": "arrow"})),
-            "ours, sql": Side(_command(folder, "ours-sql", settings | {"engine": "sql"})),
             "script": Side(
                 _script(folder, "prune_clustered", **peer, shard_keys=1_000_000 if memory_limit else 0)
             ),
         }
+        if with_sql:
+            sides["ours, sql"] = Side(_command(folder, "ours-sql", settings | {"engine": "sql"}))
         _measure(sides, runs)
         same = kept_rows(folder / "prune_clustered")
         rows = [(name, str(side)) for name, side in sides.items()]
-        for name in ("ours", "ours, sql"):
+        for name in sorted(sides.keys() - {"script"}):
             out = name.replace(", ", "-")
             rows += [
                 (f"{name}, to the script", f"{sides[name].median / sides['script'].median:.2f}"),
@@ -151,7 +156,7 @@ def measure_clustered(n_rows: int, runs: int, n_clusters: int = 500, memory_limi
 
 
 def _keep_list(run: Path) -> Path:
-    return run / json.loads((run / "run.json").read_text())["tables"]["keep_list"]["path"]
+    return run / json.loads((run / "run.json").read_text())["tables"]["keep_list"]
 
 
 def measure_embeddings(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500) -> None:
