@@ -16,7 +16,7 @@ from spark_dbp.columns import (
     PROBLEM,
 )
 from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig, name_column
-from spark_dbp.engine.file_scan import NotPlainError
+from spark_dbp.engine.file_scan import FileScan, NotPlainError
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.memory import read_collect_limit, read_memory_limit
 from spark_dbp.engine.row_bytes import count_row_bytes
@@ -80,9 +80,11 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
 
 def _write_samples(job: Job, rows: DataFrame, columns: dict[str, Any]) -> tuple[WrittenTable, InputReport]:
     """Write the samples, by workers where these can, and say which of them are good."""
-    planned = _plan_for_workers(job, rows, columns) if job.engine.name == "arrow" else None
-    if planned is not None and planned.can_be_written():
-        return _write_by_workers(job, rows, columns, planned)
+    if job.engine.name == "arrow":
+        scan = _plan_scan(job, columns)
+        planned = _leave_out_bad_rows(plan_ingest(rows, **columns, scan=scan))
+        if planned.can_be_written():
+            return _write_by_workers(job, rows, columns, planned, may_fall_back=scan is not None)
     samples, on_bad_rows = ingest(rows, **columns), job.config.input.on_bad_rows
     if samples.columns == _CLUSTERED:  # the good ones are the assignments too
         report = count_samples_by_spark(samples, on_bad_rows)
@@ -100,13 +102,13 @@ def _write_samples(job: Job, rows: DataFrame, columns: dict[str, Any]) -> tuple[
 
 
 def _write_by_workers(
-    job: Job, rows: DataFrame, columns: dict[str, Any], planned: MappedRows
+    job: Job, rows: DataFrame, columns: dict[str, Any], planned: MappedRows, may_fall_back: bool
 ) -> tuple[WrittenTable, InputReport]:
     how: dict[str, Any] = {"count": count_samples, "n_keys": job.source.snapshot.rows}
     try:
         written = job.write_table("samples", planned, **how)
     except Exception as error:
-        if not is_from_spark(error):
+        if not (may_fall_back and is_from_spark(error)):
             raise
         # Spark says what is wrong with a file, or it reads what only it can read.
         log.info("  workers could not read the input themselves (%s): Spark reads it", read_reason(error))
@@ -117,17 +119,17 @@ def _write_by_workers(
     return written, check_counts(written.by_workers, samples, job.config.input.on_bad_rows)
 
 
-def _plan_for_workers(job: Job, rows: DataFrame, columns: dict[str, Any]) -> MappedRows:
-    """The samples as workers make them: of files that they read themselves, or of what Spark reads."""
+def _plan_scan(job: Job, columns: dict[str, Any]) -> FileScan | None:
+    """The files of the input where workers can read them themselves; None where Spark reads it."""
     named = [columns[name] for name in ("key", "embedding", "cluster_id", "distance_to_centroid")]
     needed = [name for name in [*named, *columns["carry"]] if name is not None]
-    scan = None
     try:
         scan = job.source.plan_scan(needed, job.directory.progress)
-        log.info("  workers read the input themselves, in %d tasks", len(scan.tasks))
     except NotPlainError as error:
         log.info("  Spark reads the input: %s", error)
-    return _leave_out_bad_rows(plan_ingest(rows, **columns, scan=scan))
+        return None
+    log.info("  workers read the input themselves, in %d tasks", len(scan.tasks))
+    return scan
 
 
 def _leave_out_bad_rows(planned: MappedRows) -> MappedRows:

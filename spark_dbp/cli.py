@@ -15,8 +15,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from spark_dbp._version import __version__
@@ -26,6 +28,7 @@ from spark_dbp.secrets import redact
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_dbp.config import RunConfig
     from spark_dbp.runs import Run
 
 # Paths as Python and as a shell read them.
@@ -181,31 +184,39 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> int:
     from spark_dbp.config import RunConfig
-    from spark_dbp.engine.session import begin_session
+    from spark_dbp.engine.session import get_session
 
     if "=" in parsed.conf and not parsed.conf.endswith((".yaml", ".yml")):
         raise ConfigError(f"{parsed.conf!r} is no configuration file", mend="put CONF before --set")
     config = RunConfig.from_yaml(parsed.conf, parsed.settings)
-    session = begin_session(config.spark)
-    from spark_dbp.runner import run  # which takes some time, in which Spark starts
-
-    _report(run(config, session(), fresh=parsed.fresh))
+    with ThreadPoolExecutor(1) as beside:  # Spark starts meanwhile, in the thread that uses it
+        imported = beside.submit(import_module, "spark_dbp.runner")
+        session = get_session(config.spark, records_classes=True)
+    _report(imported.result().run(config, session, fresh=parsed.fresh))
     return 0
 
 
 def _demo(parsed: argparse.Namespace) -> int:
-    from spark_dbp.engine.session import begin_session
+    from spark_dbp.engine.session import get_session
 
     print(
         "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
     )
-    session = begin_session()
-    from spark_dbp.demo import demo_config, read_labels  # imported while Spark starts, which takes longer
+
+    def prepare() -> RunConfig:
+        import_module("spark_dbp.runner")
+        from spark_dbp.demo import demo_config
+
+        return demo_config(parsed.dir)
+
+    with ThreadPoolExecutor(1) as beside:  # Spark starts meanwhile, in the thread that uses it
+        config = beside.submit(prepare)
+        session = get_session(records_classes=True)
+    from spark_dbp.demo import read_labels
     from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
     from spark_dbp.runner import run
 
-    config = demo_config(parsed.dir)
-    done = run(config, session())
+    done = run(config.result(), session)
     _report(done)
     print("narrowest and widest clusters (mostly: the digit that most of its images show)")
     print(format_clusters(describe_extreme_clusters(done, labels=read_labels(parsed.dir))))

@@ -16,6 +16,7 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from secrets import token_hex
 
 from spark_dbp.engine.user_cache import hash_text, make_private_folder
 
@@ -57,12 +58,16 @@ def share_classes(
         stamps = [_stamp(path) for path in (its_own, runtime / "release", Path(spark_home, "jars"))]
         places = hash_text(f"{runtime}\n{spark_home}\n{use}")
         archive = make_private_folder("classes") / f"{places:08x}-{hash_text(str(stamps)):08x}.jsa"
-        if _is_recorded(archive):
+        _take_recorded(archive)
+        if archive.exists():
+            _check_own_file(archive)
+            os.utime(archive)  # it is in use
             return ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}", *_QUIET]
         if not records:
             return []
         _delete_old(archive)
-        return ["-Xshare:auto", f"-XX:ArchiveClassesAtExit={archive}", *_QUIET]
+        fresh = archive.with_suffix(f".{token_hex(4)}.new")  # of this Java alone
+        return ["-Xshare:auto", f"-XX:ArchiveClassesAtExit={fresh}", *_QUIET]
     except (OSError, RuntimeError) as error:
         log.debug("Java starts without an archive of its classes: %s", error)
         return []
@@ -99,17 +104,17 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _is_recorded(archive: Path) -> bool:
-    """Whether the archive is there and whole: Java writes its header last."""
-    try:
-        _check_own_file(archive)
-    except FileNotFoundError:
-        return False
-    with archive.open("rb") as stream:
-        is_whole = any(stream.read(4))
-    if is_whole:
-        os.utime(archive)  # it is in use
-    return is_whole
+def _take_recorded(archive: Path) -> None:
+    """Put what an earlier Java has recorded in the place of the archive, if it is whole.
+
+    Java writes the header last. What it is still writing is left.
+    """
+    for fresh in archive.parent.glob(f"{archive.stem}.*.new"):
+        _check_own_file(fresh)
+        with fresh.open("rb") as stream:
+            is_whole = any(stream.read(4))
+        if is_whole:
+            fresh.replace(archive)
 
 
 def _check_own_file(path: Path) -> None:
@@ -127,7 +132,7 @@ def _check_own_file(path: Path) -> None:
 
 def _delete_old(archive: Path) -> None:
     """Delete archives of an earlier Java or Spark in the same places, and those that nobody uses."""
-    for path in archive.parent.glob("*.jsa"):
+    for path in archive.parent.iterdir():
         is_replaced = path.name.startswith(archive.name[:9]) and not path.name.startswith(archive.stem)
         if is_replaced or time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
             path.unlink(missing_ok=True)

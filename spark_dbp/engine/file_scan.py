@@ -232,6 +232,15 @@ def _read_groups(path: str, groups: list[int], names: Mapping[str, str]) -> Iter
     columns = list(dict.fromkeys(names.values()))
     try:
         for batch in parquet_files.iter_parquet(path, columns, _BATCH_ROWS, _BATCH_BYTES, groups):
-            yield pa.RecordBatch.from_pydict({new: batch.column(name) for new, name in names.items()})
+            columns_read = {new: _as_plain_text(batch.column(name)) for new, name in names.items()}
+            yield pa.RecordBatch.from_pydict(columns_read)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _as_plain_text(column: pa.Array) -> pa.Array:
+    """Texts and bytes in the one type of both: files of a table may have either, and batches are joined."""
+    import pyarrow as pa
+
+    plain = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    return column.cast(plain[column.type]) if column.type in plain else column

@@ -14,10 +14,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Thread
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.engine.class_archive import share_classes
@@ -167,35 +166,6 @@ def _find_session() -> SparkSession | None:
     return active
 
 
-def begin_session(conf: Mapping[str, Any] | None = None) -> Callable[[], SparkSession]:
-    """Begin to start the session of a job, while the caller imports and prepares what it needs besides.
-
-    Parameters
-    ----------
-    conf : mapping, optional
-        As for `get_session`.
-
-    Returns
-    -------
-    callable
-        Waits for the session and returns it, or raises what `get_session` raises.
-    """
-    if _find_session() is not None:  # of this thread, which another one would not find
-        session = get_session(conf)
-        return lambda: session
-    found: Future[SparkSession] = Future()
-
-    def start() -> None:
-        try:
-            found.set_result(get_session(conf, records_classes=True))
-        except BaseException as error:
-            found.set_exception(error)
-
-    # As a daemon, it does not hold up a command that ends early with an error.
-    Thread(target=start, name="spark-session", daemon=True).start()
-    return found.result
-
-
 def _conf_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -241,7 +211,8 @@ def start_local_session(
         java_home = find_java_home()
         if java_home is not None:
             os.environ["JAVA_HOME"] = java_home
-        wanted.setdefault(_JAVA_OPTIONS, " ".join(_choose_java_options(java_home, remote, records_classes)))
+        if _JAVA_OPTIONS not in wanted:
+            wanted[_JAVA_OPTIONS] = " ".join(_choose_java_options(java_home, remote, wanted, records_classes))
     if remote is None:
         wanted.setdefault("spark.master", "local[*]")
         builder = SparkSession.builder.appName("spark-dbp")
@@ -278,14 +249,28 @@ def start_local_session(
         ) from None  # the original error may hold the value of a secret setting
 
 
-def _choose_java_options(java_home: str | None, remote: str | None, records_classes: bool) -> list[str]:
+def _choose_java_options(
+    java_home: str | None, remote: str | None, settings: Mapping[str, str], records_classes: bool
+) -> list[str]:
     from pyspark.find_spark_home import _find_spark_home
 
-    use = "classic" if remote is None else "connect"
-    shared = share_classes(java_home, _find_spark_home(), records=records_classes, use=use)
-    # Of Java's collectors the one for throughput; it refuses to start with two.
-    chosen = any("GC" in os.environ.get(name, "") for name in _JAVA_VARIABLES)
-    return [*list_java_options(), *([] if chosen else ["-XX:+UseParallelGC"]), *shared]
+    options, spark_home = list_java_options(), _find_spark_home()
+    if not _has_collector(settings, spark_home):
+        options.append("-XX:+UseParallelGC")  # the one for throughput
+    if "spark.driver.extraClassPath" not in settings:
+        use = "classic" if remote is None else "connect"
+        options += share_classes(java_home, spark_home, records=records_classes, use=use)
+    return options
+
+
+def _has_collector(settings: Mapping[str, str], spark_home: str) -> bool:
+    """Whether the user may have chosen one of Java's collectors: it refuses to start with two."""
+    folder = os.environ.get("SPARK_CONF_DIR") or f"{spark_home}/conf"
+    given = [os.environ.get(name, "") for name in _JAVA_VARIABLES]
+    given.append(settings.get("spark.driver.defaultJavaOptions", ""))
+    with suppress(OSError):
+        given.append(Path(folder, "spark-defaults.conf").read_text(errors="replace"))
+    return any("GC" in text for text in given)
 
 
 @contextmanager

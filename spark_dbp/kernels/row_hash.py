@@ -216,7 +216,7 @@ def _hash_texts(values: pa.Array, offset_type: type[Any], seeds: Hashes) -> Hash
 def _hash_stripes(content: Any, at: Any, lengths: Any, seeds: Hashes) -> Hashes:
     """The part of XXH64 that goes over pieces of 32 bytes."""
     n_stripes = lengths // 32
-    if (n_stripes == n_stripes[0]).all() and (np.diff(at) == lengths[:-1]).all() and not lengths[0] % 8:
+    if not lengths[0] % 8 and (lengths == lengths[0]).all() and (np.diff(at) == lengths[0]).all():
         return _hash_even_stripes(content, int(at[0]), int(lengths[0]), int(n_stripes[0]), seeds)
     order = np.argsort(-n_stripes, kind="stable")  # so the values that have a stripe `i` come first
     at, seeds = at[order], seeds[order]

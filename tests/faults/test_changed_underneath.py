@@ -43,7 +43,7 @@ def added(source):
 
 
 def removed(source):
-    (source / "00002.parquet").unlink()
+    (source / "00002.parquet").unlink(missing_ok=True)
 
 
 def truncated(source):

@@ -44,6 +44,18 @@ def test_a_codec_that_only_workers_have(spark, tmp_path):
     assert done.document["rows"]["samples"] == N
 
 
+def test_files_with_short_and_long_texts(spark, tmp_path, caplog):
+    """As pandas wrote them before and after version 3; a task reads several files."""
+    source = write(tmp_path / "in")
+    file = next(source.iterdir())
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(0, "key", table.column("key").cast(pa.large_string())), file)
+    with caplog.at_level(logging.INFO, "spark_dbp"):
+        done = run_on(spark, source, tmp_path / "run")
+    assert done.document["rows"]["samples"] == N
+    assert "could not read" not in caplog.text
+
+
 def run_on(spark, source, out, **sections):
     engine = sections.pop("engine", "arrow")
     values = {**config_of(source, out, **{"cluster": {"n_clusters": 4}, **sections}), "engine": engine}

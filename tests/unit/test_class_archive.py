@@ -41,12 +41,13 @@ def spark_home(tmp_path) -> Path:
 
 
 def record(java_home: Path, spark_home: Path, content: bytes = b"\xa8\xba\x0b\xf0", **how) -> Path:
-    """Do as Java does at its end; returns the path of the archive."""
+    """Do as Java does at its end; returns the path that the archive then has."""
     options = share_classes(str(java_home), str(spark_home), records=True, **how)
-    archive = Path(next(o for o in options if "ArchiveClassesAtExit" in o).split("=")[1])
-    archive.write_bytes(content)
-    archive.chmod(0o444)
-    return archive
+    fresh = Path(next(o for o in options if "ArchiveClassesAtExit" in o).split("=")[1])
+    fresh.write_bytes(content)
+    fresh.chmod(0o444)
+    share_classes(str(java_home), str(spark_home), records=False, **how)
+    return fresh.with_name(f"{fresh.name.split('.')[0]}.jsa")
 
 
 def test_it_is_recorded_only_where_that_is_asked_for_and_then_used(cache, java_home, spark_home):
@@ -58,9 +59,16 @@ def test_it_is_recorded_only_where_that_is_asked_for_and_then_used(cache, java_h
         assert not any("AtExit" in option for option in options)
 
 
-def test_what_java_did_not_finish_is_recorded_anew(cache, java_home, spark_home):
+def test_what_java_did_not_finish_is_not_used(cache, java_home, spark_home):
     archive = record(java_home, spark_home, bytes(4096))
+    assert not archive.exists()
     assert record(java_home, spark_home) == archive
+    assert archive.exists()
+
+
+def test_each_java_records_a_file_of_its_own(cache, java_home, spark_home):
+    first, second = (share_classes(str(java_home), str(spark_home), records=True) for _ in range(2))
+    assert first != second
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,6 @@ def test_java_maps_the_archive_that_an_earlier_session_recorded(tmp_path):
         return [path for path in mapped if path.startswith(str(tmp_path))]
 
     assert start() == []
-    recorded = [str(path) for path in (tmp_path / "spark-dbp/classes").iterdir()]
+    recorded = list((tmp_path / "spark-dbp/classes").iterdir())
     assert len(recorded) == 1
-    assert start() == recorded
+    assert start() == [str(recorded[0].with_name(f"{recorded[0].name.split('.')[0]}.jsa"))]

@@ -57,6 +57,17 @@ def test_many_rows_of_one_length_and_of_every_length():
         assert sum_hashes(found) == sum(found.tolist()) % 2**64
 
 
+@pytest.mark.parametrize(
+    "lengths", [[n] * 50 for n in (32, 40, 44, 64, 96)] + [[40, 48, 56], [48, 40], [64, 88, 72]]
+)
+@pytest.mark.parametrize("start", [0, 1])
+def test_values_that_lie_side_by_side(lengths, start):
+    """Those of one length are read where they lie; others of as many pieces of 32 bytes are not."""
+    values = [bytes(range(i, i + length)) for i, length in enumerate(lengths)]
+    found = hash_rows([pa.array(values, pa.binary()).slice(start)])
+    assert found.tolist() == [fold([value]) for value in values[start:]]
+
+
 def test_other_types_are_refused():
     with pytest.raises(TypeError, match="timestamp"):
         hash_rows([pa.array([1], pa.timestamp("us"))])
