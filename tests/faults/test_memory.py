@@ -46,8 +46,8 @@ def test_half_of_all_rows_in_one_cluster_fit_the_budget(job, skewed):
 def test_less_than_the_budget_names_the_knob(job, skewed, limit):
     done = limited(job, skewed, limit).start()
     assert done.returncode == 1
-    assert "a Python worker ran out of memory" in done.stderr
-    assert "raise spark.executor.pyspark.memory" in done.stderr
+    assert "ran out of memory" in done.stderr  # as Python says it, or by the death of the worker
+    assert "spark.executor.pyspark.memory" in done.stderr
     assert not job.has_committed()
     assert not (job.out / "lock.json").exists()
 
