@@ -159,16 +159,20 @@ def _keep_list(run: Path) -> Path:
     return run / json.loads((run / "run.json").read_text())["tables"]["keep_list"]
 
 
+def _cluster_and_prune(source: Path, n_clusters: int) -> dict[str, Any]:
+    return {
+        "input": {"path": str(source)},
+        "cluster": {"n_clusters": n_clusters},
+        "prune": {"keep_ratio": KEEP_RATIO},
+    }
+
+
 def measure_embeddings(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500) -> None:
     """Embeddings as ARRAY<FLOAT>, against a script with pyarrow, numpy, faiss and marisa."""
     with scratch() as folder:
         source = folder / "in"
         write_embeddings(source, n_rows, dim)
-        settings = {
-            "input": {"path": str(source)},
-            "cluster": {"n_clusters": n_clusters},
-            "prune": {"keep_ratio": KEEP_RATIO},
-        }
+        settings = _cluster_and_prune(source, n_clusters)
         sides = {
             "ours": Side(_command(folder, "ours", settings)),
             "script": Side(_script(folder, "prune_embeddings", source=str(source), n_clusters=n_clusters)),
@@ -177,6 +181,11 @@ def measure_embeddings(n_rows: int, runs: int, dim: int = 384, n_clusters: int =
         rows = [(name, str(side)) for name, side in sides.items()]
         rows.append(("ours to the script", f"{sides['ours'].median / sides['script'].median:.2f}"))
         rows += _describe(folder, "ours", sides["ours"], source)
+        n_kept = [
+            sum(pq.read_metadata(file).num_rows for file in out.glob("*.parquet"))
+            for out in (_keep_list(folder / "ours"), folder / "prune_embeddings")
+        ]
+        rows.append(("  rows kept by ours and by the script", f"{n_kept[0]:,}, {n_kept[1]:,}"))
     report(f"the whole command, {n_rows:,} x {dim}, k {n_clusters} (median of {runs})", rows)
 
 
@@ -189,11 +198,7 @@ def measure_small(runs: int, n_rows: int = 63_666, dim: int = 384, n_clusters: i
     with scratch() as folder:
         source = folder / "in"
         write_embeddings(source, n_rows, dim)
-        settings = {
-            "input": {"path": str(source)},
-            "cluster": {"n_clusters": n_clusters},
-            "prune": {"keep_ratio": KEEP_RATIO},
-        }
+        settings = _cluster_and_prune(source, n_clusters)
         connect = settings | {"spark": {"spark.remote": "local[2]"}}
 
         def demo() -> None:
@@ -229,16 +234,12 @@ def measure_dedup(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500)
     with scratch() as folder:
         source = folder / "in"
         write_embeddings(source, n_rows, dim, texts=make_texts(n_rows, alike=False))
-        settings = {
-            "input": {"path": str(source)},
-            "dedup": {
-                "exact": {"columns": ["text"]},
-                "minhash": {"column": "text"},
-                "semantic": {"n_clusters": n_clusters, "eps": 0.05},
-            },
-            "cluster": {"n_clusters": n_clusters},
-            "prune": {"keep_ratio": KEEP_RATIO},
+        dedup = {
+            "exact": {"columns": ["text"]},
+            "minhash": {"column": "text"},
+            "semantic": {"n_clusters": n_clusters, "eps": 0.05},
         }
+        settings = _cluster_and_prune(source, n_clusters) | {"dedup": dedup}
         side = Side(_command(folder, "ours", settings))
         _measure({"ours": side}, runs)
         rows = [("ours", str(side)), *_describe(folder, "ours", side, source)]

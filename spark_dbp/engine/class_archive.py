@@ -2,9 +2,9 @@
 
 Imports `user_cache`.
 
-Spark loads some fifteen thousand classes. To read, check and link them takes a third of a short command.
-Java's class-data sharing (JEP 350) keeps them in a file that it maps. The first job records it when its Java
-ends. An archive that does not fit the Java, the jars or the settings of a session is ignored by Java itself.
+To load Spark's classes takes about a quarter of a short command. Java's class-data sharing (JEP 350) keeps
+them in a file that it maps. The first job records it when its Java ends. An archive that does not fit the
+Java or the jars of a session is ignored by Java itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from spark_dbp.engine.user_cache import hash_text, make_private_folder
 
 log = logging.getLogger("spark_dbp")
 
-# Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each.
-_UNUSED_SECONDS = 30 * 86_400
+# Archives that no session used for so long are deleted when a new one is recorded: they have 200 MB each. So
+# are recordings that a Java began so long ago: it was killed.
+_UNUSED_SECONDS, _RECORDING_SECONDS = 30 * 86_400, 3_600
 # Others lack an option, or never find the class path alike on which Spark 4 has a jar twice (Java 21).
 _JAVA = 17
 # Java says on the standard output what it does not archive, also when the command has ended.
@@ -66,6 +67,7 @@ def share_classes(
         if not records:
             return []
         _delete_old(archive)
+        log.info("Java keeps its classes below %s when it ends: later commands start sooner", archive.parent)
         fresh = archive.with_suffix(f".{token_hex(4)}.new")  # of this Java alone
         return ["-Xshare:auto", f"-XX:ArchiveClassesAtExit={fresh}", *_QUIET]
     except (OSError, RuntimeError) as error:
@@ -134,5 +136,6 @@ def _delete_old(archive: Path) -> None:
     """Delete archives of an earlier Java or Spark in the same places, and those that nobody uses."""
     for path in archive.parent.iterdir():
         is_replaced = path.name.startswith(archive.name[:9]) and not path.name.startswith(archive.stem)
-        if is_replaced or time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
+        kept_for = _UNUSED_SECONDS if path.suffix == ".jsa" else _RECORDING_SECONDS
+        if is_replaced or time.time() - path.stat().st_mtime > kept_for:
             path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_dbp.engine import session
 from spark_dbp.engine.class_archive import share_classes
 from spark_dbp.engine.java import read_java_version
 
@@ -112,6 +113,38 @@ def test_directories_with_files_on_the_class_path_are_left_as_they_are(
         folder = folder.rename(spark_home / "elsewhere")
         monkeypatch.setenv(name, str(folder))
     assert share_classes(str(java_home), str(spark_home), records=True) == []
+
+
+def test_a_recording_that_was_cut_off_does_not_stay(cache, java_home, spark_home):
+    record(java_home, spark_home, bytes(4096))
+    cut_off = next(cache.glob("*.new"))
+    share_classes(str(java_home), str(spark_home), records=True)
+    assert cut_off.exists()  # a Java may be at it
+    os.utime(cut_off, (time.time() - 7200, time.time() - 7200))
+    share_classes(str(java_home), str(spark_home), records=True)
+    assert not cut_off.exists()
+
+
+@pytest.mark.parametrize("where", ["nowhere", "environment", "setting", "file"])
+def test_java_gets_one_collector_only(cache, tmp_path, monkeypatch, where):
+    """It does not start with two."""
+    settings = {}
+    if where == "environment":
+        monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    elif where == "setting":
+        settings["spark.driver.defaultJavaOptions"] = "-XX:+UseG1GC"
+    elif where == "file":
+        monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+        (tmp_path / "spark-defaults.conf").write_text("spark.driver.defaultJavaOptions -XX:+UseG1GC\n")
+    options = session._choose_java_options(None, None, settings, records_classes=False)
+    assert ("-XX:+UseParallelGC" in options) == (where == "nowhere")
+
+
+def test_no_archive_for_a_class_path_of_the_users(cache, monkeypatch):
+    monkeypatch.setattr(session, "share_classes", lambda *_, **__: ["shared"])
+    for settings in ({}, {"spark.driver.extraClassPath": "/etc/hadoop/conf"}):
+        options = session._choose_java_options(None, None, settings, records_classes=True)
+        assert ("shared" in options) == (not settings)
 
 
 def link_elsewhere(archive: Path) -> None:
