@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -105,6 +107,7 @@ def map_in_arrow(frame: DataFrame, function: BatchFunction, schema: StructType |
 
     def mapped(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         _freeze_imports()
+        _be_quiet_when_given_up()
         return function(batches)
 
     return frame.mapInArrow(mapped, schema)
@@ -117,6 +120,21 @@ def _freeze_imports() -> None:
     Spark collects garbage after each task. With the imported modules that takes 20 ms, without them nothing.
     """
     gc.freeze()
+
+
+@cache
+def _be_quiet_when_given_up() -> None:
+    """Keep Spark's daemon from printing a trace where the JVM no longer listens. Done once in a worker.
+
+    When a task fails, Spark gives up those beside it. The error that counts is the first one, which is told.
+    """
+    print_exc = traceback.print_exc
+
+    def print_others(*given: Any, **named: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            print_exc(*given, **named)
+
+    traceback.print_exc = print_others
 
 
 def collect_arrow(frame: DataFrame) -> pa.Table:
