@@ -15,7 +15,8 @@ from spark_dbp.columns import (
     KEY,
     PROBLEM,
 )
-from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig, name_column
+from spark_dbp.config import ClusterConfig, RunConfig, SemanticConfig
+from spark_dbp.config_base import name_column
 from spark_dbp.engine.file_scan import FileScan, NotPlainError
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.memory import read_collect_limit, read_memory_limit

@@ -29,7 +29,7 @@ from spark_dbp.columns import (
     VECTOR,
     WEIGHT,
 )
-from spark_dbp.config import name_column
+from spark_dbp.config_base import name_column
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.errors import InfeasibleError, InputError, SparkDbpError
 from spark_dbp.io.centroids import check_centroids

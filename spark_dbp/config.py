@@ -11,17 +11,18 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from spark_dbp.columns import split_name
+from spark_dbp.config_base import (
+    ColumnOrSql,
+    Real,
+    Section,
+    UserPath,
+    Whole,
+    check_path,
+)
+from spark_dbp.config_embed import MAIN, EmbedConfig, ScoreFilterConfig, check_embed, list_sections
 from spark_dbp.config_errors import explain_errors
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import paths
@@ -35,42 +36,7 @@ Complexity = Literal["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "u
 MAX_CLUSTERS = 2**31 - 1
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("is a truth value, a number is needed")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-UserPath = Annotated[str, AfterValidator(paths.expand_home)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SqlColumn(_Section):
-    """A column that is computed: ``{sql: EXPRESSION}`` where the name of a column may stand."""
-
-    sql: str = Field(min_length=1)
-
-    def __str__(self) -> str:
-        """The expression; the column is found in the input under this name."""
-        return self.sql
-
-
-# A column of the input: its name, a field of a struct (``features.clip``), or SQL. `str` gives the name under
-# which `io.sources` makes the column available.
-ColumnOrSql = str | SqlColumn
-
-
-def name_column(column: ColumnOrSql | None) -> str | None:
-    """The name under which a column of the configuration is found in the input; None for none."""
-    return None if column is None else str(column)
-
-
-class InputConfig(_Section):
+class InputConfig(Section):
     """Where the samples are, and the names of their columns."""
 
     path: UserPath | list[UserPath] | None = None
@@ -86,16 +52,16 @@ class InputConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:
-        if (self.path is None) == (self.table is None):
+        if self.path is not None and self.table is not None:
             raise ValueError("give exactly one of input.path and input.table")
         if self.path is not None and (not self.path or not all(self.paths)):
             raise ValueError("input.path is empty")
         for path in self.paths:
-            _check_path("input.path", path)
+            check_path("input.path", path)
         if self.table is not None:
             split_name(self.table)
         if self.centroids is not None:
-            _check_path("input.centroids", self.centroids)
+            check_path("input.centroids", self.centroids)
         for name in ("distance_to_centroid", "centroids"):
             if getattr(self, name) is not None and self.cluster_id is None:
                 raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
@@ -109,7 +75,7 @@ class InputConfig(_Section):
         return [self.path] if isinstance(self.path, str) else list(self.path)
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where the run is written."""
 
     path: UserPath = Field(min_length=1)
@@ -119,7 +85,7 @@ class OutputConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> OutputConfig:
-        _check_path("output.path", self.path)
+        check_path("output.path", self.path)
         if self.table is not None and len(split_name(self.table)) < 3:
             raise ValueError(
                 f"output.table {self.table!r} does not have three parts: write catalog.schema.prefix "
@@ -128,27 +94,14 @@ class OutputConfig(_Section):
         return self
 
 
-def _check_path(key: str, path: str) -> None:
-    if "\0" in path:
-        raise ValueError(f"{key} {path!r} holds a NUL character")
-    if redact(path) != path:
-        raise ValueError(
-            f"{key} {path!r} holds credentials: paths are written down, and Spark takes none from there; "
-            "give them in the spark section (spark.hadoop.fs.s3a.access.key ...) or in the environment"
-        )
-    better = paths.find_better_form(path)
-    if better is not None:
-        raise ValueError(f"{key} {path!r}: write {better}")
-
-
-class ExactConfig(_Section):
+class ExactConfig(Section):
     """Exact deduplication."""
 
     columns: list[ColumnOrSql] = Field(min_length=1)
     order_by: ColumnOrSql | None = None
 
 
-class MinHashConfig(_Section):
+class MinHashConfig(Section):
     """Near-duplicate texts by MinHash."""
 
     column: ColumnOrSql
@@ -172,7 +125,7 @@ def _no_stratified(value: Any) -> Any:
     return value
 
 
-class SemanticConfig(_Section):
+class SemanticConfig(Section):
     """Semantic deduplication within clusters."""
 
     eps: Eps | Annotated[list[Eps], Field(min_length=1)]
@@ -189,7 +142,7 @@ class SemanticConfig(_Section):
         return [self.eps] if isinstance(self.eps, float) else list(self.eps)
 
 
-class DedupConfig(_Section):
+class DedupConfig(Section):
     """Deduplication before clustering: exact, then MinHash, then semantic."""
 
     exact: ExactConfig | None = None
@@ -207,7 +160,7 @@ class DedupConfig(_Section):
         return list(dict.fromkeys(str(column) for column in found if column is not None))
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Spherical k-means."""
 
     n_clusters: Whole | None = Field(default=None, ge=1, le=MAX_CLUSTERS)
@@ -219,7 +172,7 @@ class ClusterConfig(_Section):
     seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
 
 
-class PruneConfig(_Section):
+class PruneConfig(Section):
     """How many samples are kept, and which."""
 
     keep_ratio: Real | None = Field(default=None, gt=0, le=1)
@@ -263,14 +216,14 @@ class PruneConfig(_Section):
         return n_keep
 
 
-class TrieConfig(_Section):
+class TrieConfig(Section):
     """Tries of the kept keys."""
 
     key: str | None = Field(default=None, min_length=1)
     shards: Whole | None = Field(default=None, ge=1, le=100_000)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """The whole configuration of a run.
 
     Examples
@@ -286,16 +239,19 @@ class RunConfig(_Section):
     """
 
     engine: Literal["auto", "arrow", "sql"] = "auto"
-    input: InputConfig
+    input: InputConfig = InputConfig()
+    embed: Annotated[list[EmbedConfig], BeforeValidator(list_sections)] = Field(default_factory=list)
     output: OutputConfig
     dedup: DedupConfig = DedupConfig()
+    score_filter: ScoreFilterConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
     prune: PruneConfig
     trie: TrieConfig = TrieConfig()
-    spark: dict[str, str | int | float | bool] = {}
+    spark: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        self._check_sources()
         if self.input.cluster_id is None and self.cluster.n_clusters is None:
             raise ValueError(
                 "cluster.n_clusters is missing (the paper uses 500 for 280M rows, 100 for DataComp Medium)"
@@ -308,20 +264,62 @@ class RunConfig(_Section):
         bad = [name for name in self.spark if not name.startswith("spark.")]
         if bad:
             raise ValueError(f"spark.{bad[0]!r} is no Spark setting: the names start with 'spark.'")
-        out = paths.locate(self.output.path)
-        for given in self.input.paths:
+        out, setting = paths.locate(self.output.path), self.source_setting
+        for given in self.shards or self.input.paths:
             patterns = paths.locate_globs(given)
             if any(paths.lies_in(out, pattern) for pattern in patterns):
                 raise ValueError(
-                    f"output.path {self.output.path} lies in input.path {given}: the run's own tables would "
+                    f"output.path {self.output.path} lies in {setting} {given}: the run's own tables would "
                     "be read as input; name a directory outside of it"
                 )
             if any(paths.lies_around(out, pattern) for pattern in patterns):
                 raise ValueError(
-                    f"input.path {given} lies in output.path {self.output.path}, where the run's own tables "
+                    f"{setting} {given} lies in output.path {self.output.path}, where the run's own tables "
                     "are; name another directory for the run"
                 )
         return self
+
+    def _check_sources(self) -> None:
+        check_embed(self.embed, self.score_filter)
+        given = self.input
+        if self.shards:
+            if given.path is not None or given.table is not None:
+                raise ValueError(
+                    "embed.images.webdataset stands in place of input.path and input.table; leave these out"
+                )
+        elif given.path is None and given.table is None:
+            raise ValueError("give exactly one of input.path and input.table")
+        if not self.embeds_main:
+            if self.shards:
+                raise ValueError(
+                    f"embed: none of the sections is named {MAIN!r}, which is clustered, and shards carry no "
+                    "other vectors"
+                )
+            return
+        for name in ("embedding", "embedding_binary", "cluster_id", "distance_to_centroid", "centroids"):
+            if name in given.model_fields_set and getattr(given, name) is not None:
+                raise ValueError(
+                    f"input.{name} does not go with embed, which makes the vectors that are clustered; give "
+                    "the section of embed another name, or leave one of them out"
+                )
+
+    @property
+    def embeds_main(self) -> bool:
+        """Whether the vectors that are clustered come from an encoder."""
+        return any(section.name == MAIN for section in self.embed)
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths and globs of the WebDataset that is the input; empty where it is a table."""
+        found = (section.images.shards for section in self.embed if section.images is not None)
+        return next(filter(None, found), [])
+
+    @property
+    def source_setting(self) -> str:
+        """The key that names the input, for messages."""
+        if self.shards:
+            return "embed.images.webdataset"
+        return "input.path" if self.input.paths else "input.table"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
@@ -400,6 +398,8 @@ class RunConfig(_Section):
         [('input.filter', 'x > 1'), ('input.key', 'md5(u)')]
         """
         found = [("input.filter", self.input.filter), ("trie.key", self.trie.key)]
+        if self.score_filter is not None:
+            found.append(("score_filter.expr", self.score_filter.expr))
 
         def search(path: str, value: Any) -> None:
             if isinstance(value, dict) and set(value) == {"sql"}:
@@ -409,7 +409,7 @@ class RunConfig(_Section):
                 for name, item in items:
                     search(f"{path}.{name}" if isinstance(name, str) else path, item)
 
-        for section in ("input", "dedup"):
+        for section in ("input", "embed", "dedup", "score_filter"):
             search(section, self.model_dump()[section])
         return [(path, text) for path, text in found if text is not None]
 
@@ -421,7 +421,7 @@ class RunConfig(_Section):
                 return {name: replace(item, f"{path}.{name}") for name, item in value.items()}
             if isinstance(value, list):
                 return [replace(item, path) for item in value]
-            is_sql = path in (".input.filter", ".trie.key") or path.endswith(".sql")
+            is_sql = path in (".input.filter", ".trie.key", ".score_filter.expr") or path.endswith(".sql")
             return texts.get(value, value) if is_sql and isinstance(value, str) else value
 
         return self.model_validate(replace(self.model_dump(exclude_unset=True)))

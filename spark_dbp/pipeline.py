@@ -21,7 +21,8 @@ from dataclasses import replace
 from functools import partial
 
 from spark_dbp import build_samples, builds
-from spark_dbp.config import RunConfig, name_column
+from spark_dbp.config import RunConfig
+from spark_dbp.config_base import name_column
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE
 from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
 

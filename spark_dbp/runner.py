@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import KEY, find_type
-from spark_dbp.config import RunConfig, SqlColumn, name_column
+from spark_dbp.config import RunConfig
+from spark_dbp.config_base import SqlColumn, name_column
 from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
 from spark_dbp.engine.expressions import evaluate_calls, find_names
 from spark_dbp.engine.probe import choose_engine

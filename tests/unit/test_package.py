@@ -25,7 +25,7 @@ KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
 STAGES = ENGINE | LOADERS | {"stages"}
-CONFIG = LAKE | {"config", "config_errors", "settings"}
+CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | {"build_samples", "builds", "pipeline"}
@@ -44,6 +44,8 @@ MAY_IMPORT = {
     "stages": STAGES,
     "settings": LAKE,
     "config_errors": set(),
+    "config_base": LAKE,
+    "config_embed": {"config_base"},
     "config": CONFIG - {"config"},
     "steps": set(),
     "runs": RUNS - {"runs"},
@@ -67,6 +69,8 @@ WITHOUT_PYSPARK = BASE | {
     "lake",
     "loaders",
     "config",
+    "config_base",
+    "config_embed",
     "config_errors",
     "settings",
     "steps",

@@ -1,0 +1,182 @@
+"""The sections ``embed`` and ``score_filter``. Imports pydantic and `config_base`; no Spark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from spark_dbp.config_base import ColumnOrSql, Real, Section, UserPath, Whole, check_path
+
+# The embedding that is clustered.
+MAIN = "embedding"
+DEFAULT_ENCODER = "hf:facebook/dinov2-large"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class ImagesConfig(Section):
+    """Where the images are."""
+
+    column: ColumnOrSql | None = None
+    path_column: ColumnOrSql | None = None
+    webdataset: UserPath | Annotated[list[UserPath], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ImagesConfig:
+        if sum(value is not None for value in (self.column, self.path_column, self.webdataset)) != 1:
+            raise ValueError("give exactly one of images.column, images.path_column and images.webdataset")
+        for path in self.shards:
+            if not path:
+                raise ValueError("embed.images.webdataset is empty")
+            check_path("embed.images.webdataset", path)
+        return self
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths and globs of the WebDataset; empty where images are elsewhere."""
+        if self.webdataset is None:
+            return []
+        return [self.webdataset] if isinstance(self.webdataset, str) else list(self.webdataset)
+
+
+class TextsConfig(Section):
+    """Where the texts are."""
+
+    column: ColumnOrSql
+
+
+class EmbedConfig(Section):
+    """Images or texts, and the pretrained encoder that makes vectors of them."""
+
+    name: Name = MAIN
+    images: ImagesConfig | None = None
+    texts: TextsConfig | None = None
+    encoder: str | None = Field(default=None, min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
+    weights: UserPath | None = Field(default=None, min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    batch_size: Whole | None = Field(default=None, ge=1, le=65_536)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    workers_per_gpu: Whole = Field(default=1, ge=1, le=64)
+    decode_threads: Whole | None = Field(default=None, ge=1, le=256)
+    max_pixels: Whole = Field(default=100_000_000, ge=1)
+    on_bad_items: Literal["fail", "drop"] = "fail"
+    max_bad_share: Real = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> EmbedConfig:
+        if (self.images is None) == (self.texts is None):
+            raise ValueError("give exactly one of embed.images and embed.texts")
+        if self.texts is not None and self.encoder is None:
+            raise ValueError(
+                f"embed.encoder is missing: the default, {DEFAULT_ENCODER}, takes images; texts need one of "
+                "their own, such as hf:sentence-transformers/all-MiniLM-L6-v2"
+            )
+        return self
+
+    @property
+    def kind(self) -> Literal["images", "texts"]:
+        """What is embedded."""
+        return "images" if self.images is not None else "texts"
+
+    @property
+    def encoder_name(self) -> str:
+        """`encoder`, or the default one."""
+        return self.encoder or DEFAULT_ENCODER
+
+    @property
+    def table(self) -> str:
+        """Name of the table of vectors."""
+        return "embeddings" if self.name == MAIN else f"embeddings_{self.name}"
+
+    @property
+    def rejected_table(self) -> str:
+        """Name of the table of items that have no vector."""
+        return "rejected" if self.name == MAIN else f"rejected_{self.name}"
+
+
+def list_sections(value: Any) -> Any:
+    """``embed`` as a list of sections: one section may stand alone."""
+    if isinstance(value, dict):
+        return [value] if value else []
+    return value
+
+
+class ClipScoreConfig(Section):
+    """Names of the embeddings whose cosine is the score."""
+
+    image: Name
+    text: Name
+
+
+class ScoreFilterConfig(Section):
+    """Which samples are left by a score, after deduplication and before clustering."""
+
+    expr: str | None = Field(default=None, min_length=1)
+    column: ColumnOrSql | None = None
+    clip_score: ClipScoreConfig | None = None
+    keep_fraction: Real | None = Field(default=None, gt=0, le=1)
+    at_least: Real | None = None
+    within: ColumnOrSql | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoreFilterConfig:
+        given = [name for name in ("expr", "column", "clip_score") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of score_filter.expr, column and clip_score")
+        limits = [name for name in ("keep_fraction", "at_least") if getattr(self, name) is not None]
+        if self.expr is not None:
+            if limits or self.within is not None:
+                extra = [*limits, *(["within"] if self.within is not None else [])]
+                raise ValueError(f"score_filter.{extra[0]} does not go with expr, which says all by itself")
+        elif len(limits) != 1:
+            raise ValueError(f"give exactly one of score_filter.keep_fraction and at_least with {given[0]}")
+        if self.within is not None and self.keep_fraction is None:
+            raise ValueError("score_filter.within goes with keep_fraction: at_least is the same everywhere")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the input that it reads, without those that `expr` names."""
+        return [str(column) for column in (self.column, self.within) if column is not None]
+
+    def count_to_keep(self, n_rows: int) -> int:
+        """floor(keep_fraction * n_rows), the fraction taken as the decimal number that the user wrote.
+
+        Examples
+        --------
+        >>> ScoreFilterConfig(column="score", keep_fraction=0.29).count_to_keep(100)
+        29
+        """
+        return math.floor(Fraction(repr(self.keep_fraction)) * n_rows)
+
+
+def check_embed(sections: Iterable[EmbedConfig], score_filter: ScoreFilterConfig | None) -> None:
+    """Refuse sections that do not go together.
+
+    Raises
+    ------
+    ValueError
+    """
+    sections = list(sections)
+    names = [section.name for section in sections]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"embed: the name {twice!r} is given twice; each section has a name of its own")
+    shards = {tuple(section.images.shards) for section in sections if section.images is not None} - {()}
+    if len(shards) > 1:
+        raise ValueError("embed: all sections with images.webdataset must name the same shards")
+    score = score_filter.clip_score if score_filter is not None else None
+    for key, name in (("image", score.image), ("text", score.text)) if score is not None else ():
+        if name not in (*names, MAIN):
+            raise ValueError(
+                f"score_filter.clip_score.{key}: there is no embedding {name!r}; the names of embed are: "
+                f"{', '.join(names) or 'none'}"
+            )
+    if score is not None and score.image == score.text:
+        raise ValueError("score_filter.clip_score: image and text must be two embeddings")
