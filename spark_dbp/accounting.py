@@ -74,6 +74,7 @@ def commit_run(job: Job, snapshot: dict[str, Any], account: dict[str, Any], base
             # SQL of the configuration was evaluated in this zone.
             "session": {TIME_ZONE: read_setting(job.spark, TIME_ZONE)},
             "input": snapshot,
+            "encoders": {one.name: job.info(one.table)["encoder"] for one in job.config.embed},
             "accounting": account,
             "base_run": base and {"path": redact(base.path), "run_id": base.document["run_id"]},
             "kmeans": job.info("centroids"),

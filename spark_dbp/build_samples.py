@@ -25,7 +25,7 @@ from spark_dbp.engine.spark_errors import is_from_spark, read_reason
 from spark_dbp.engine.table_writer import WrittenTable
 from spark_dbp.io.centroids import check_centroids
 from spark_dbp.job import Job, carry_columns
-from spark_dbp.kernels.samples import count_samples
+from spark_dbp.kernels.samples import NULL_KEY, count_samples
 from spark_dbp.lake.digest import digest_columns
 from spark_dbp.stages import kmeans
 from spark_dbp.stages.check_samples import (
@@ -70,11 +70,27 @@ def build_samples(job: Job, has_vectors: bool, carried: list[str]) -> None:
     n_read = report.n_rows + sum(report.dropped.values())
     job.note(**asdict(report), filtered=job.source.snapshot.rows - n_read, carried=carry_columns(carried))
     job.note(row_bytes=-(-written.totals["bytes"] // max(1, n_read)))
+    _check_what_follows(job, report)
+
+
+def build_embedded_samples(job: Job) -> None:
+    """Take the vectors that were embedded as the samples: their keys were checked before."""
+    info, n_rows = job.info("embeddings"), job.count_rows("embeddings")
+    job.share_table("samples", "embeddings")
+    dropped = {**info["rejected"], **({NULL_KEY: info["null_keys"]} if info["null_keys"] else {})}
+    report = InputReport(n_rows, info["dimension"], dropped, job.digest_keys("embeddings"))
+    job.note(**asdict(report), filtered=info["filtered"], carried=info["carried"])
+    job.note(row_bytes=-(-job.measure_bytes("embeddings") // n_rows))
+    _check_what_follows(job, report)
+
+
+def _check_what_follows(job: Job, report: InputReport) -> None:
+    """Refuse what a later step could not do with so many rows."""
     semantic = job.config.dedup.semantic
     if semantic is not None and semantic.n_clusters is not None:
         kmeans.check_n_clusters(semantic.n_clusters, report.n_rows, "dedup.semantic.n_clusters")
         _check_training_sample(job, report, semantic, "dedup.semantic")
-    if job.config.cluster.n_clusters is not None and given.cluster_id is None:
+    if job.config.cluster.n_clusters is not None and job.config.input.cluster_id is None:
         _check_training_sample(job, report, job.config.cluster, "cluster")
     check_feasible(job.config, report.n_rows)
 

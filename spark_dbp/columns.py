@@ -33,6 +33,13 @@ RANK = "rank"
 DUPLICATE_OF = "duplicate_of"
 METHOD = "method"
 SIMILARITY = "similarity"
+SHARD = "shard"
+POSITION = "position"
+IMAGE_OFFSET = "image_offset"
+IMAGE_SIZE = "image_size"
+TXT = "txt"
+JSON = "json"
+REASON = "reason"
 
 # Columns and SQL types of the run's tables; the key and what refers to it have the input's own type.
 KEY_TYPE = "type of the key"

@@ -297,7 +297,7 @@ class RunConfig(Section):
                 )
             return
         for name in ("embedding", "embedding_binary", "cluster_id", "distance_to_centroid", "centroids"):
-            if name in given.model_fields_set and getattr(given, name) is not None:
+            if getattr(given, name) != InputConfig.model_fields[name].default:
                 raise ValueError(
                     f"input.{name} does not go with embed, which makes the vectors that are clustered; give "
                     "the section of embed another name, or leave one of them out"
@@ -332,7 +332,12 @@ class RunConfig(Section):
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source} is no mapping of sections", mend="see conf/example.yaml")
-        values = {name: {} if section is None else section for name, section in values.items()}
+        # An empty section is one without keys; a score filter without keys is none.
+        values = {
+            name: {} if section is None else section
+            for name, section in values.items()
+            if section is not None or name != "score_filter"
+        }
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -384,7 +389,10 @@ class RunConfig(Section):
         """
         value: Any = self.model_dump()
         for name in path.split("."):
-            value = None if value is None else value[name]
+            if isinstance(value, list):  # sections that have names
+                value = next((item for item in value if item["name"] == name), None)
+            else:
+                value = None if value is None else value[name]
         return value
 
     def list_sql(self) -> list[tuple[str, str]]:

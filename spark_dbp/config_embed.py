@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from spark_dbp.config_base import ColumnOrSql, Real, Section, UserPath, Whole, check_path
+from spark_dbp.config_base import ColumnOrSql, Real, Section, UserPath, Whole, check_path, name_column
+from spark_dbp.config_errors import explain_errors
+from spark_dbp.errors import ConfigError
 
 # The embedding that is clustered.
 MAIN = "embedding"
@@ -85,6 +87,28 @@ class EmbedConfig(Section):
         return "images" if self.images is not None else "texts"
 
     @property
+    def has_shards(self) -> bool:
+        """Whether the images are in the shards of a WebDataset."""
+        return self.images is not None and bool(self.images.shards)
+
+    @property
+    def item_column(self) -> str | None:
+        """Name of the column of the items; None for images in shards."""
+        if self.images is not None:
+            return name_column(self.images.column or self.images.path_column)
+        return name_column(self.texts.column if self.texts is not None else None)
+
+    @property
+    def item_setting(self) -> str:
+        """The key that says where the items are, for messages."""
+        if self.images is None:
+            return "embed.texts.column"
+        given = next(
+            n for n in ("column", "path_column", "webdataset") if getattr(self.images, n) is not None
+        )
+        return f"embed.images.{given}"
+
+    @property
     def encoder_name(self) -> str:
         """`encoder`, or the default one."""
         return self.encoder or DEFAULT_ENCODER
@@ -98,6 +122,23 @@ class EmbedConfig(Section):
     def rejected_table(self) -> str:
         """Name of the table of items that have no vector."""
         return "rejected" if self.name == MAIN else f"rejected_{self.name}"
+
+
+def make_embed_config(values: dict[str, Any]) -> EmbedConfig:
+    """The section ``embed`` of these values.
+
+    Raises
+    ------
+    ConfigError
+        It names every key that is wrong.
+    """
+    try:
+        return EmbedConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            "embed:\n" + "\n".join(f"  - {line}" for line in explain_errors(error, EmbedConfig)),
+            mend="every key is described in conf/example.yaml",
+        ) from None
 
 
 def list_sections(value: Any) -> Any:

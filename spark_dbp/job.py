@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, PROBLEM, VECTOR, name_carried
 from spark_dbp.config import RunConfig
+from spark_dbp.config_embed import EmbedConfig
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import column, read_setting
 from spark_dbp.engine.mapped_rows import Count, MappedRows, to_frame
-from spark_dbp.engine.probe import EngineChoice
+from spark_dbp.engine.probe import EngineChoice, can_workers_read
 from spark_dbp.engine.session import bound_batches, describe_jobs
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.table_writer import (
@@ -28,13 +29,15 @@ from spark_dbp.engine.table_writer import (
 )
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.io.centroids import GivenCentroids
+from spark_dbp.io.shards import Shard, digest_shards
 from spark_dbp.io.sources import Source
 from spark_dbp.kernels.vectors import split_centroids_table
-from spark_dbp.lake import parquet_files
+from spark_dbp.lake import files, parquet_files
 from spark_dbp.lake.marks import FinishedStep
+from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.store import RunDirectory, StepWriter
 from spark_dbp.stages.check_samples import estimate_row_bytes, good_samples
-from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
+from spark_dbp.steps import CENTROIDS, INPUT, SHARDS, Needs, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +74,11 @@ class Job:
         self._source = source
         self._writer: StepWriter | None = None
         self._title = ""
+        # Of a WebDataset, the shards; of `embed`, what was seen once.
+        self.shards: list[Shard] = []
+        self.checked_keys: dict[str, int] | None = None
+        self._identities: dict[str, dict[str, Any]] = {}
+        self._reached: dict[Any, bool] = {}
 
     # Steps.
 
@@ -96,20 +104,29 @@ class Job:
                     mend="please report this as a bug",
                 )
 
-        reads_input = INPUT in step.needs.sources
+        reads_input = INPUT in step.needs.sources or SHARDS in step.needs.sources
         title = step.title.format(**self._all_info())
         bounded = bound_batches(self.spark, self._estimate_row_bytes())
         self._title = f"spark-dbp {step.name}: {title}"
         described = describe_jobs(self.spark, self._title)
-        translated = translate_errors(self.source.name if reads_input else "", own=self.directory.path)
+        reading = self.source_name if reads_input else ""
+        translated = translate_errors(reading, own=self.directory.path)
         with bounded, described, translated:
             return self.directory.reuse_or_build(
                 step.name,
                 title,
                 self.resolve(step.needs),
                 build,
-                self.source.snapshot.rows if reads_input else self.count_rows(step.needs.tables[0]),
+                self._count_rows_of(step),
             )
+
+    def _count_rows_of(self, step: Step) -> int:
+        """Rows that a step goes over; 0 where that is not known yet."""
+        if SHARDS in step.needs.sources:
+            return 0
+        if INPUT in step.needs.sources:
+            return self.source.snapshot.rows
+        return self.count_rows(step.needs.tables[0])
 
     def _describe(self, what: str) -> AbstractContextManager[None]:
         """Say in Spark's UI what jobs of the step at work are for."""
@@ -120,7 +137,7 @@ class Job:
         try:
             return estimate_row_bytes(self.info("samples"))
         except KeyError:
-            return self.source.snapshot.bytes_per_row
+            return self._source.snapshot.bytes_per_row if self._source is not None else 0.0
 
     def why_anew(self, step: Step) -> str | None:
         """Why a step would be computed and not reused; None when it would be reused.
@@ -145,11 +162,17 @@ class Job:
         found: dict[str, Any] = {}
         if INPUT in needs.sources:
             found["the input"] = asdict(self.source.snapshot)
+        if SHARDS in needs.sources:
+            found["the shards"] = digest_shards(self.shards)
+        for name in needs.encoders:
+            found[f"the encoder of embed {name}"] = self.identify_encoder(name)
         if CENTROIDS in needs.sources:
             found["the content of input.centroids"] = self.given_centroids.take_snapshot()
         for name in needs.columns:
             data_type = self.source.frame.schema[name].dataType
             found[f"the type of column {name}"] = data_type.simpleString()
+        if needs.carried:
+            found["the columns that later steps need"] = list(needs.carried)
         found |= {name: read_setting(self.spark, name) for name in needs.session}
         found |= {path: self.config.value_at(path) for path in needs.settings}
         found |= {f"table {table}": self._step_of(table).hash_table(table) for table in needs.tables}
@@ -187,6 +210,39 @@ class Job:
             raise RuntimeError("nothing is read from the input in this run")
         return self._source
 
+    @source.setter
+    def source(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def source_name(self) -> str:
+        """The setting that names the input, and its value, for messages."""
+        if self.config.shards:
+            return f"{SHARDS} {', '.join(self.config.shards)}"
+        return self.source.name
+
+    def find_embed(self, name: str) -> EmbedConfig:
+        """The section of ``embed`` of this name."""
+        return next(section for section in self.config.embed if section.name == name)
+
+    def identify_encoder(self, name: str) -> dict[str, Any]:
+        """What makes the vectors of the encoder of a section what they are; looked at once in a run."""
+        from spark_dbp.encoders import EncoderSettings
+        from spark_dbp.stages.embed import identify
+
+        if name not in self._identities:
+            with translate_errors():
+                settings = EncoderSettings.from_config(self.find_embed(name))
+                self._identities[name] = identify(self.spark, settings)
+        return self._identities[name]
+
+    def workers_read(self, path: str) -> bool:
+        """Whether Python workers can read a file themselves; looked at once for a store."""
+        root = files.is_local(path) or split_root(path)[0]
+        if root not in self._reached:
+            self._reached[root] = can_workers_read(self.spark, path)
+        return self._reached[root]
+
     @property
     def given_centroids(self) -> GivenCentroids:
         """The centroids that the user brings."""
@@ -199,6 +255,10 @@ class Job:
         """Rows of a table; of ``samples`` the good ones."""
         step = self._step_of(table)
         return int(step.info["n_rows"] if table == "samples" else step.rows[table])
+
+    def measure_bytes(self, table: str) -> int:
+        """Bytes of the files of a table."""
+        return int(self._step_of(table).bytes[table])
 
     def digest_keys(self, table: str) -> str:
         """Digest of the keys of a table; of ``samples`` those of the good rows."""

@@ -1,10 +1,12 @@
 """The story of a run: which step follows which, and what each one needs and writes.
 
-Imports `steps`, `config`, `build_samples`, `builds` and names of session settings; knows no mathematics.
+Imports `steps`, `config`, what builds the steps, and names of session settings; knows no mathematics.
 
 ::
 
-    input ─ ingest ─► samples ─ dedup ─► survivors ─ cluster ─► centroids
+    images, texts ─ embed ─► embeddings
+                                 ▼
+    input ──────────── ingest ─► samples ─ dedup ─► survivors ─ cluster ─► centroids
                                              └────── assign ◄──────┘
                                                        ▼
               cluster_stats ◄─ cluster_stats ─── assignments ─── select ─► keep_list ─ keep_trie ─► keep_trie
@@ -20,11 +22,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from spark_dbp import build_samples, builds
+from spark_dbp import build_embeddings, build_samples, builds
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
+from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE
-from spark_dbp.steps import CENTROIDS, INPUT, Needs, Step
+from spark_dbp.steps import CENTROIDS, INPUT, SHARDS, Needs, Step
 
 
 def plan_steps(config: RunConfig) -> list[Step]:
@@ -50,12 +53,66 @@ def plan_steps(config: RunConfig) -> list[Step]:
     clustering = _plan_clustering(config, "survivors" if has_dedup else "samples")
     dedup = _plan_dedup(config, later_passes=sum(step.vector_passes for step in clustering))
     has_vectors = any(step.vector_passes for step in [*dedup, *clustering])
-    return [_plan_ingest(config, has_vectors), *dedup, *clustering, *_plan_pruning(config)]
+    ingest = _plan_embedded_samples() if config.embeds_main else _plan_ingest(config, has_vectors)
+    return [*_plan_embed(config), ingest, *dedup, *clustering, *_plan_pruning(config)]
+
+
+def _list_carried(config: RunConfig) -> list[str]:
+    """Columns of the input that steps after ingest read."""
+    return [name for name in config.dedup.columns if name != str(config.input.key)]
+
+
+def _plan_embed(config: RunConfig) -> list[Step]:
+    """Listing the samples of shards, where they are the input; then a step for each section of ``embed``."""
+    steps = []
+    if config.shards:
+        steps.append(
+            Step(
+                "list_shards",
+                "Listing the samples of the shards",
+                needs=Needs(sources=(SHARDS,)),
+                writes=("shard_samples",),
+                build=build_embeddings.build_shard_samples,
+            )
+        )
+    keys = ("key", "filter", "on_bad_rows")
+    of_section = ["images", "texts", "encoder", "revision", "weights", "options", "dtype", "max_pixels"]
+    of_section += ["on_bad_items", "max_bad_share"]
+    for section in config.embed:
+        carried = _list_carried(config) if section.name == MAIN else []
+        columns = [str(config.input.key), section.item_column, *carried]
+        settings = [f"input.{key}" for key in keys] + [f"embed.{section.name}.{key}" for key in of_section]
+        steps.append(
+            Step(
+                f"embed_{section.name}",
+                f"Embedding {section.kind} as {section.name}",
+                needs=Needs(
+                    sources=(INPUT,),
+                    settings=tuple(settings),
+                    columns=tuple(dict.fromkeys(column for column in columns if column is not None)),
+                    carried=tuple(carried),
+                    session=READ_SETTINGS,
+                    encoders=(section.name,),
+                ),
+                writes=(section.table, section.rejected_table, f"{section.table}_files"),
+                build=partial(build_embeddings.build_embeddings, name=section.name, carried=carried),
+            )
+        )
+    return steps
+
+
+def _plan_embedded_samples() -> Step:
+    return Step(
+        "ingest",
+        "Taking the embeddings as the samples",
+        needs=Needs(tables=("embeddings",)),
+        writes=("samples",),
+        build=build_samples.build_embedded_samples,
+    )
 
 
 def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
-    given = config.input
-    carried = [name for name in config.dedup.columns if name != str(given.key)]
+    given, carried = config.input, _list_carried(config)
     embedding = given.embedding if has_vectors else None
     columns = [given.key, embedding, given.cluster_id, given.distance_to_centroid, *carried]
     keys = (
@@ -76,6 +133,7 @@ def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
             sources=(INPUT,),
             settings=tuple(f"input.{key}" for key in keys),
             columns=tuple(dict.fromkeys(str(column) for column in columns if column is not None)),
+            carried=tuple(carried),
             session=READ_SETTINGS,
         ),
         writes=("samples",),

@@ -21,7 +21,8 @@ from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError
-from spark_dbp.io.sources import open_source
+from spark_dbp.io.shards import list_shards
+from spark_dbp.io.sources import open_shards, open_source
 from spark_dbp.job import Job
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
@@ -30,8 +31,10 @@ from spark_dbp.lake.store import RunDirectory, open_run_directory
 from spark_dbp.pipeline import plan_steps
 from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run
+from spark_dbp.stages.embed import find_items
 from spark_dbp.stages.exact_dedup import check_comparable, check_order
 from spark_dbp.stages.keep_trie import check_key_expression
+from spark_dbp.stages.list_shards import add_json_fields
 from spark_dbp.stages.minhash_dedup import check_text
 from spark_dbp.steps import Step
 
@@ -63,10 +66,10 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         With a message that names what is wrong and what mends it. Nothing is committed then.
     """
     spark = spark or get_session(config.spark, records_classes=True)
-    for path in filter(None, [*config.input.paths, config.input.centroids]):
-        reach_storage(
-            spark, path, "input.path" if path in config.input.paths else "input.centroids", is_needed=False
-        )
+    given = dict.fromkeys(config.shards or config.input.paths, config.source_setting)
+    given |= {config.input.centroids: "input.centroids"} if config.input.centroids is not None else {}
+    for path, setting in given.items():
+        reach_storage(spark, path, setting, is_needed=False)
     reach_storage(spark, config.output.path, "output.path", writes=True)
     with open_run_directory(config.output.path) as directory, guard_session(spark), translate_errors():
         with describe_jobs(spark, "spark-dbp: choosing the engine"):
@@ -78,12 +81,12 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         sql = config.list_sql()
         config = config.replace_sql(evaluate_calls(spark, (text for _, text in sql)))
         steps = plan_steps(config)
+        job = Job(config, spark, directory, engine)
         with describe_jobs(spark, "spark-dbp: looking at the input"):
-            source = open_source(spark, **_locate_input(config, steps), written=sql)
-        job = Job(config, spark, directory, engine, source)
+            _open_input(job, steps, sql)
         with describe_jobs(spark, "spark-dbp: checking the settings"), translate_errors(job.source.name):
             _check_early(job, steps, target)
-        for step in steps:
+        for step in steps[1:] if config.shards else steps:
             job.carry_out(step)
         commit_run(job, asdict(job.source.snapshot), account_for_rows(job))
         with describe_jobs(spark, "spark-dbp: publishing the tables"):
@@ -98,17 +101,25 @@ def _open_target(spark: SparkSession, config: RunConfig) -> Target | None:
     return target
 
 
-def _locate_input(config: RunConfig, steps: list[Step]) -> dict[str, Any]:
-    given = config.input
+def _open_input(job: Job, steps: list[Step], written: list[tuple[str, str]]) -> None:
+    """Open the table of the input; or list the samples of its shards, which are a table then."""
+    config, given = job.config, job.config.input
     columns = [name for step in steps for name in step.needs.columns]
-    return {
-        "paths": given.paths,
-        "table": given.table,
+    how: dict[str, Any] = {
         "predicate": given.filter,
         "columns": list(dict.fromkeys(columns)),
         "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
-        "compared": _list_compared(config),
+        "written": written,
     }
+    if not config.shards:
+        compared = _list_compared(config)
+        job.source = open_source(job.spark, paths=given.paths, table=given.table, compared=compared, **how)
+        return
+    job.shards = list_shards(job.spark, config.shards)
+    job.carry_out(steps[0])
+    samples = add_json_fields(job.read_table("shard_samples"), job.info("shard_samples")["json_fields"])
+    with translate_errors(job.source_name):
+        job.source = open_shards(samples, job.shards, config.shards, job.count_rows("shard_samples"), **how)
 
 
 def _list_compared(config: RunConfig) -> list[str]:
@@ -122,9 +133,10 @@ def _list_compared(config: RunConfig) -> list[str]:
 def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:
     """Refuse at once what a late step would refuse after hours."""
     config, frame = job.config, job.source.frame
+    needed = {name for step in steps for name in step.needs.columns}
     for setting in ("key", "embedding", "cluster_id", "distance_to_centroid"):
         name = name_column(getattr(config.input, setting))
-        if name in steps[0].needs.columns:
+        if name in needed and not (setting == "embedding" and config.embeds_main):
             find_type(frame, name, f"input.{setting}")
     key_type = find_type(frame, str(config.input.key), "input.key")
     check_key_expression(job.spark, key_type, config.trie.key)
@@ -140,6 +152,9 @@ def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:
             check_order(frame, str(settings.order_by), f"{section}.order_by")
     if config.input.centroids is not None:
         job.given_centroids.read()
+    for one in config.embed:
+        find_items(frame, one.item_column, one.kind, one.item_setting)
+        job.identify_encoder(one.name)
 
 
 def prune_again(

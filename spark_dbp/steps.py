@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# Outside of the run directory, steps read these two.
+# Outside of the run directory, steps read these.
 INPUT = "input"
+SHARDS = "embed.images.webdataset"
 CENTROIDS = "input.centroids"
 
 
@@ -26,18 +27,24 @@ class Needs:
     settings : tuple of str
         Keys or whole sections of the configuration: ``prune.seed``, ``cluster``.
     sources : tuple of str
-        What is read from outside the run directory: `INPUT`, `CENTROIDS`.
+        What is read from outside the run directory: `INPUT`, `SHARDS`, `CENTROIDS`.
     columns : tuple of str
         Columns of the input.
+    carried : tuple of str
+        Those of `columns` that travel for later steps, be they read for another purpose too or not.
     session : tuple of str
         Settings of the Spark session.
+    encoders : tuple of str
+        Names of sections of ``embed`` whose encoder is used.
     """
 
     tables: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
     session: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -214,10 +215,40 @@ def share_array(spark: SparkSession, array: npt.NDArray[Any]) -> Callable[[], np
     return read
 
 
+@contextmanager
+def tag_jobs(spark: SparkSession, tag: str) -> Iterator[None]:
+    """Give the jobs that this thread starts a tag, by which `cancel_jobs` finds them."""
+    can_tag = _can_cancel(spark)
+    if can_tag:
+        spark.addTag(tag)
+    try:
+        yield
+    finally:
+        if can_tag:
+            spark.removeTag(tag)
+
+
+def cancel_jobs(spark: SparkSession, tag: str) -> None:
+    """Cancel the jobs with a tag that are under way; a classic session of Spark 3.5 lets them end."""
+    if _can_cancel(spark):
+        spark.interruptTag(tag)
+
+
+def _can_cancel(spark: SparkSession) -> bool:
+    return hasattr(type(spark), "interruptTag")
+
+
 def count_shuffle_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle, as set in the session; Spark's default where the setting is not a number."""
     setting = read_setting(spark, "spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200  # Databricks takes "auto" too
+
+
+def count_cores(spark: SparkSession) -> int:
+    """About how many tasks run at once: Spark makes so many of rows that are to have no certain number."""
+    from pyspark.sql import functions as F
+
+    return max(1, int(spark.range(0, 1024).select(F.spark_partition_id()).distinct().count()))
 
 
 def from_arrow_schema(schema: pa.Schema) -> StructType:

@@ -106,6 +106,28 @@ def _choose(spark: SparkSession, path: str, wanted: str, reads: Sequence[str]) -
     return EngineChoice("sql", problem or "the configuration asks for it")
 
 
+def can_workers_read(spark: SparkSession, path: str) -> bool:
+    """Whether Python workers can open a file themselves, as many tasks as run at once."""
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        problem = ""
+        for _ in batches:
+            pass
+        try:
+            files.read_start(path, 1)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        yield pa.RecordBatch.from_pydict({"problem": [problem]})
+
+    rows = spark.range(0, _MOST_TASKS).coalesce(_MOST_TASKS)
+    problems = [row.problem for row in map_in_arrow(rows, look, "problem STRING").collect() if row.problem]
+    if problems:
+        log.info("  Spark reads %s, for a worker does not: %s", path, problems[0])
+    return not problems
+
+
 def find_problem_of_workers(spark: SparkSession, path: str, reads: Sequence[str] = ()) -> str:
     """Why Python workers cannot read and write below `path`; empty when they can.
 

@@ -5,6 +5,8 @@ Imports `file_errors` and `errors`; pyspark inside functions only.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +61,30 @@ def _without_codes(text: str) -> str:
     return re.sub(r"\s*SQLSTATE: \w+", "", text)[:500]
 
 
+# How a worker says an error of ours in the text of its exception, which Spark cuts and quotes nowhere.
+_OURS = re.compile(r"spark-dbp refuses ([0-9A-Za-z+/=]{8,})\.")
+
+
+@contextmanager
+def refuse_in_worker() -> Iterator[None]:
+    """In a worker, raise errors of ours so that `translate_errors` finds them again on the driver."""
+    try:
+        yield
+    except SparkDbpError as error:
+        said = {"class": type(error).__name__, "what": error.what, "mend": error.mend}
+        text = base64.b64encode(json.dumps(said).encode()).decode()
+        raise RuntimeError(f"spark-dbp refuses {text}.") from None
+
+
+def _find_refusal(text: str) -> SparkDbpError | None:
+    found = _OURS.search(text)
+    if found is None:
+        return None
+    said = json.loads(base64.b64decode(found[1]))
+    kinds = {kind.__name__: kind for kind in (ConfigError, InputError)}
+    return kinds.get(said["class"], SparkDbpError)(said["what"], mend=said["mend"])
+
+
 @contextmanager
 def translate_errors(reading: str = "", *, opening: bool = False, own: str = "") -> Iterator[None]:
     """Turn Spark's errors into ours, which name the file and show no stack trace.
@@ -92,6 +118,9 @@ def translate_errors(reading: str = "", *, opening: bool = False, own: str = "")
 
 def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDbpError | None:
     text = str(error)
+    refusal = _find_refusal(text)
+    if refusal is not None:
+        return refusal
     condition = read_condition(error)
     at, setting = str(place), place.setting
     if "PATH_NOT_FOUND" in (condition, text[1:15]):

@@ -1,7 +1,7 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
 Imports `compat`, `catalog`, `row_bytes`, `expressions`, `forms`, `spark_errors`, `footers`, `input_files`,
-`errors` and `digest`; pyspark inside functions.
+`shards`, `errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -29,11 +30,12 @@ from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
 from spark_dbp.io.footers import list_parquet, read_parquet, take_types_from_rows
 from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
+from spark_dbp.io.shards import SETTING, Shard, digest_shards, list_shards
 from spark_dbp.lake.digest import digest_and_sum
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 
 log = logging.getLogger("spark_dbp")
@@ -94,6 +96,12 @@ class Source:
     snapshot : Snapshot
     is_pinned : bool
         Whether `frame` is a version of a Delta or Iceberg table, whatever is written to that meanwhile.
+    given : DataFrame
+        `frame` before columns are computed.
+    compute : callable
+        Makes of `given`, or of some of its rows, what `frame` is.
+    shards : tuple of str
+        Paths and globs of a WebDataset, whose samples `given` lists.
     """
 
     spark: SparkSession
@@ -102,22 +110,31 @@ class Source:
     predicate: str | None
     frame: DataFrame
     snapshot: Snapshot
-    is_pinned: bool = False
+    is_pinned: bool
+    given: DataFrame
+    compute: Callable[[DataFrame], DataFrame]
+    shards: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The setting and its value, for messages: ``input.path /data/x``."""
-        return _name(self.paths, self.table)
+        return f"{SETTING} {', '.join(self.shards)}" if self.shards else _name(self.paths, self.table)
 
-    def read_rows(self) -> DataFrame:
+    def read_rows(self, some: Column | None = None) -> DataFrame:
         """Rows that the filter lets through, with all their columns.
+
+        Parameters
+        ----------
+        some : Column, optional
+            A condition on the rows of `given`, which may name the file that a row is from.
 
         Raises
         ------
         ConfigError
             When the filter is no valid SQL for these columns.
         """
-        return apply_filter(self.frame, self.predicate)
+        frame = self.frame if some is None else self.compute(self.given.where(some))
+        return apply_filter(frame, self.predicate)
 
     def plan_scan(self, columns: Collection[str], progress: str) -> FileScan:
         """Share the files of the table among tasks that read them themselves.
@@ -167,6 +184,8 @@ class Source:
         )
 
     def _look_again(self) -> Snapshot:
+        if self.shards:
+            return snapshot_shards(list_shards(self.spark, self.shards), self.snapshot.rows)
         if self.paths:
             with translate_errors(self.name, opening=True):
                 return take_snapshot(list_parquet(self.spark, self.paths), is_whole=True)
@@ -235,12 +254,64 @@ def open_source(
         refuse_ambiguous_names(written, frame.columns)
         if predicate is not None:
             check_expression(frame, predicate, "input.filter")
-        frame = compute_columns(frame, columns, computed)
+        given, compute = frame, partial(compute_columns, names=columns, expressions=computed)
+        frame = compute(given)
         if version is not None:
             snapshot = _snapshot_of_version(frame, version)
         else:
             snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
-    return Source(spark, paths, table, predicate, frame, snapshot, is_pinned)
+    return Source(spark, paths, table, predicate, frame, snapshot, is_pinned, given, compute)
+
+
+def open_shards(
+    listed: DataFrame,
+    shards: Sequence[Shard],
+    patterns: Sequence[str],
+    n_rows: int,
+    *,
+    predicate: str | None = None,
+    columns: list[str],
+    computed: Collection[tuple[str, str]] = (),
+    written: Iterable[tuple[str, str]] = (),
+) -> Source:
+    """Open the samples of a WebDataset as the input.
+
+    Parameters
+    ----------
+    listed : DataFrame
+        One row for each sample, with the fields of its json.
+    shards : sequence of Shard
+    patterns : sequence of str
+        Paths and globs that name the shards.
+    n_rows : int
+        Number of samples.
+    predicate, columns, computed, written
+        As for `open_source`.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    ConfigError
+        When SQL of the configuration is refused.
+    """
+    refuse_ambiguous_names(written, listed.columns)
+    if predicate is not None:
+        check_expression(listed, predicate, "input.filter")
+    compute = partial(compute_columns, names=columns, expressions=computed)
+    snapshot = snapshot_shards(shards, n_rows)
+    return Source(
+        listed.sparkSession, [], None, predicate, compute(listed), snapshot, False, listed, compute,
+        tuple(patterns),
+    )  # fmt: skip
+
+
+def snapshot_shards(shards: Sequence[Shard], n_rows: int) -> Snapshot:
+    """What shards were like when their samples were listed."""
+    n_bytes = sum(shard.size for shard in shards)
+    return Snapshot(n_rows, len(shards), n_bytes, digest_shards(shards))
 
 
 def _pin(spark: SparkSession, table: str, frame: DataFrame) -> tuple[DataFrame, TableVersion | None, bool]:

@@ -171,6 +171,16 @@ def look_up(path: str) -> tuple[int, int]:
     return int(info.size), (info.mtime_ns or 0) // 1_000_000 * 1000
 
 
+def list_changes(path: str) -> dict[str, tuple[int, int]]:
+    """Size of each file in the directory `path`, and when it was changed, as `look_up` says them."""
+    from pyarrow import fs
+
+    with reached(path) as (filesystem, inner):
+        found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    shown = (info for info in found if info.is_file)
+    return {info.base_name: (int(info.size), (info.mtime_ns or 0) // 1_000_000 * 1000) for info in shown}
+
+
 def list_kinds(path: str) -> dict[str, bool]:
     """Names of all files and directories in the directory `path`, and whether each is a directory."""
     from pyarrow import fs

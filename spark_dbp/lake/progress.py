@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -81,7 +81,7 @@ def count_reported_rows(directory: str) -> int | None:
 
 
 @contextmanager
-def show_progress(title: str, directory: str, n_rows: int) -> Iterator[None]:
+def show_progress(title: str, directory: str, count_rows: Callable[[], int]) -> Iterator[None]:
     """Show how many rows the workers have read, until the code inside ends.
 
     Parameters
@@ -90,11 +90,11 @@ def show_progress(title: str, directory: str, n_rows: int) -> Iterator[None]:
         What is being done.
     directory : str
         Where workers leave their notes, with one directory for each pass. It is deleted at the end.
-    n_rows : int
-        Rows of one pass.
+    count_rows : callable
+        Returns the rows of one pass, 0 where that is not known yet.
     """
     done = threading.Event()
-    watching = threading.Thread(target=_watch, args=(title, directory, n_rows, done), daemon=True)
+    watching = threading.Thread(target=_watch, args=(title, directory, count_rows, done), daemon=True)
     watching.start()
     try:
         yield
@@ -107,7 +107,7 @@ def show_progress(title: str, directory: str, n_rows: int) -> Iterator[None]:
             log.warning("cannot delete %s: %s", directory, error)
 
 
-def _watch(title: str, directory: str, n_rows: int, done: threading.Event) -> None:
+def _watch(title: str, directory: str, count_rows: Callable[[], int], done: threading.Event) -> None:
     on_terminal = sys.stderr.isatty()
     started, n_done = time.monotonic(), None
     pause, looked = 0.0 if files.is_local(directory) else _NOTED_IN_STORE / 2, started
@@ -118,7 +118,7 @@ def _watch(title: str, directory: str, n_rows: int, done: threading.Event) -> No
                 n_done = count_reported_rows(directory)
         except (OSError, SparkDbpError):  # a note was deleted in between, or the store does not answer
             continue
-        text = describe(title, n_done, n_rows, time.monotonic() - started)
+        text = describe(title, n_done, count_rows(), time.monotonic() - started)
         if on_terminal:
             sys.stderr.write(CLEAR_LINE + text)
             sys.stderr.flush()

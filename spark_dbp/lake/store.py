@@ -66,6 +66,9 @@ class RunDirectory:
         self._lock = lock
         self.steps: dict[str, FinishedStep] = {}
         self.reused: list[str] = []
+        self.is_fresh = False
+        # Rows of one pass of the step at work, to show progress.
+        self.rows_to_pass = 0
         # Where workers note how many rows they have read.
         self.progress = self.at(".progress")
 
@@ -115,7 +118,8 @@ class RunDirectory:
             ),
         )
         try:
-            with show_progress(title, self.progress, n_rows):
+            self.rows_to_pass = n_rows
+            with show_progress(title, self.progress, lambda: self.rows_to_pass):
                 build(writer)
             writer.list_files()
         except BaseException:
@@ -145,7 +149,7 @@ class RunDirectory:
 
     def _find(self, name: str, depends_on: Mapping[str, Any]) -> tuple[FinishedStep | None, str]:
         """The step as an earlier run finished it, and why it cannot be reused (empty when it can)."""
-        known = self._read_mark(name)
+        known = self.read_earlier(name)
         if known is None:
             return None, ""
         depends = hash_leaves(depends_on)
@@ -163,6 +167,7 @@ class RunDirectory:
 
     def forget(self) -> None:
         """Reuse nothing of an earlier run. What that run committed stays until this one commits."""
+        self.is_fresh = True
         for name in files.list_names(self.at("stages")):
             files.delete(self.at(f"stages/{name}"))
 
@@ -205,7 +210,17 @@ class RunDirectory:
         files.write_bytes(self.at(f"stages/{step.name}.json"), _to_json(asdict(step)))
         self.steps[step.name] = step
 
-    def _read_mark(self, name: str) -> FinishedStep | None:
+    def read_earlier(self, name: str) -> FinishedStep | None:
+        """A step as an earlier run finished it, whatever it depended on; None without such a run.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        FinishedStep or None
+        """
         path = self.at(f"stages/{name}.json")
         if not files.exists(path):
             return None

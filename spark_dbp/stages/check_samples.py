@@ -63,12 +63,12 @@ def estimate_row_bytes(info: Mapping[str, Any]) -> float:
 def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
     """Rows of `samples` without a problem. Where a `dimension` is given, only those of that dimension.
 
-    Without the column ``problem``, all rows are good.
+    Without the column ``problem``, all rows are good; without ``dimension``, all vectors have the same.
     """
     from pyspark.sql import functions as F
 
     good = samples.where(F.col(PROBLEM).isNull()) if PROBLEM in samples.columns else samples
-    if dimension is not None:
+    if dimension is not None and DIMENSION in good.columns:
         good = good.where(F.col(DIMENSION) == dimension)
     return good.drop(PROBLEM, DIMENSION)
 

@@ -150,6 +150,20 @@ def plan_ingest(
     return MappedRows(source, mapped, schema)
 
 
+def to_sample_columns(
+    frame: DataFrame, key: str, carry: Sequence[str] = ()
+) -> tuple[Column, dict[str, Column]]:
+    """The key, and columns that travel, in the forms that they have in samples.
+
+    Raises
+    ------
+    InputError
+        When a column is missing, or the key is of a type that cannot be one.
+    """
+    _check_key_type(find_type(frame, key, "input.key"))
+    return to_key_column(frame, key), {name: to_plain_column(frame, name) for name in carry}
+
+
 def _name_columns(
     frame: DataFrame,
     key: str,
@@ -165,16 +179,16 @@ def _name_columns(
     InputError
         When a column is missing, or its type is not supported.
     """
-    _check_key_type(find_type(frame, key, "input.key"))
+    as_key, carried = to_sample_columns(frame, key, carry)
     log_how_text_compares(frame, key, carry)
-    columns = [to_key_column(frame, key).alias(KEY)]
+    columns = [as_key.alias(KEY)]
     if cluster_id is not None:
         _check_cluster_type(find_type(frame, cluster_id, "input.cluster_id"), cluster_id)
         columns.append(column(cluster_id).cast("bigint").alias(CLUSTER_ID))
     if distance is not None:
         _check_distance_type(find_type(frame, distance, "input.distance_to_centroid"), distance)
         columns.append(column(distance).cast("double").alias(DISTANCE))
-    columns += [to_plain_column(frame, name).alias(name_carried(i)) for i, name in enumerate(carry)]
+    columns += [value.alias(name_carried(number)) for number, value in enumerate(carried.values())]
     if embedding is not None:
         value, problem = to_embedding_column(frame, embedding, "input.embedding")
         columns += [value.alias(VECTOR), problem.alias(SHAPE)]

@@ -24,11 +24,12 @@ BASE = {"_version", "errors", "secrets", "columns"}
 KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
-STAGES = ENGINE | LOADERS | {"stages"}
+ENCODERS = KERNELS | LAKE | {"config_base", "config_embed", "encoders"}
+STAGES = IO | LOADERS | ENCODERS | {"stages"}
 CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
-PIPELINE = JOB | {"build_samples", "builds", "pipeline"}
+PIPELINE = JOB | {"build_embeddings", "build_samples", "builds", "embed_parts", "pipeline"}
 PUBLISHING = JOB | RUNS | {"publishing"}
 RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
 MAY_IMPORT = {
@@ -40,17 +41,20 @@ MAY_IMPORT = {
     "lake": LAKE,
     "engine": ENGINE,
     "io": IO,
+    "encoders": ENCODERS,
     "loaders": LOADERS,
     "stages": STAGES,
     "settings": LAKE,
     "config_errors": set(),
     "config_base": LAKE,
-    "config_embed": {"config_base"},
+    "config_embed": {"config_base", "config_errors", "errors"},
     "config": CONFIG - {"config"},
     "steps": set(),
     "runs": RUNS - {"runs"},
     "job": JOB - {"job"},
     "build_samples": JOB,
+    "embed_parts": JOB,
+    "build_embeddings": JOB | {"build_samples", "embed_parts"},
     "builds": JOB | {"build_samples"},
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
@@ -68,6 +72,7 @@ WITHOUT_PYSPARK = BASE | {
     "kernels",
     "lake",
     "loaders",
+    "encoders",
     "config",
     "config_base",
     "config_embed",

@@ -32,7 +32,7 @@ def watched(monkeypatch, caplog, tmp_path):
         monkeypatch.setattr("sys.stderr", stream)
         with (
             caplog.at_level(logging.INFO, "spark_dbp"),
-            progress.show_progress("Assigning", str(directory), 1000),
+            progress.show_progress("Assigning", str(directory), lambda: 1000),
         ):
             for tasks in passes:
                 notes = progress.name_pass(str(directory))

@@ -1,0 +1,170 @@
+"""List the shards of a WebDataset, and notice when they change. Imports `listing`, `files` and `errors`.
+
+pyspark is used where this process does not reach the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.errors import InputError, SparkDbpError
+from spark_dbp.io.listing import expand_glob, is_hidden
+from spark_dbp.lake import files
+from spark_dbp.lake.table_files import map_in_threads
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger("spark_dbp")
+
+SETTING = "embed.images.webdataset"
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_SHARDS = 1_000_000
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """A tar.
+
+    Attributes
+    ----------
+    path : str
+        Absolute, or a URI.
+    size : int
+        Bytes.
+    changed : int
+        When, in microseconds.
+    """
+
+    path: str
+    size: int
+    changed: int
+
+
+def list_shards(spark: SparkSession, patterns: Iterable[str]) -> list[Shard]:
+    """The tars that paths and globs name, in the order of their paths.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        It lists what this process does not reach.
+    patterns : iterable of str
+        Each a tar, a folder (whose ``.tar`` files are taken), a glob, or a range as webdataset writes it:
+        ``shards/{00000..00127}.tar``.
+
+    Returns
+    -------
+    list of Shard
+
+    Raises
+    ------
+    InputError
+        When a pattern names nothing, or a shard is named twice or is empty.
+    """
+    found: list[Shard] = []
+    for pattern in patterns:
+        of_this: list[Shard] = []
+        for one in expand_ranges(pattern):
+            shards = _list_one(spark, one)
+            if not shards:
+                raise InputError(
+                    f"{SETTING} {pattern}: there is no shard {one}"
+                    if one != pattern
+                    else f"{SETTING} {pattern} names no .tar file",
+                    mend="check the path; shards are tars, named by path, folder, glob or {00000..00127}",
+                )
+            of_this += shards
+        found += of_this
+    shards = sorted(found)
+    twice = next((a.path for a, b in pairwise(shards) if a.path == b.path), None)
+    if twice is not None:
+        raise InputError(f"{SETTING}: shard {twice} is named twice", mend="name each shard once")
+    empty = next((shard.path for shard in shards if shard.size == 0), None)
+    if empty is not None:
+        raise InputError(f"{SETTING}: shard {empty} has 0 bytes", mend="fetch it again, or delete it")
+    return shards
+
+
+def expand_ranges(pattern: str) -> list[str]:
+    """Paths that a range of numbers in braces stands for.
+
+    Raises
+    ------
+    InputError
+        For a range that goes down, or is far too long.
+
+    Examples
+    --------
+    >>> expand_ranges("s3://b/{08..10}.tar")
+    ['s3://b/08.tar', 's3://b/09.tar', 's3://b/10.tar']
+    """
+    found = _RANGE.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last = found.groups()
+    numbers = range(int(first), int(last) + 1)
+    if not numbers or len(numbers) > _MOST_SHARDS:
+        raise InputError(
+            f"{SETTING} {pattern}: the range {found[0]} is {'empty' if not numbers else 'too long'}",
+            mend="write {FIRST..LAST}, such as {00000..00127}",
+        )
+    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [whole for n in numbers for whole in expand_ranges(f"{before}{n:0{width}d}{after}")]
+
+
+def digest_shards(shards: Iterable[Shard]) -> str:
+    """Digest of paths, sizes and times."""
+    rows = [(shard.path, shard.size, shard.changed) for shard in shards]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _list_one(spark: SparkSession, pattern: str) -> list[Shard]:
+    try:
+        roots = [root for root, _ in expand_glob(pattern)]
+        folders: dict[str, dict[str, tuple[int, int]]] = {}
+        parents = sorted({posixpath.dirname(root) for root in roots} | set(roots))
+        for path, inside in zip(parents, map_in_threads(_list_folder, parents), strict=True):
+            folders[path] = inside
+    except (OSError, SparkDbpError) as error:
+        log.debug("Spark lists %s, for this process does not: %s", pattern, error)
+        return _list_by_spark(spark, pattern)
+    found = []
+    for root in roots:
+        folder, name = posixpath.split(root)
+        if name in folders[folder]:
+            found.append(Shard(root, *folders[folder][name]))
+        else:
+            found += [
+                Shard(files.join(root, name), *look)
+                for name, look in folders[root].items()
+                if name.endswith(".tar") and not is_hidden(name)
+            ]
+    return found
+
+
+def _list_folder(path: str) -> dict[str, tuple[int, int]]:
+    try:
+        return files.list_changes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _list_by_spark(spark: SparkSession, pattern: str) -> list[Shard]:
+    from pyspark.sql import functions as F
+
+    with translate_errors(f"{SETTING} {pattern}", opening=True):
+        reader = spark.read.format("binaryFile").option("pathGlobFilter", "*.tar")
+        changed = F.unix_micros("modificationTime")
+        rows = reader.load(pattern).select("path", "length", changed.alias("changed")).collect()
+    return [Shard(files.normalize(unquote(row.path)), row.length, row.changed) for row in rows]

@@ -1,0 +1,150 @@
+"""The samples of a WebDataset shard, found in the headers of a tar. Imports `errors`.
+
+Members with the same name up to the first dot of the last part, one after the other, are a sample, as
+webdataset groups them.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from spark_dbp.errors import InputError
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+# Largest text or json that is read: a caption or metadata, not data of its own.
+_MOST_BYTES = 16 << 20
+
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+_META = re.compile(r"__[^/]*__($|/)")
+
+
+@dataclass
+class TarSample:
+    """A sample of a shard.
+
+    Attributes
+    ----------
+    key : str
+        As webdataset forms it: folders and name up to the first dot of the name.
+    position : int
+        Number of the sample in its shard, from 0.
+    image : tuple of (int, int) or None
+        Where the bytes of the image begin in the shard, and how many they are.
+    text, json : bytes or None
+        Content of ``.txt`` and of ``.json``.
+    """
+
+    key: str
+    position: int
+    image: tuple[int, int] | None = None
+    text: bytes | None = None
+    json: bytes | None = None
+
+
+def split_member_name(name: str) -> tuple[str, str] | None:
+    """Key and suffix of a member, as webdataset splits its name; None for one that belongs to no sample.
+
+    Examples
+    --------
+    >>> split_member_name("train/0001.seg.PNG"), split_member_name("README")
+    (('train/0001', 'seg.png'), None)
+    """
+    found = _KEY.fullmatch(name)
+    return (found[1], found[2].lower()) if found else None
+
+
+def read_tar_samples(
+    content: IO[bytes] | Any,
+    name: str,
+    *,
+    size: int | None = None,
+    with_texts: bool = True,
+) -> Iterator[TarSample]:
+    """Read the headers of a tar, and the small members of its samples.
+
+    Parameters
+    ----------
+    content : file
+        The tar, open for reading. One that cannot seek is read from beginning to end.
+    name : str
+        Path of the tar, for messages.
+    size : int, optional
+        Its bytes, where it can seek: then the images are passed over.
+    with_texts : bool
+        Whether ``.txt`` and ``.json`` are read.
+
+    Yields
+    ------
+    TarSample
+
+    Raises
+    ------
+    InputError
+        When it is no tar, is compressed, or ends too early.
+
+    Examples
+    --------
+    >>> import io
+    >>> stream = io.BytesIO()
+    >>> with tarfile.open(fileobj=stream, mode="w") as tar:
+    ...     for member, body in (("a.jpg", b"JPEG"), ("a.txt", b"a cat")):
+    ...         info = tarfile.TarInfo(member)
+    ...         info.size = len(body)
+    ...         tar.addfile(info, io.BytesIO(body))
+    >>> list(read_tar_samples(io.BytesIO(stream.getvalue()), "x.tar"))
+    [TarSample(key='a', position=0, image=(512, 4), text=b'a cat', json=None)]
+    """
+    wanted = {"txt": "text", "json": "json"} if with_texts else {}
+    sample: TarSample | None = None
+    suffixes: set[str] = set()
+    rank = len(IMAGE_SUFFIXES)
+    try:
+        with tarfile.open(fileobj=content, mode="r|" if size is None else "r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # which would hold the headers of all members
+                parts = (
+                    None if not member.isreg() or _META.match(member.name) else split_member_name(member.name)
+                )
+                if parts is None:
+                    continue
+                if size is not None and member.offset_data + member.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                key, suffix = parts
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield sample
+                    sample = TarSample(key, 0 if sample is None else sample.position + 1)
+                    suffixes, rank = set(), len(IMAGE_SUFFIXES)
+                if suffix in suffixes:
+                    raise InputError(
+                        f"shard {name}: sample {key!r} has two members .{suffix}",
+                        mend="webdataset refuses such a shard too: write it again with each name once",
+                    )
+                suffixes.add(suffix)
+                if suffix in IMAGE_SUFFIXES and IMAGE_SUFFIXES.index(suffix) < rank:
+                    rank = IMAGE_SUFFIXES.index(suffix)
+                    sample.image = (member.offset_data, member.size)
+                elif suffix in wanted and member.size <= _MOST_BYTES:
+                    found = tar.extractfile(member)
+                    setattr(sample, wanted[suffix], found.read() if found is not None else None)
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(f"shard {name} is no whole tar: {error}", mend=_mend(content, error)) from None
+    if sample is not None:
+        yield sample
+
+
+def _mend(content: Any, error: Exception) -> str:
+    if "unexpected end" in str(error):
+        return "it is cut off: fetch or write it again, or leave it out of embed.images.webdataset"
+    try:
+        content.seek(0)
+        start = bytes(content.read(6))
+    except (OSError, ValueError, tarfile.TarError):
+        start = b""
+    if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
+        return "it is compressed: images cannot be found in it; unpack it to a plain .tar"
+    return "leave it out of embed.images.webdataset, or write it again as a plain .tar"

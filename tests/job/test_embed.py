@@ -1,0 +1,476 @@
+"""From texts and images to a keep list: what is embedded, what is taken over, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import VIEW, config_of
+from PIL import Image
+from plain_encoders import Thumbnails, WordCounts, count_notes
+
+from spark_dbp import RunConfig, open_run, prune_again, run, verify
+from spark_dbp.errors import ConfigError, InputError
+
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "ship",
+    "tree",
+    "small",
+    "large",
+    "old",
+    "new",
+    "fast",
+    "slow",
+    "one",
+    "two",
+    "three",
+]
+
+
+def make_texts(n: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(2, 9))) for _ in range(n)]
+
+
+def write_texts(path: Path, texts: list[str], n_files: int = 3, first: int = 0) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    keys = [f"t{first + number:05d}" for number in range(len(texts))]
+    table = pa.table({"key": keys, "text": texts, "n": pa.array(range(len(texts)), pa.int64())})
+    for number, rows in enumerate(np.array_split(np.arange(len(texts)), n_files)):
+        pq.write_table(table.take(pa.array(rows)), path / f"{first}-{number}.parquet")
+    return path
+
+
+def text_config(
+    source: Path | str, out: Path, notes: Path | None = None, embed: dict | None = None, **sections
+):
+    options = {"notes": str(notes)} if notes else {}
+    section = {"texts": {"column": "text"}, "encoder": "python:plain_encoders.WordCounts", "options": options}
+    return config_of(source, out, embed=section | (embed or {}), **sections)
+
+
+def do(values: dict, spark, **how):
+    return run(RunConfig.from_dict(values), spark, **how)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+
+
+def read_vectors(done, table: str = "embeddings") -> tuple[list, np.ndarray]:
+    rows = pq.read_table(done.table_path(table)).sort_by("key")
+    return rows.column("key").to_pylist(), np.stack(
+        [np.frombuffer(value, "<f4") for value in rows.column("vector").to_pylist()]
+    )
+
+
+@pytest.fixture
+def notes(tmp_path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_texts_give_what_their_vectors_give(spark, tmp_path, engine):
+    texts = make_texts(900)
+    source = write_texts(tmp_path / "in", texts)
+    done = do(text_config(source, tmp_path / "out", engine=engine), spark)
+    keys, vectors = read_vectors(done)
+    expected = unit(WordCounts()(texts))
+    assert keys == [f"t{number:05d}" for number in range(900)]
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert set(pq.read_table(done.table_path("embeddings")).column_names) == {"key", "vector"}
+    # The same job on the vectors themselves keeps the same.
+    pq.write_table(
+        pa.table({"key": keys, "embedding": pa.array(list(vectors), pa.list_(pa.float32()))}),
+        tmp_path / "vectors.parquet",
+    )
+    same = do(config_of(tmp_path / "vectors.parquet", tmp_path / "same", engine=engine), spark)
+    assert done.document["digests"]["keep_list"] == same.document["digests"]["keep_list"]
+    assert verify(done, spark)
+    again = prune_again(done, str(tmp_path / "again"), ["prune.keep_ratio=0.1"], spark)
+    assert again.document["accounting"]["kept"] == 90
+    assert verify(again, spark)
+    identity = done.document["encoders"]["embedding"]
+    assert identity["weights_sha256"]
+    assert done.document["stages"]["embed_embedding"]["info"]["dimension"] == 32
+
+
+def test_a_killed_run_goes_on_by_the_parts_that_are_there(spark, tmp_path, notes):
+    texts = make_texts(3000)
+    source = write_texts(tmp_path / "in", texts, 2)
+    values = text_config(source, tmp_path / "out", notes)
+    values["embed"]["options"]["stop_after"] = 1500
+    with pytest.raises(Exception, match="told to stop"):
+        do(values, spark)
+    assert not (tmp_path / "out" / "run.json").exists()
+    before = count_notes(notes)
+    # `options` belong to what vectors are made of, so the encoder is told another way to go on.
+    finished = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*_parts/*/*.json")]
+    n_finished = sum(part["counts"]["rows"] for part in finished)
+    assert 0 < n_finished < 1500 < before + 600
+    for note in notes.iterdir():
+        note.write_text(
+            ""
+        )  # the count starts at 0 again, and the rest is below 1,500... of which some stop it
+    if 3000 - n_finished >= 1500:
+        with pytest.raises(Exception, match="told to stop"):
+            do(values, spark)
+        for note in notes.iterdir():
+            note.write_text("")
+    done = do(values, spark)
+    assert count_notes(notes) < 1500
+    assert done.document["rows"]["embeddings"] == 3000
+    np.testing.assert_allclose(read_vectors(done)[1], unit(WordCounts()(texts)), atol=1e-6)
+    assert not list((tmp_path / "out" / "tables").glob("*_parts"))
+
+
+def test_new_files_add_only_their_own(spark, tmp_path, notes):
+    source = write_texts(tmp_path / "in", make_texts(700))
+    values = text_config(source, tmp_path / "out", notes)
+    do(values, spark)
+    first = count_notes(notes)
+    assert first == 700 + 2  # with those that try the encoder
+    write_texts(source, make_texts(200, seed=1), 1, first=700)
+    done = do(values, spark)
+    assert count_notes(notes) - first == 200 + 2
+    assert done.document["rows"]["embeddings"] == 900
+    whole = do(text_config(source, tmp_path / "whole"), spark)
+    assert read_vectors(done)[0] == read_vectors(whole)[0]
+    assert done.document["digests"]["keep_list"] == whole.document["digests"]["keep_list"]
+    # A file that was written again is embedded again, one that is gone leaves.
+    (source / "0-0.parquet").unlink()
+    write_texts(source, make_texts(200, seed=2), 1, first=700)
+    before = count_notes(notes)
+    done = do(values, spark)
+    assert count_notes(notes) - before == 200 + 2
+    fresh = do(text_config(source, tmp_path / "fresh"), spark)
+    assert done.document["digests"]["keep_list"] == fresh.document["digests"]["keep_list"]
+    assert verify(done, spark)
+
+
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, engine):
+    source = write_texts(tmp_path / "in", make_texts(700))
+    narrow = text_config(source, tmp_path / "out", notes, input={"filter": "n < 500"}, engine=engine)
+    done = do(narrow, spark)
+    assert done.document["accounting"]["dropped"]["input.filter"] == 200
+    first = count_notes(notes)
+    with_dedup = {**narrow, "dedup": {"exact": {"columns": ["text"]}, "minhash": {"column": "text"}}}
+    done = do(with_dedup, spark)
+    assert count_notes(notes) == first
+    assert set(pq.read_table(done.table_path("embeddings")).column_names) == {"key", "vector", "text"}
+    wider = {**with_dedup, "input": {"path": str(source), "filter": "n < 600"}}
+    done = do(wider, spark)
+    assert count_notes(notes) == first + 100 + 2
+    assert done.document["rows"]["embeddings"] == 600
+    fresh = do({**wider, "output": {"path": str(tmp_path / "fresh")}}, spark)
+    assert done.document["digests"]["keep_list"] == fresh.document["digests"]["keep_list"]
+    assert verify(done, spark)
+
+
+def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, caplog):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"one")
+    source = write_texts(tmp_path / "in", make_texts(300))
+    values = text_config(source, tmp_path / "out", notes)
+    values["embed"]["options"]["files"] = [str(weights)]
+    one = do(values, spark)
+    first = count_notes(notes)
+    do(values, spark)
+    assert count_notes(notes) == first
+    weights.write_bytes(b"two")
+    caplog.set_level("INFO")
+    two = do(values, spark)
+    assert count_notes(notes) == 2 * first
+    assert "weights_sha256 changed" in caplog.text
+    assert one.document["encoders"] != two.document["encoders"]
+
+
+def test_a_view_has_no_files_and_is_embedded_all_the_same(spark, tmp_path, notes):
+    source = write_texts(tmp_path / "in", make_texts(700))
+    spark.read.parquet(str(source)).selectExpr("upper(key) AS key", "text").createOrReplaceTempView(
+        "some_texts"
+    )
+    values = text_config(source, tmp_path / "out", notes, input={"path": None, "table": "some_texts"})
+    done = do(values, spark)
+    assert done.document["rows"]["embeddings"] == 700
+    assert count_notes(notes) == 702
+    assert verify(done, spark)
+
+
+@pytest.mark.parametrize(
+    "key", ["n", {"sql": "encode(key, 'utf-8')"}, {"sql": "date_add(DATE '2020-01-01', int(n))"}]
+)
+def test_keys_of_other_types(spark, tmp_path, key):
+    source = write_texts(tmp_path / "in", make_texts(600))
+    done = do(text_config(source, tmp_path / "out", input={"path": str(source), "key": key}), spark)
+    assert done.document["rows"]["embeddings"] == 600
+    assert verify(done, spark)
+
+
+def test_bad_texts(spark, tmp_path, notes):
+    texts: list = make_texts(400)
+    texts[7], texts[9], texts[11] = None, "", "  \n"
+    source = write_texts(tmp_path / "in", texts)
+    values = text_config(source, tmp_path / "out", notes)
+    with pytest.raises(InputError) as caught:
+        do(values, spark)
+    assert "null text: 1" in str(caught.value)
+    assert "'t00007'" in str(caught.value)
+    assert "on_bad_items: drop" in str(caught.value)
+    first = count_notes(notes)
+    values["embed"]["on_bad_items"] = "drop"
+    done = do(values, spark)
+    assert count_notes(notes) <= first + 400
+    dropped = done.document["accounting"]["dropped"]
+    assert (dropped["null text"], dropped["empty text"]) == (1, 2)
+    rejected = pq.read_table(done.table_path("rejected")).sort_by("key").to_pylist()
+    assert [(row["key"], row["reason"]) for row in rejected] == [
+        ("t00007", "null text"), ("t00009", "empty text"), ("t00011", "empty text"),
+    ]  # fmt: skip
+    assert all(row["shard"].endswith(".parquet") for row in rejected)
+    assert verify(done, spark)
+    values["embed"]["max_bad_share"] = 0.005
+    with pytest.raises(InputError, match=r"more than embed\.max_bad_share 0\.005"):
+        do(values, spark, fresh=True)
+
+
+def test_keys_are_checked_before_anything_is_embedded(spark, tmp_path, notes):
+    texts = make_texts(30)
+    table = pa.table({"key": ["a", None, "b", "b", *map(str, range(26))], "text": texts})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    values = text_config(tmp_path / "in", tmp_path / "out", notes, cluster={"n_clusters": 3})
+    with pytest.raises(InputError, match="null key: 1 row"):
+        do(values, spark)
+    values["input"]["on_bad_rows"] = "drop"
+    with pytest.raises(InputError, match="1 key is not unique, such as 'b'"):
+        do(values, spark)
+    values["input"]["filter"] = "coalesce(key, '') != 'b'"
+    with pytest.raises(InputError, match="n_clusters is 200"):
+        do({**values, "cluster": {"n_clusters": 200}}, spark)
+    assert not list(notes.iterdir())
+    done = do(values, spark)
+    assert done.document["accounting"]["dropped"]["null key"] == 1
+    assert verify(done, spark)
+
+
+@pytest.mark.parametrize("how", ["rows", "shape", "flat", "nan", "list", "text", "none"])
+def test_an_encoder_that_returns_something_else_is_refused(spark, tmp_path, how):
+    source = write_texts(tmp_path / "in", make_texts(50))
+    wrong = {"encoder": "python:plain_encoders.Wrong", "options": {"how": how}}
+    with pytest.raises(ConfigError, match=r"plain_encoders\.Wrong"):
+        do(text_config(source, tmp_path / "out", embed=wrong), spark)
+
+
+# WebDataset shards.
+
+COLOURS = {"red": (200, 30, 30), "green": (20, 180, 40), "blue": (10, 20, 220)}
+
+
+def make_image(number: int) -> tuple[str, Image.Image]:
+    rng = np.random.default_rng(number)
+    name = list(COLOURS)[number % 3]
+    pixels = np.clip(np.array(COLOURS[name]) + rng.normal(0, 40, (9, 11, 3)), 0, 255)
+    return name, Image.fromarray(pixels.astype(np.uint8))
+
+
+def encode(image: Image.Image, form: str) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form)
+    return stream.getvalue()
+
+
+def write_shards(folder: Path, n: int, a_shard: int, replace: dict[int, bytes] | None = None) -> Path:
+    """Shards as img2dataset writes them; every second image is a PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(0, n, a_shard):
+        with tarfile.open(folder / f"{shard // a_shard:05d}.tar", "w") as tar:
+            for number in range(shard, min(shard + a_shard, n)):
+                name, image = make_image(number)
+                form = "PNG" if number % 2 else "JPEG"
+                body = (replace or {}).get(number, encode(image, form))
+                meta = {
+                    "uid": f"u{number:04d}",
+                    "width": 9 + number % 5,
+                    "score": None if number % 7 == 0 else 0.5,
+                }
+                members = {"jpg" if form == "JPEG" else "png": body, "txt": f"a {name} thing".encode()}
+                members |= {"json": json.dumps(meta).encode(), "cls": b"3"}
+                for suffix, content in members.items():
+                    info = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def shard_config(pattern: Path | str, out: Path | str, notes: Path | None = None, **sections):
+    values = config_of("", out, **sections)
+    del values["input"]["path"]
+    options = {"notes": str(notes)} if notes else {}
+    section = {"images": {"webdataset": str(pattern)}, "encoder": "python:plain_encoders.Thumbnails"}
+    values["embed"] = section | {"options": options} | sections.get("embed", {})
+    return values
+
+
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_shards_to_keep_list(spark, tmp_path, engine):
+    folder = write_shards(tmp_path / "in", 300, 64)
+    done = do(shard_config(folder / "{00000..00004}.tar", tmp_path / "out", engine=engine), spark)
+    keys, vectors = read_vectors(done)
+    images = [
+        Image.open(io.BytesIO(encode(make_image(i)[1], "PNG" if i % 2 else "JPEG"))) for i in range(300)
+    ]
+    assert keys == [f"{number:06d}" for number in range(300)]
+    np.testing.assert_allclose(vectors, unit(Thumbnails()(images)), atol=1e-6)
+    account = done.document["accounting"]
+    assert (account["rows_in"], account["kept"]) == (300, 90)
+    assert verify(done, spark)
+    kept = set(pq.read_table(done.table_path("keep_list")).column("key").to_pylist())
+    trie = open_run(done.path).keep_trie()
+    assert {key for key in keys if key in trie} == kept
+
+
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_fields_of_json_are_columns(spark, tmp_path, notes, engine):
+    folder = write_shards(tmp_path / "in", 300, 64)
+    values = shard_config(
+        folder, tmp_path / "out", notes, engine=engine, input={"key": "uid", "filter": "width >= 10 AND score > 0.4"},
+        dedup={"exact": {"columns": ["txt", "width"]}}, cluster={"n_clusters": 3},
+    )  # fmt: skip
+    left = [n for n in range(300) if 9 + n % 5 >= 10 and n % 7]
+    done = do(values, spark)
+    assert read_vectors(done)[0] == [f"u{number:04d}" for number in left]
+    assert count_notes(notes) == len(left) + 2
+    assert done.document["accounting"]["dropped"]["input.filter"] == 300 - len(left)
+    assert done.document["accounting"]["dropped"]["exact duplicates"] == len(left) - 3 * 4
+    assert verify(done, spark)
+
+
+def test_shards_that_only_spark_reaches(spark, tmp_path, viewed, notes):
+    write_shards(viewed / "shards", 200, 50)
+    local = do(shard_config(viewed / "shards", tmp_path / "local", input={"key": "uid"}), spark)
+    values = shard_config(f"{VIEW}/shards", f"{VIEW}/run-{tmp_path.name}", notes, input={"key": "uid"})
+    done = do(values, spark)
+    assert done.document["engine"]["name"] == "sql"
+    assert count_notes(notes) == 202
+    assert done.document["digests"]["keep_list"] == local.document["digests"]["keep_list"]
+    assert verify(done, spark)
+
+
+def test_a_new_shard_adds_only_its_own(spark, tmp_path, notes):
+    folder = write_shards(tmp_path / "in", 200, 50)
+    values = shard_config(folder, tmp_path / "out", notes)
+    do(values, spark)
+    assert count_notes(notes) == 202
+    write_shards(tmp_path / "more", 250, 50)
+    shutil.move(tmp_path / "more" / "00004.tar", folder / "00004.tar")
+    done = do(values, spark)
+    assert count_notes(notes) == 202 + 52
+    assert done.document["rows"]["embeddings"] == 250
+    assert verify(done, spark)
+
+
+def test_images_in_columns_and_files(spark, tmp_path):
+    bodies = [encode(make_image(number)[1], "PNG") for number in range(60)]
+    (tmp_path / "files").mkdir()
+    paths = [str(tmp_path / "files" / f"a b {number}.png") for number in range(60)]
+    for path, body in zip(paths, bodies, strict=True):
+        Path(path).write_bytes(body)
+    paths[3] = str(tmp_path / "files" / "nothing.png")
+    structs = pa.array([{"bytes": body, "path": None} for body in bodies])
+    (tmp_path / "in").mkdir()
+    keys = [f"k{number:02d}" for number in range(60)]
+    pq.write_table(pa.table({"key": keys, "image": structs, "path": paths}), tmp_path / "in" / "a.parquet")
+    digests = set()
+    for name, images in (("of-bytes", {"column": "image.bytes"}), ("of-files", {"path_column": "path"})):
+        embed = {"images": images, "encoder": "python:plain_encoders.Thumbnails", "on_bad_items": "drop"}
+        values = config_of(
+            tmp_path / "in",
+            tmp_path / name,
+            embed=embed,
+            cluster={"n_clusters": 3},
+            input={"filter": "key != 'k03'"},
+        )
+        if name == "of-files":
+            del values["input"]["filter"]
+        done = do(values, spark)
+        digests.add(done.document["digests"]["keep_list"])
+        assert done.document["rows"]["embeddings"] == 59
+    assert done.document["accounting"]["dropped"]["file not found"] == 1
+    assert len(digests) == 1
+
+
+def test_bad_images(spark, tmp_path):
+    whole = encode(make_image(1)[1], "PNG")
+    replace = {3: b"", 5: b"GARBAGE" * 9, 8: whole[: len(whole) // 2]}
+    folder = write_shards(tmp_path / "in", 100, 25, replace)
+    with tarfile.open(folder / "00009.tar", "w") as tar:
+        info = tarfile.TarInfo("no-image.txt")
+        tar.addfile(info)
+    values = shard_config(folder, tmp_path / "out", embed={"on_bad_items": "drop"}, cluster={"n_clusters": 3})
+    done = do(values, spark)
+    rejected = {row["key"]: (Path(row["shard"]).name, row["reason"]) for row in
+                pq.read_table(done.table_path("rejected")).to_pylist()}  # fmt: skip
+    assert rejected["000003"] == ("00000.tar", "empty image")
+    assert rejected["no-image"] == ("00009.tar", "no image in the sample")
+    assert set(rejected) == {"000003", "000005", "000008", "no-image"}
+    account = done.document["accounting"]
+    assert account["rows_in"] == 101
+    assert sum(account["dropped"].values()) + account["kept"] == 101
+    assert verify(done, spark)
+
+
+BAD = {
+    "no shard": ({"images": {"webdataset": "{tmp}/nothing/*.tar"}}, r"names no \.tar file"),
+    "a gap in a range": (
+        {"images": {"webdataset": "{tmp}/in/{{00000..00009}}.tar"}},
+        r"there is no shard .*00004\.tar",
+    ),
+    "twice": ({"images": {"webdataset": ["{tmp}/in/00000.tar", "{tmp}/in"]}}, "is named twice"),
+    "no such encoder": ({"encoder": "{tmp}/no-model"}, "no-model"),
+    "a directory that is no model": ({"encoder": "{tmp}/in"}, "{tmp}/in"),
+    "no such class": ({"encoder": "python:plain_encoders.Nobody"}, "Nobody"),
+    "no such module": ({"encoder": "python:no_such_module.X"}, "no_such_module"),
+    "no GPU": ({"device": "cuda"}, "cuda"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_refused_by_name(spark, tmp_path, name):
+    write_shards(tmp_path / "in", 200, 50)
+    section, message = BAD[name]
+    text = json.dumps(section).replace("{tmp}", str(tmp_path)).replace("{{", "{").replace("}}.", "}.")
+    values = shard_config(tmp_path / "in", tmp_path / "out", embed=json.loads(text))
+    with pytest.raises((ConfigError, InputError), match=message.replace("{tmp}", str(tmp_path))) as caught:
+        do(values, spark)
+    assert "to mend it" in str(caught.value)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_damaged_shards_are_refused_by_name(spark, tmp_path):
+    folder = write_shards(tmp_path / "in", 100, 50)
+    body = (folder / "00001.tar").read_bytes()
+    for content, message in (
+        (body[: len(body) // 2 + 100], "is cut off"),
+        (b"no tar at all" * 100, "no whole tar"),
+        (b"\x1f\x8b" + body, "is compressed"),
+    ):
+        (folder / "00001.tar").write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            do(shard_config(folder, tmp_path / "out"), spark)
+        assert "00001.tar" in str(caught.value)
