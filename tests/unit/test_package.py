@@ -23,6 +23,7 @@ IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 BASE = {"_version", "errors", "secrets", "columns"}
 KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
+ENCODERS = KERNELS | {"lake", "config_base", "config_embed", "encoders"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
 STAGES = ENGINE | LOADERS | {"stages"}
 CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
@@ -41,6 +42,7 @@ MAY_IMPORT = {
     "engine": ENGINE,
     "io": IO,
     "loaders": LOADERS,
+    "encoders": ENCODERS,
     "stages": STAGES,
     "settings": LAKE,
     "config_errors": set(),
@@ -68,6 +70,7 @@ WITHOUT_PYSPARK = BASE | {
     "kernels",
     "lake",
     "loaders",
+    "encoders",
     "config",
     "config_base",
     "config_embed",
