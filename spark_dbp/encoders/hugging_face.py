@@ -12,6 +12,8 @@ before each text).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +48,17 @@ def _load_model(settings: EncoderSettings, root: Path, weights: tuple[Path, ...]
     torch, transformers = load_library("torch"), load_library("transformers")
     is_safe = any(path.suffix == ".safetensors" for path in weights)
     try:
-        model, report = transformers.AutoModel.from_pretrained(
-            str(root),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=is_safe,
-            weights_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except (ValueError, OSError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        with _be_quiet(transformers):
+            model, report = transformers.AutoModel.from_pretrained(
+                str(root),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=is_safe,
+                weights_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except Exception as error:  # of transformers, torch, safetensors and pickle's reader
         if "trust_remote_code" in str(error):
             raise ConfigError(
                 f"embed.encoder {settings.encoder} needs code from its repository, which is not run",
@@ -78,11 +81,24 @@ def _load_model(settings: EncoderSettings, root: Path, weights: tuple[Path, ...]
     return model.eval().requires_grad_(False).to(device)
 
 
+@contextmanager
+def _be_quiet(transformers: Any) -> Iterator[None]:
+    """No bars of progress, and no table of weights that are not there: those are looked at here."""
+    log = transformers.utils.logging
+    level = log.get_verbosity()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+
+
 def _load_part(settings: EncoderSettings, root: Path, name: str, what: str, **arguments: Any) -> Any:
     maker = getattr(load_library("transformers"), name)
     try:
         return maker.from_pretrained(str(root), local_files_only=True, trust_remote_code=False, **arguments)
-    except (ValueError, OSError, ImportError, KeyError, TypeError) as error:
+    except Exception as error:  # of transformers and tokenizers
         files = "preprocessor_config.json" if what == "image processor" else "tokenizer.json"
         raise ConfigError(
             f"embed.encoder {settings.encoder}: {root} has no {what} that can be loaded: {error}",

@@ -20,6 +20,7 @@ from spark_dbp.errors import ConfigError
 
 PREFIXES = ("hf", "timm", "open_clip", "onnx", "python")
 _TOKENIZER = ("tokenizer*", "special_tokens*", "added_tokens*", "vocab*", "merges*", "*.model", "*.jinja")
+_WORDS = ("tokenizer.json", "vocab*", "*.model", "tokenizer.model*")
 _TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 # In the order of the libraries' own preference.
 _OPEN_CLIP = (
@@ -89,7 +90,9 @@ def locate_encoder(settings: EncoderSettings) -> Located:
             f"embed.revision {settings.revision!r} means nothing to the encoder {settings.encoder}",
             mend="remove it: only models of the Hugging Face hub (hf:, timm:, open_clip:) have revisions",
         )
-    if settings.weights is not None and Path(settings.weights).expanduser() not in located.weights:
+    if settings.weights is not None and (
+        located.root is not None or located.maker not in ("timm", "open_clip")
+    ):
         raise ConfigError(
             f"embed.weights {settings.weights!r} means nothing to the encoder {settings.encoder}",
             mend="remove it: embed.weights goes with timm:NAME and open_clip:MODEL",
@@ -113,6 +116,8 @@ def _locate_path(settings: EncoderSettings) -> Located:
     prefix, colon, _ = text.partition(":")
     if "://" in text:
         mend = "copy the model to a local directory, the same on driver and workers, and name that"
+    elif colon and prefix in PREFIXES:
+        mend = f"name a model after {prefix}:"
     elif colon:
         near = difflib.get_close_matches(prefix, PREFIXES, 1)
         mend = (
@@ -141,6 +146,8 @@ def _locate_directory(path: Path, settings: EncoderSettings, commit: str | None)
         files = {path / "config.json", *path.glob("preprocessor*.json"), *path.glob("processor*.json")}
         files.update(*(path.glob(pattern) for pattern in _TOKENIZER))
         weights = _choose_weights(path, _TRANSFORMERS)
+        if settings.kind == "texts":
+            _check_tokenizer(path)
         return Located("transformers", "", path, weights, tuple(sorted(files)), commit)
     if is_open_clip:
         return _locate_open_clip_directory(path, commit)
@@ -170,11 +177,22 @@ def _locate_sentence_transformer(path: Path, commit: str | None) -> Located:
         folder = path / str(module.get("path", ""))
         files |= {*folder.glob("*config*.json")}
         files.update(*(folder.glob(pattern) for pattern in _TOKENIZER))
+        if kind.endswith(".Transformer"):
+            _check_tokenizer(folder)
         if _has_weights(folder, _TRANSFORMERS):
             weights += _choose_weights(folder, _TRANSFORMERS)
     if not weights:
         _choose_weights(path, _TRANSFORMERS)
     return Located("sentence_transformers", "", path, tuple(weights), tuple(sorted(files)), commit)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Refuse a directory without one: transformers would make one that knows no word."""
+    if not any(entry for pattern in _WORDS for entry in path.glob(pattern)):
+        raise ConfigError(
+            f"embed.encoder {path}: there is no tokenizer",
+            mend="save it beside the model: tokenizer.save_pretrained(DIR) writes tokenizer.json",
+        )
 
 
 def _locate_timm(name: str, settings: EncoderSettings) -> Located:

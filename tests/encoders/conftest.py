@@ -16,6 +16,8 @@ from PIL import Image
 
 from spark_dbp.encoders import EncoderSettings, encode_stream, forget_encoders
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def make_picture(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
     """A smooth picture, another for each seed."""
@@ -85,7 +87,16 @@ def save_tokenizer(directory: Path) -> None:
 
     words = sorted({word for text in TEXTS for word in text.split()})
     letters = [chr(c) for c in range(97, 123)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *words]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *("##" + c for c in letters),
+        *words,
+    ]
     (directory / "words.txt").write_text("\n".join(dict.fromkeys(vocabulary)), encoding="utf-8")
     BertTokenizerFast(vocab_file=str(directory / "words.txt"), model_max_length=32).save_pretrained(directory)
     (directory / "words.txt").unlink()

@@ -119,7 +119,9 @@ def test_grey_and_one_bit():
 
 
 def test_pixels_of_32_bits_are_refused():
-    assert refuse(encode_picture(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")) == bad_items.DEEP_PIXELS
+    assert (
+        refuse(encode_picture(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")) == bad_items.DEEP_PIXELS
+    )
     assert (
         refuse(encode_picture(Image.fromarray(np.full((2, 2), 1 << 20, np.int32)), "TIFF"))
         == bad_items.DEEP_PIXELS

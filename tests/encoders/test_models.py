@@ -95,11 +95,25 @@ def test_model_without_cls_token(tmp_path: Path, pictures: list):
 def test_both_towers(kind: str, tmp_path: Path, pictures: list, files: list):
     import transformers
 
-    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     text = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 200}
-    text |= {"intermediate_size": 32, "max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    text |= {
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    }
     name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
-    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision | {"intermediate_size": 32})
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text, vision_config=vision | {"intermediate_size": 32}
+    )
     model = getattr(transformers, f"{name}Model")(config).eval()
     model.save_pretrained(tmp_path)
     size = {"height": 28, "width": 28}
@@ -132,7 +146,9 @@ def test_bert(bert: Path):
             hidden = model(**tokenizer(text, truncation=True, max_length=32, return_tensors="pt"))
         expected.append(hidden.last_hidden_state[0].mean(0).numpy())
     check_stream(EncoderSettings("texts", str(bert), batch_size=2), TEXTS, np.stack(expected))
-    first = EncoderSettings("texts", str(bert), options={"pooling": "cls", "max_length": 8, "prompt": "a sort "})
+    first = EncoderSettings(
+        "texts", str(bert), options={"pooling": "cls", "max_length": 8, "prompt": "a sort "}
+    )
     assert run_stream(first, TEXTS)["problem"].null_count == len(TEXTS)
 
 
@@ -199,7 +215,9 @@ def tiny_timm(tmp_path_factory):
     model = timm.create_model("test_vit", pretrained=False).eval()
     save_file(model.state_dict(), folder / "weights.safetensors")
     torch.save(model.state_dict(), folder / "weights.pth")
-    timm.models.save_for_hf(model, folder / "dir", model_config={"num_classes": 1000}, safe_serialization=True)
+    timm.models.save_for_hf(
+        model, folder / "dir", model_config={"num_classes": 1000}, safe_serialization=True
+    )
     return folder, model
 
 
@@ -244,10 +262,22 @@ def tiny_open_clip(tmp_path_factory):
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }
     torch.manual_seed(4)
-    model = open_clip.CLIP(**{**config, "vision_cfg": config["vision_cfg"], "text_cfg": config["text_cfg"]}).eval()
-    preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    model = open_clip.CLIP(
+        **{**config, "vision_cfg": config["vision_cfg"], "text_cfg": config["text_cfg"]}
+    ).eval()
+    preprocess = {
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.3, 0.3, 0.3],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    save_file(
+        {k: v.contiguous().clone() for k, v in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return folder, model
 
 
