@@ -88,9 +88,8 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
 	@touch $@
 
-# `--override-ini` clears what keeps these tests from the others.
 test-encoders: $(STAMP_ENCODERS)  ## Run the tests of encoders, in a venv with torch (fetches 1 GB)
-	OMP_NUM_THREADS=2 $(VENV_ENCODERS)/bin/python -m pytest --override-ini 'addopts=-q --strict-markers -p no:cacheprovider' tests/encoders
+	OMP_NUM_THREADS=2 $(VENV_ENCODERS)/bin/python -m pytest tests/encoders
 
 $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml tests/encoders/mend_torchvision.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-encoders PYTHON=python3.11")'

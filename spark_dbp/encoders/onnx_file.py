@@ -11,11 +11,14 @@ option ``output`` names the output.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from typing import Any
 
 import numpy as np
 
-from spark_dbp.encoders.devices import default_batch_size
+from spark_dbp.encoders.devices import default_batch_size, list_gpus
 from spark_dbp.encoders.images import PixelSteps
 from spark_dbp.encoders.libraries import load_library
 from spark_dbp.encoders.locate import Located
@@ -35,9 +38,16 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(do
 
 
 def list_onnx_gpus() -> list[int]:
-    """Numbers of the GPUs that onnxruntime could use: [0] where it was built for them."""
-    providers = load_library("onnxruntime").get_available_providers()
-    return list(range(16)) if "CUDAExecutionProvider" in providers else []
+    """Numbers of the GPUs that onnxruntime can use, if it was built for them."""
+    if "CUDAExecutionProvider" not in load_library("onnxruntime").get_available_providers():
+        return []
+    command = shutil.which("nvidia-smi")  # onnxruntime itself does not count them
+    if command is None:
+        return list_gpus()
+    listed = subprocess.run([command, "-L"], capture_output=True, text=True, check=False).stdout.splitlines()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    n_gpus = sum(line.startswith("GPU ") for line in listed)
+    return list(range(n_gpus if visible is None else min(n_gpus, len(visible.split(",")) if visible else 0)))
 
 
 class OnnxModel:
