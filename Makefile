@@ -12,11 +12,14 @@ MATRIX_STAMPS := $(MATRIX:%=.venv-spark%/.installed)
 MATRIX_RUNS ?= matrix-runs
 # The only package that carries Iceberg for Spark. Its version 1.0.3 lacks classes that Iceberg needs.
 ICEBERG := $(VENV35)/iceberg/snowpark_connect_deps_iceberg/jars/iceberg-spark-runtime-3.5_2.12-1.10.2.jar
+# Encoders need torch and its company, which nothing else does.
+VENV_ENCODERS := .venv-encoders
+STAMP_ENCODERS := $(VENV_ENCODERS)/.installed
 # Two at a time: each has a Spark of its own.
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix emr-archive lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix test-encoders emr-archive lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -85,6 +88,18 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
 	@touch $@
 
+test-encoders: $(STAMP_ENCODERS)  ## Run the tests of encoders, in a venv with torch (fetches 1 GB)
+	OMP_NUM_THREADS=2 $(VENV_ENCODERS)/bin/python -m pytest tests/encoders
+
+$(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml tests/encoders/mend_torchvision.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-encoders PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV_ENCODERS)
+	sed -n 's/ \\$$//; /^[a-z].*==/p' requirements.lock > $(VENV_ENCODERS)/constraints.txt
+	$(VENV_ENCODERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV_ENCODERS)/constraints.txt \
+	  --requirement requirements-encoders.txt --editable '.[local,dev,notebook]'
+	$(VENV_ENCODERS)/bin/python tests/encoders/mend_torchvision.py
+	@touch $@
+
 emr-archive:  ## Pack a Python 3.11 with this package for EMR: dist/environment.tar.gz (for EMR itself: conf/emr/Dockerfile)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "make emr-archive PYTHON=python3.11")'
 	$(PYTHON) conf/emr/make_archive.py
@@ -114,4 +129,4 @@ lock:  ## Resolve all locked versions anew (needs uv)
 	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## Delete what the targets above made
-	rm -rf $(VENV) $(VENV35) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run *.egg-info
+	rm -rf $(VENV) $(VENV35) $(VENV_ENCODERS) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run *.egg-info

@@ -23,6 +23,7 @@ IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 BASE = {"_version", "errors", "secrets", "columns"}
 KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
+ENCODERS = KERNELS | {"lake", "config_base", "config_embed", "encoders"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
 ENCODERS = KERNELS | LAKE | {"config_base", "config_embed", "encoders"}
 STAGES = IO | LOADERS | ENCODERS | {"stages"}
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "io": IO,
     "encoders": ENCODERS,
     "loaders": LOADERS,
+    "encoders": ENCODERS,
     "stages": STAGES,
     "settings": LAKE,
     "config_errors": set(),
