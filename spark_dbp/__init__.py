@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spark_dbp.runner import prune_again, run
     from spark_dbp.runs import Run, open_run
     from spark_dbp.stages.check_samples import check_samples, good_samples
+    from spark_dbp.stages.clip_score import clip_score
     from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
     from spark_dbp.stages.exact_dedup import exact_dedup
     from spark_dbp.stages.ingest import ingest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from spark_dbp.stages.kmeans import SphericalKMeans
     from spark_dbp.stages.minhash_dedup import minhash_dedup
     from spark_dbp.stages.quota import plan_quotas
+    from spark_dbp.stages.score_filter import score_filter
     from spark_dbp.stages.select import select
     from spark_dbp.stages.semantic_dedup import semantic_dedup
 
@@ -39,6 +41,7 @@ _HOME = {
     "SphericalKMeans": "stages.kmeans",
     "build_keep_trie": "stages.keep_trie",
     "check_samples": "stages.check_samples",
+    "clip_score": "stages.clip_score",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
     "exact_dedup": "stages.exact_dedup",
@@ -51,6 +54,7 @@ _HOME = {
     "plan_steps": "pipeline",
     "prune_again": "runner",
     "run": "runner",
+    "score_filter": "stages.score_filter",
     "select": "stages.select",
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "build_keep_trie",
     "check_samples",
+    "clip_score",
     "cluster_stats",
     "complete_stats",
     "exact_dedup",
@@ -79,6 +84,7 @@ __all__ = [
     "plan_steps",
     "prune_again",
     "run",
+    "score_filter",
     "select",
     "semantic_dedup",
     "solve_quotas",

@@ -28,7 +28,7 @@ STAGES = ENGINE | LOADERS | {"stages"}
 CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
-PIPELINE = JOB | {"build_samples", "builds", "pipeline"}
+PIPELINE = JOB | {"build_samples", "build_score_filter", "builds", "pipeline"}
 PUBLISHING = JOB | RUNS | {"publishing"}
 RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
 MAY_IMPORT = {
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "runs": RUNS - {"runs"},
     "job": JOB - {"job"},
     "build_samples": JOB,
+    "build_score_filter": JOB | {"build_samples"},
     "builds": JOB | {"build_samples"},
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
