@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SCORE = "score"
 GROUP = "score_group"
 
-_RANGE, _TIMES, _BEFORE, _TOTAL, _PLACE = "range_number", "times", "rows_before", "rows_of_group", "place"
+_RANGE, _TIMES, _BEFORE, _TOTAL = "range_number", "times", "rows_before", "rows_of_group"
+_PLACE, _PLACES = "place", "places_left"
+# Few enough to send the counts of all groups to every task.
+_FEW_GROUPS = 10_000
 # Most digits of a whole number that Spark holds.
 _DIGITS = 38
 
@@ -107,29 +110,47 @@ def _keep_of_groups(cut: DataFrame, fraction: Fraction, scratch: str) -> Highest
     n_rows, n_groups, n_empty = sizes.agg(
         F.coalesce(F.sum("kept"), F.lit(0)), F.count(F.lit(1)), F.count(F.when(F.col("kept") == 0, 1))
     ).collect()[0]
-    # Between two ranges that follow one another lies at most one group, so few lie in several.
     in_order = Window.partitionBy(GROUP).orderBy(_RANGE).rowsBetween(Window.unboundedPreceding, -1)
-    whole = Window.partitionBy(GROUP)
-    spread = (
-        counts.withColumn(_BEFORE, F.coalesce(F.sum(_TIMES).over(in_order), F.lit(0)))
-        .withColumn(_TOTAL, F.sum(_TIMES).over(whole))
-        .where(F.col(_TOTAL) > F.col(_TIMES))
-        .select(F.col(_RANGE).alias("a"), F.col(GROUP).alias("b"), _BEFORE, _TOTAL)
-    )
-    numbered = _number_rows(cut, [GROUP]).withColumn(
-        _TIMES, F.count(F.lit(1)).over(Window.partitionBy(_RANGE, GROUP))
-    )
-    is_same = (F.col(_RANGE) == F.col("a")) & F.col(GROUP).eqNullSafe(F.col("b"))
-    joined = numbered.join(F.broadcast(spread), is_same, "left")
+    counts = counts.withColumn(_BEFORE, F.coalesce(F.sum(_TIMES).over(in_order), F.lit(0)))
+    counts = counts.withColumn(_TOTAL, F.sum(_TIMES).over(Window.partitionBy(GROUP)))
+    keep = _keep_of_few if n_groups <= _FEW_GROUPS else _keep_of_many
+    kept = keep(cut, counts, fraction).select([name for name in cut.columns if name != _RANGE])
+    return Highest(kept, int(n_rows), int(n_groups), int(n_empty))
+
+
+def _keep_of_few(cut: DataFrame, counts: DataFrame, fraction: Fraction) -> DataFrame:
+    """Most groups lie in several ranges: number only the rows of ranges that are kept in part."""
+    from pyspark.sql import functions as F
+
+    counts = counts.withColumn(_PLACES, count_to_keep(fraction, _TOTAL) - F.col(_BEFORE))
+    joined = _join_counts(cut, counts.where(F.col(_PLACES) > 0), [_TIMES, _PLACES], "inner")
+    in_part = F.col(_PLACES) < F.col(_TIMES)
+    first = _number_rows(joined.where(in_part), [GROUP]).where(F.col(_PLACE) <= F.col(_PLACES))
+    return joined.where(~in_part).select(cut.columns).unionByName(first.select(cut.columns))
+
+
+def _keep_of_many(cut: DataFrame, counts: DataFrame, fraction: Fraction) -> DataFrame:
+    """Most groups lie in one range, which has their number of rows: number all rows."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    # Between two ranges that follow one another lies at most one group, so few groups lie in several.
+    spread = counts.where(F.col(_TOTAL) > F.col(_TIMES))
+    in_range = F.count(F.lit(1)).over(Window.partitionBy(_RANGE, GROUP))
+    numbered = _number_rows(cut, [GROUP]).withColumn("in_range", in_range)
+    joined = _join_counts(numbered, spread, [_BEFORE, _TOTAL], "left")
     place = F.col(_PLACE) + F.coalesce(F.col(_BEFORE), F.lit(0))
-    counted = joined.withColumn(_TOTAL, F.coalesce(_TOTAL, _TIMES))
-    kept = counted.where(place <= count_to_keep(fraction, _TOTAL))
-    return Highest(
-        kept.select([name for name in cut.columns if name != _RANGE]),
-        int(n_rows),
-        int(n_groups),
-        int(n_empty),
-    )
+    counted = joined.withColumn(_TOTAL, F.coalesce(_TOTAL, "in_range"))
+    return counted.where(place <= count_to_keep(fraction, _TOTAL))
+
+
+def _join_counts(rows: DataFrame, counts: DataFrame, names: list[str], how: str) -> DataFrame:
+    """Join columns of `counts`, which are few, to the rows of their range and group; null is a group too."""
+    from pyspark.sql import functions as F
+
+    few = counts.select(F.col(_RANGE).alias("range_there"), F.col(GROUP).alias("group_there"), *names)
+    is_same = (F.col(_RANGE) == F.col("range_there")) & F.col(GROUP).eqNullSafe(F.col("group_there"))
+    return rows.join(F.broadcast(few), is_same, how)
 
 
 def _number_rows(cut: DataFrame, groups: list[str]) -> DataFrame:

@@ -14,6 +14,7 @@ import pytest
 from conftest import rows_of
 
 from spark_dbp import clip_score, score_filter
+from spark_dbp.engine import highest
 from spark_dbp.engine.highest import GROUP, SCORE, count_to_keep, keep_highest
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.stages.score_filter import find_passing, to_score
@@ -77,12 +78,18 @@ def make_rows(seed: int, n: int, score: str, group: str, key: str) -> list[tuple
         pytest.param(5, "double", "double", "string", "0.123456789012345", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("within", [False, True])
-def test_the_highest_pass(spark, tmp_path, seed, score, group, key, fraction, within):
+@pytest.mark.parametrize("within", ["nothing", "few groups", "many groups"])
+def test_the_highest_pass(spark, tmp_path, monkeypatch, seed, score, group, key, fraction, within):
+    if within == "many groups":
+        monkeypatch.setattr(highest, "_FEW_GROUPS", 0)
     rows = make_rows(seed, 300, score, group, key)
     schema = f"key {key}, `the.score` {score}, g {group}"
-    expected = expect(rows if within else [(*row[:2], None) for row in rows], fraction)
-    settings = {"column": "the.score", "keep_fraction": float(fraction), "within": "g" if within else None}
+    expected = expect(rows if within != "nothing" else [(*row[:2], None) for row in rows], fraction)
+    settings = {
+        "column": "the.score",
+        "keep_fraction": float(fraction),
+        "within": "g" if within != "nothing" else None,
+    }
     for n, partitions in enumerate((1, 7)):
         random.Random(n).shuffle(rows)
         frame = spark.createDataFrame(rows, schema).repartition(partitions)
@@ -91,9 +98,17 @@ def test_the_highest_pass(spark, tmp_path, seed, score, group, key, fraction, wi
         assert passed.columns == frame.columns
 
 
-@pytest.mark.parametrize("partitions", [1, 3, 40])
-def test_ranges_that_cut_groups_anywhere(spark, tmp_path, partitions):
+@pytest.mark.parametrize(
+    ("partitions", "few"),
+    [
+        (3, 10_000),
+        (3, 0),
+        *(pytest.param(n, few, marks=pytest.mark.slow) for n in (1, 40) for few in (10_000, 0)),
+    ],
+)
+def test_ranges_that_cut_groups_anywhere(spark, tmp_path, monkeypatch, partitions, few):
     """One group over many ranges beside many of one row; all scores are equal, so that keys decide."""
+    monkeypatch.setattr(highest, "_FEW_GROUPS", few)
     n = 2000
     rows = [(i, 1.0, 0 if i % 2 else i) for i in range(n)]
     frame = spark.createDataFrame(rows, f"key BIGINT, {SCORE} DOUBLE, {GROUP} INT")
