@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from spark_dbp.runner import prune_again, run
     from spark_dbp.runs import Run, open_run
     from spark_dbp.stages.check_samples import check_samples, good_samples
+    from spark_dbp.stages.clip_score import clip_score
     from spark_dbp.stages.cluster_stats import cluster_stats, complete_stats
+    from spark_dbp.stages.embed import embed_images, embed_texts
     from spark_dbp.stages.exact_dedup import exact_dedup
     from spark_dbp.stages.ingest import ingest
     from spark_dbp.stages.keep_trie import build_keep_trie
     from spark_dbp.stages.kmeans import SphericalKMeans
+    from spark_dbp.stages.list_shards import read_webdataset
     from spark_dbp.stages.minhash_dedup import minhash_dedup
     from spark_dbp.stages.quota import plan_quotas
+    from spark_dbp.stages.score_filter import score_filter
     from spark_dbp.stages.select import select
     from spark_dbp.stages.semantic_dedup import semantic_dedup
 
@@ -39,8 +43,11 @@ _HOME = {
     "SphericalKMeans": "stages.kmeans",
     "build_keep_trie": "stages.keep_trie",
     "check_samples": "stages.check_samples",
+    "clip_score": "stages.clip_score",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
+    "embed_images": "stages.embed",
+    "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
@@ -50,7 +57,9 @@ _HOME = {
     "plan_quotas": "stages.quota",
     "plan_steps": "pipeline",
     "prune_again": "runner",
+    "read_webdataset": "stages.list_shards",
     "run": "runner",
+    "score_filter": "stages.score_filter",
     "select": "stages.select",
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",
@@ -66,8 +75,11 @@ __all__ = [
     "__version__",
     "build_keep_trie",
     "check_samples",
+    "clip_score",
     "cluster_stats",
     "complete_stats",
+    "embed_images",
+    "embed_texts",
     "exact_dedup",
     "get_session",
     "good_samples",
@@ -78,7 +90,9 @@ __all__ = [
     "plan_quotas",
     "plan_steps",
     "prune_again",
+    "read_webdataset",
     "run",
+    "score_filter",
     "select",
     "semantic_dedup",
     "solve_quotas",

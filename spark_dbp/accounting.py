@@ -29,6 +29,7 @@ def account_for_rows(job: Job) -> dict[str, Any]:
             "input.filter": samples["filtered"],
             **samples["dropped"],
             **(steps["survivors"].info["duplicates"] if "survivors" in steps else {}),
+            **(steps["score_filter"].info["left_out"] if "score_filter" in steps else {}),
             "pruned": n_rows - n_keep,
         },
         "kept": n_keep,

@@ -22,7 +22,14 @@ from spark_dbp.config_base import (
     Whole,
     check_path,
 )
-from spark_dbp.config_embed import MAIN, EmbedConfig, ScoreFilterConfig, check_embed, list_sections
+from spark_dbp.config_embed import (
+    MAIN,
+    EmbedConfig,
+    ScoreFilterConfig,
+    check_embed,
+    list_sections,
+    take_empty_as_none,
+)
 from spark_dbp.config_errors import explain_errors
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import paths
@@ -243,7 +250,7 @@ class RunConfig(Section):
     embed: Annotated[list[EmbedConfig], BeforeValidator(list_sections)] = Field(default_factory=list)
     output: OutputConfig
     dedup: DedupConfig = DedupConfig()
-    score_filter: ScoreFilterConfig | None = None
+    score_filter: Annotated[ScoreFilterConfig | None, BeforeValidator(take_empty_as_none)] = None
     cluster: ClusterConfig = ClusterConfig()
     prune: PruneConfig
     trie: TrieConfig = TrieConfig()
@@ -332,12 +339,7 @@ class RunConfig(Section):
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source} is no mapping of sections", mend="see conf/example.yaml")
-        # An empty section is one without keys; a score filter without keys is none.
-        values = {
-            name: {} if section is None else section
-            for name, section in values.items()
-            if section is not None or name != "score_filter"
-        }
+        values = {name: {} if section is None else section for name, section in values.items()}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

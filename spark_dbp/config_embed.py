@@ -148,11 +148,33 @@ def list_sections(value: Any) -> Any:
     return value
 
 
+def find_table(sections: Iterable[EmbedConfig], name: str) -> str:
+    """The table with the vectors of the embedding `name`: the samples' own where no section makes it.
+
+    Examples
+    --------
+    >>> section = EmbedConfig(name="text", texts=TextsConfig(column="caption"), encoder="hf:a/b")
+    >>> find_table([section], "text"), find_table([section], "embedding")
+    ('embeddings_text', 'samples')
+    """
+    return next((section.table for section in sections if section.name == name), "samples")
+
+
+def take_empty_as_none(value: Any) -> Any:
+    """An empty section ``score_filter`` is none: a mapping without keys, as an absent one reads."""
+    return None if value == {} else value
+
+
 class ClipScoreConfig(Section):
     """Names of the embeddings whose cosine is the score."""
 
     image: Name
     text: Name
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the embedding of images, and of that of texts."""
+        return self.image, self.text
 
 
 class ScoreFilterConfig(Section):
@@ -183,8 +205,13 @@ class ScoreFilterConfig(Section):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of the input that it reads, without those that `expr` names."""
-        return [str(column) for column in (self.column, self.within) if column is not None]
+        """Names of the columns of the input that it reads; SQL, `expr` too, stands for its own column."""
+        return [str(column) for column in (self.expr, self.column, self.within) if column is not None]
+
+    @property
+    def score(self) -> str | None:
+        """Name of the column of the input that is the score, or says itself which rows pass."""
+        return self.expr if self.column is None else str(self.column)
 
     def count_to_keep(self, n_rows: int) -> int:
         """floor(keep_fraction * n_rows), the fraction taken as the decimal number that the user wrote.

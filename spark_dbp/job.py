@@ -322,6 +322,10 @@ class Job:
         }
         return frame.select(column(KEY).alias(key), *carried.values())
 
+    def find_column(self, name: str) -> str:
+        """Under which name a column of the input travels in the tables of samples."""
+        return KEY if name == str(self.config.input.key) else str(self.info("samples")["carried"][name])
+
     def read_small_table(self, table: str) -> pa.Table:
         """A table of O(k) rows, on the driver."""
         return parquet_files.read_parquet(self._path_of(table))

@@ -6,11 +6,13 @@ Imports `steps`, `config`, what builds the steps, and names of session settings;
 
     images, texts ─ embed ─► embeddings
                                  ▼
-    input ──────────── ingest ─► samples ─ dedup ─► survivors ─ cluster ─► centroids
-                                             └────── assign ◄──────┘
-                                                       ▼
-              cluster_stats ◄─ cluster_stats ─── assignments ─── select ─► keep_list ─ keep_trie ─► keep_trie
-                    └────────────── quota ─► quotas ──────────────┘
+    input ─────────── ingest ─► samples ─ dedup ─► survivors ─ score_filter ─► filtered ─ cluster ─► centroids
+                                                                                  └────── assign ◄──────┘
+                                                                                            ▼
+              cluster_stats ◄───────── cluster_stats ───────────────────────────── assignments ─┐
+                    └────────────── quota ─► quotas ────────────────────────────────────── select ─► keep_list
+                                                                                                        │
+                                                                          keep_trie ◄─ keep_trie ───────┘
 
 `plan_steps` declares the steps. `runner.run` carries them out in order, `runner.prune_again` those after the
 clustering.
@@ -22,10 +24,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from spark_dbp import build_embeddings, build_samples, builds
+from spark_dbp import build_embeddings, build_samples, build_score_filter, builds
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
-from spark_dbp.config_embed import MAIN
+from spark_dbp.config_embed import MAIN, find_table
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE
 from spark_dbp.steps import CENTROIDS, INPUT, SHARDS, Needs, Step
 
@@ -50,16 +52,23 @@ def plan_steps(config: RunConfig) -> list[Step]:
     ['ingest', 'cluster', 'assign', 'cluster_stats', 'quota', 'select', 'keep_trie']
     """
     has_dedup = any(config.dedup.model_dump().values())
-    clustering = _plan_clustering(config, "survivors" if has_dedup else "samples")
-    dedup = _plan_dedup(config, later_passes=sum(step.vector_passes for step in clustering))
-    has_vectors = any(step.vector_passes for step in [*dedup, *clustering])
+    rows = "survivors" if has_dedup else "samples"
+    clustering = _plan_clustering(config, rows if config.score_filter is None else "filtered")
+    filters = _plan_score_filter(config, rows, _count_passes(clustering))
+    dedup = _plan_dedup(config, later_passes=_count_passes(filters or clustering))
+    has_vectors = bool(_count_passes([*dedup, *filters, *clustering]))
     ingest = _plan_embedded_samples() if config.embeds_main else _plan_ingest(config, has_vectors)
-    return [*_plan_embed(config), ingest, *dedup, *clustering, *_plan_pruning(config)]
+    return [*_plan_embed(config), ingest, *dedup, *filters, *clustering, *_plan_pruning(config)]
+
+
+def _count_passes(steps: Iterable[Step]) -> int:
+    return sum(step.vector_passes for step in steps)
 
 
 def _list_carried(config: RunConfig) -> list[str]:
     """Columns of the input that steps after ingest read."""
-    return [name for name in config.dedup.columns if name != str(config.input.key)]
+    scores = config.score_filter.columns if config.score_filter is not None else []
+    return [name for name in dict.fromkeys([*config.dedup.columns, *scores]) if name != str(config.input.key)]
 
 
 def _plan_embed(config: RunConfig) -> list[Step]:
@@ -184,7 +193,11 @@ def _plan_dedup(config: RunConfig, later_passes: int) -> list[Step]:
             steps.append(_plan_survivors(semantic[0].needs.tables[0], found, passes))
         steps += semantic
         found.append("semantic_pairs")
-    return [*steps, _plan_survivors("survivors", found, later_passes)] if found else []
+    if not found:
+        return []
+    scores = config.score_filter.columns if config.score_filter is not None else []
+    carried = [name for name in dict.fromkeys(scores) if name != str(config.input.key)]
+    return [*steps, _plan_survivors("survivors", found, later_passes, carried)]
 
 
 def _plan_survivors(table: str, found: list[str], later_passes: int, carried: Iterable[str] = ()) -> Step:
@@ -243,6 +256,25 @@ def _plan_semantic(config: RunConfig, rows: str) -> list[Step]:
             build=partial(builds.build_semantic_pairs, rows=rows),
             vector_passes=1,
         ),
+    ]
+
+
+def _plan_score_filter(config: RunConfig, rows: str, later_passes: int) -> list[Step]:
+    """Leave samples out by their score, of those in the table `rows`; nothing without such a filter."""
+    settings = config.score_filter
+    if settings is None:
+        return []
+    names = settings.clip_score.names if settings.clip_score is not None else ()
+    embeddings = [find_table(config.embed, name) for name in names]
+    return [
+        Step(
+            "score_filter",
+            "Leaving samples out by their score",
+            needs=Needs(tables=tuple(dict.fromkeys([rows, *embeddings])), settings=("score_filter",)),
+            writes=("filtered",),
+            build=partial(build_score_filter.build_filtered, rows=rows, with_vectors=later_passes > 1),
+            vector_passes=int(later_passes > 1 or "samples" in embeddings),
+        )
     ]
 
 

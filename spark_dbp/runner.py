@@ -36,6 +36,7 @@ from spark_dbp.stages.exact_dedup import check_comparable, check_order
 from spark_dbp.stages.keep_trie import check_key_expression
 from spark_dbp.stages.list_shards import add_json_fields
 from spark_dbp.stages.minhash_dedup import check_text
+from spark_dbp.stages.score_filter import check_condition, check_score, check_within
 from spark_dbp.steps import Step
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _list_compared(config: RunConfig) -> list[str]:
     """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
     exact, minhash = config.dedup.exact, config.dedup.minhash
     compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
+    if config.score_filter is not None and config.score_filter.within is not None:
+        compared.append(config.score_filter.within)
     names = [find_names(column.sql) if isinstance(column, SqlColumn) else [column] for column in compared]
     return list(dict.fromkeys(name for of_column in names for name in of_column))
 
@@ -150,6 +153,13 @@ def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:
     for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
         if settings is not None and settings.order_by is not None:
             check_order(frame, str(settings.order_by), f"{section}.order_by")
+    score = config.score_filter
+    if score is not None and score.expr is not None:
+        check_condition(frame, score.expr, score.expr)
+    if score is not None and score.column is not None:
+        check_score(frame, str(score.column))
+    if score is not None and score.within is not None:
+        check_within(frame, str(score.within))
     if config.input.centroids is not None:
         job.given_centroids.read()
     for one in config.embed:

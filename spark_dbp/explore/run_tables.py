@@ -1,6 +1,6 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; no pyspark.
+Imports `columns`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; no pyspark.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from spark_dbp.columns import KEY
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
@@ -53,6 +54,16 @@ class RunTables:
     def lack_the_other_engine(self) -> bool:
         """Whether some step is computed again only by the engine that made it."""
         return None in self._others.values()
+
+    def left_out_by_score(self) -> DataFrame | None:
+        """Keys of samples that are no duplicates and not in the table `filtered`; None without a filter."""
+        tables = self.run.document["tables"]
+        if "filtered" not in tables:
+            return None
+        rest = self.good_samples().select(KEY)
+        for table in {"duplicates", "filtered"} & set(tables):
+            rest = rest.join(self.run.table(table, self.spark).select(KEY), KEY, "left_anti")
+        return rest
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])

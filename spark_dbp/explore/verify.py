@@ -37,6 +37,7 @@ from spark_dbp.engine.compat import collect_rows, map_in_arrow
 from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
+from spark_dbp.explore.check_filter import check_filtered
 from spark_dbp.explore.run_tables import RunTables
 from spark_dbp.explore.second_look import check_in_numpy, sample_clusters
 from spark_dbp.lake import files
@@ -101,7 +102,8 @@ def verify(run: Run, spark: SparkSession | None = None) -> list[str]:
         # Tables must fit each other before anything is computed again from them.
         checks: list[tuple[str, Callable[[], Problems]]] = [
             (f"every input row accounted for{_name_version(run)}", lambda: _account(tables)),
-            ("keys: samples = assignments + duplicates", lambda: _keys(tables)),
+            (f"keys: samples = assignments + {_list_left_out(tables)}", lambda: _keys(tables)),
+            *_plan_filtered(tables),
             ("centroids of unit norm, distances within [0, 2]", lambda: _bounds(tables)),
         ]
         _hold(run, passed, checks)
@@ -186,6 +188,7 @@ def _account(tables: RunTables) -> Problems:
     bad_among = bad if PROBLEM in samples.columns else 0  # some runs keep the bad rows beside the good ones
     by_table = {
         "samples": account["rows_in"] - dropped["input.filter"] - bad + bad_among,
+        "filtered": kept + dropped["pruned"],
         "assignments": kept + dropped["pruned"],
         "keep_list": kept,
         "duplicates": sum(n for reason, n in dropped.items() if reason.endswith(" duplicates")),
@@ -205,12 +208,26 @@ def _account(tables: RunTables) -> Problems:
             yield f"table samples has {n:,} rows with {reason!r}, the account has {dropped.get(reason, 0):,}"
 
 
+def _list_left_out(tables: RunTables) -> str:
+    """What of the samples is not in the assignments, for the name of a check."""
+    return "duplicates + left out by score" if "filtered" in tables.run.document["tables"] else "duplicates"
+
+
+def _plan_filtered(tables: RunTables) -> list[tuple[str, Callable[[], Problems]]]:
+    if "filtered" not in tables.run.document["tables"]:
+        return []
+    return [("filtered samples as the score filter lets them through", lambda: check_filtered(tables))]
+
+
 def _keys(tables: RunTables) -> Problems:
     from pyspark.sql import functions as F
 
     _, (samples,) = digest_columns(tables.good_samples(), [KEY])
     digests = {name: d for step in tables.steps.values() for name, d in step.key_digests.items()}
     parts = [digests["assignments"], *([digests["duplicates"]] if "duplicates" in digests else [])]
+    left_out = tables.left_out_by_score()
+    if left_out is not None:
+        parts += digest_columns(left_out, [KEY])[1]
     if add_digests(*parts) == samples:
         if "duplicates" not in digests:
             return
@@ -224,6 +241,8 @@ def _keys(tables: RunTables) -> Problems:
     good, keys = tables.good_samples(), tables.run.assignments(tables.spark).select(KEY)
     if "duplicates" in digests:
         keys = keys.union(tables.run.duplicates(tables.spark).select(KEY))
+    if left_out is not None:
+        keys = keys.union(left_out)
     told = False
     for what, rows in (
         ("are neither assigned nor duplicates", good.join(keys, KEY, "left_anti")),

@@ -25,12 +25,18 @@ KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
 ENCODERS = KERNELS | {"lake", "config_base", "config_embed", "encoders"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
-ENCODERS = KERNELS | LAKE | {"config_base", "config_embed", "encoders"}
 STAGES = IO | LOADERS | ENCODERS | {"stages"}
 CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
-PIPELINE = JOB | {"build_embeddings", "build_samples", "builds", "embed_parts", "pipeline"}
+PIPELINE = JOB | {
+    "build_embeddings",
+    "build_samples",
+    "build_score_filter",
+    "builds",
+    "embed_parts",
+    "pipeline",
+}
 PUBLISHING = JOB | RUNS | {"publishing"}
 RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
 MAY_IMPORT = {
@@ -44,7 +50,6 @@ MAY_IMPORT = {
     "io": IO,
     "encoders": ENCODERS,
     "loaders": LOADERS,
-    "encoders": ENCODERS,
     "stages": STAGES,
     "settings": LAKE,
     "config_errors": set(),
@@ -57,6 +62,7 @@ MAY_IMPORT = {
     "build_samples": JOB,
     "embed_parts": JOB,
     "build_embeddings": JOB | {"build_samples", "embed_parts"},
+    "build_score_filter": JOB | {"build_samples"},
     "builds": JOB | {"build_samples"},
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
