@@ -33,7 +33,7 @@ from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.table_writer import read_frame
 from spark_dbp.errors import InputError, SparkDbpError
 from spark_dbp.io.pieces import find_pieces
-from spark_dbp.job import Job
+from spark_dbp.job import Job, without_place
 from spark_dbp.kernels.samples import NULL_KEY
 from spark_dbp.lake import parquet_files, paths
 from spark_dbp.lake.marks import FinishedStep, hash_value
@@ -86,12 +86,16 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
     checked = check_keys(job)
     pieces = find_pieces(job.source, str(job.config.input.key), job.shards)
     task = EmbedTask(
-        section, pieces, EncoderSettings.from_config(section), name_columns(carried), checked["rows"]
+        section,
+        pieces,
+        EncoderSettings.from_config(section),
+        name_columns(carried),
+        checked["rows"],
+        job.identify_encoder(name),
     )
-    identity = job.identify_encoder(name)
-    earlier = _find_earlier(job, task, identity)
+    earlier = _find_earlier(job, task)
     reused = _reuse(job, task, earlier) if earlier is not None else None
-    store = PartStore(job.directory.at(f"tables/{section.table}_parts"), _describe_parts(job, task, identity))
+    store = PartStore(job.directory.at(f"tables/{section.table}_parts"), _describe_parts(job, task))
     finished = [] if job.directory.is_fresh else store.list_finished(pieces.files)
     if finished:
         log.info("  %s parts of an earlier attempt are taken over", f"{len(finished):,}")
@@ -118,7 +122,7 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
         return reused.leave_out(rows, to_sample_columns(rows, str(job.config.input.key))[0])
 
     finished = embed_parts(job, task, store, finished, parts, n_known, read)
-    _write_tables(job, task, finished, reused, identity, probed)
+    _write_tables(job, task, finished, reused, probed)
     store.delete()
 
 
@@ -191,23 +195,23 @@ def _check_dimension(job: Job, section: EmbedConfig, dimension: int) -> None:
             )
 
 
-def _describe_parts(job: Job, task: EmbedTask, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_parts(job: Job, task: EmbedTask) -> dict[str, Any]:
     """All that the rows of a part depend on, but for the files that they come from."""
     frame = job.source.frame
     types = {name: frame.schema[name].dataType.simpleString() for name in task.carried}
     return {
-        **_describe_vectors(job, task.section, identity),
+        **_describe_vectors(job, task),
         "carried": types,
         "filter": job.config.input.filter,
     }
 
 
-def _describe_vectors(job: Job, section: EmbedConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_vectors(job: Job, task: EmbedTask) -> dict[str, Any]:
     """All that the vector of a key depends on, but for the file that the key comes from."""
-    key = str(job.config.input.key)
+    section, key = task.section, str(job.config.input.key)
     return {
         "version": __version__,
-        "encoder": dict(identity),
+        "encoder": without_place(task.identity),
         "items": section.item_column or "in shards",
         "kind": section.kind,
         "max_pixels": section.max_pixels,
@@ -244,13 +248,13 @@ class _Reused:
         return rows.join(keys, key == column(_KNOWN), "left_anti")
 
 
-def _find_earlier(job: Job, task: EmbedTask, identity: Mapping[str, Any]) -> FinishedStep | None:
+def _find_earlier(job: Job, task: EmbedTask) -> FinishedStep | None:
     """The step as an earlier run finished it, where its vectors are those that would be made now."""
     section = task.section
     if job.directory.is_fresh or task.pieces.file is None:
         return None
     step = job.directory.read_earlier(f"embed_{section.name}")
-    if step is None or step.info.get("vectors_of") != hash_value(_describe_vectors(job, section, identity)):
+    if step is None or step.info.get("vectors_of") != hash_value(_describe_vectors(job, task)):
         return None
     return None if job.directory.describe_damage(step) else step
 
@@ -285,7 +289,6 @@ def _write_tables(
     task: EmbedTask,
     parts: list[FinishedPart],
     reused: _Reused | None,
-    identity: Mapping[str, Any],
     probed: Mapping[str, Any],
 ) -> None:
     from pyspark.sql import functions as F
@@ -329,14 +332,14 @@ def _write_tables(
             mend="an encoder must return vectors of one dimension",
         )
     job.note(
-        encoder=dict(identity),
+        encoder=dict(task.identity),
         encoded_on={name: probed[name] for name in ("device", "dtype") if name in probed},
         dimension=dimensions.pop(),
         rejected=dict(sorted(problems.items())),
         null_keys=check_keys(job)["nulls"],
         filtered=job.source.snapshot.rows - task.n_rows - check_keys(job)["nulls"],
         carried=carried,
-        vectors_of=hash_value(_describe_vectors(job, section, identity)),
+        vectors_of=hash_value(_describe_vectors(job, task)),
     )
     job.source.check_unchanged()
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import DIMENSION, KEY, PROBLEM, SHARD
 from spark_dbp.config_embed import EmbedConfig
@@ -57,6 +57,8 @@ class EmbedTask:
         Columns of the input that travel, and their names in the table of vectors.
     n_rows : int
         Rows that have a key.
+    identity : mapping
+        What makes the vectors of the encoder what they are.
     """
 
     section: EmbedConfig
@@ -64,6 +66,7 @@ class EmbedTask:
     settings: EncoderSettings
     carried: dict[str, str]
     n_rows: int
+    identity: Mapping[str, Any]
 
     @property
     def what(self) -> str:
@@ -166,7 +169,9 @@ def _plan_part(job: Job, task: EmbedTask, rows: DataFrame, notes: str | None) ->
         items = embed.find_items(some, section.item_column, section.kind, section.item_setting)
     further = {SHARD: task.pieces.shard.cast("string")}
     further |= {task.carried[name]: value for name, value in carried.items()}
-    return embed.plan_embedding(some, key, items, task.settings, further=further, notes=notes)
+    return embed.plan_embedding(
+        some, key, items, task.settings, identity=task.identity, further=further, notes=notes
+    )
 
 
 def count_problems(part: FinishedPart) -> dict[str, int]:

@@ -165,7 +165,7 @@ class Job:
         if SHARDS in needs.sources:
             found["the shards"] = digest_shards(self.shards)
         for name in needs.encoders:
-            found[f"the encoder of embed {name}"] = self.identify_encoder(name)
+            found[f"the encoder of embed {name}"] = without_place(self.identify_encoder(name))
         if CENTROIDS in needs.sources:
             found["the content of input.centroids"] = self.given_centroids.take_snapshot()
         for name in needs.columns:
@@ -416,6 +416,11 @@ class Job:
     def report_table(self, table: str, n_rows: int, names: list[str]) -> None:
         """Record the rows and the names of the files of a table that was written by other means."""
         self._at_work.report(table, n_rows, names=names)
+
+
+def without_place(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What vectors depend on of the identity of an encoder: not where its files are, nor the device."""
+    return {name: value for name, value in identity.items() if name not in ("encoder", "device")}
 
 
 def carry_columns(names: list[str]) -> dict[str, str]:

@@ -74,3 +74,13 @@ class Wrong:
             "text": "no array",
             "none": None,
         }[self.how]
+
+
+class WordsAsThumbnails(_Noted):
+    """Texts: the colour that they name, as `Thumbnails` sees an image of that colour."""
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        self.note(texts)
+        of = {"red": (200, 30, 30), "green": (20, 180, 40), "blue": (10, 20, 220)}
+        found = [next((of[word] for word in text.split() if word in of), (99, 99, 99)) for text in texts]
+        return np.stack([np.array([*(list(colour) * 16), 50], np.float32) for colour in found])

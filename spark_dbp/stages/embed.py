@@ -226,6 +226,7 @@ def plan_embedding(
     items: Items,
     settings: EncoderSettings,
     *,
+    identity: Mapping[str, Any] | None = None,
     further: Mapping[str, Column] | None = None,
     notes: str | None = None,
 ) -> MappedRows:
@@ -238,6 +239,8 @@ def plan_embedding(
     items : Items
         Of `rows`.
     settings : EncoderSettings
+    identity : mapping, optional
+        From `identify`. Workers that have other weights are refused.
     further : mapping of str to Column, optional
         Columns that travel along, by their names in the result.
     notes : str, optional
@@ -259,12 +262,13 @@ def plan_embedding(
     types = {KEY: types.pop(KEY), **made, **{name: t for name, t in types.items() if name != PROBLEM}}
     schema = T.StructType([T.StructField(name, data_type) for name, data_type in types.items()])
     names, make_reader = list(types), items.make_reader
+    known = dict(identity) if identity is not None else None
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         cores, gpu = _look_at_task()
         with refuse_in_worker():
             load = make_reader() if make_reader is not None else None
-            found = encode_stream(batches, settings, load=load, cores=cores, gpu=gpu)
+            found = encode_stream(batches, settings, load=load, cores=cores, gpu=gpu, identity=known)
             selected = (batch.select(names) for batch in found)
             yield from selected if notes is None else report_progress(selected, notes)
 

@@ -474,3 +474,71 @@ def test_damaged_shards_are_refused_by_name(spark, tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             do(shard_config(folder, tmp_path / "out"), spark)
         assert "00001.tar" in str(caught.value)
+
+
+# Several embeddings, and their score.
+
+
+@pytest.mark.parametrize("engine", ["arrow", "sql"])
+def test_the_score_of_image_and_text(spark, tmp_path, engine):
+    folder = write_shards(tmp_path / "in", 240, 60, {5: b""})
+    values = shard_config(folder, tmp_path / "out", engine=engine)
+    image = {**values["embed"], "name": "embedding", "on_bad_items": "drop"}
+    text = {
+        "name": "caption", "texts": {"column": "txt"}, "encoder": "python:plain_encoders.WordsAsThumbnails",
+    }  # fmt: skip
+    values["embed"] = [text, image]
+    values["score_filter"] = {"clip_score": {"image": "embedding", "text": "caption"}, "keep_fraction": 0.5}
+    done = do(values, spark)
+    keys, images = read_vectors(done)
+    of_captions, captions = read_vectors(done, "embeddings_caption")
+    assert len(of_captions) == 240
+    assert len(keys) == 239
+    scores = dict(
+        zip(keys, (images.astype(float) * captions[[int(k) != 5 for k in of_captions]]).sum(1), strict=True)
+    )
+    best = sorted(keys, key=lambda key: (-scores[key], key))[:119]
+    left = pq.read_table(done.table_path("filtered")).column("key").to_pylist()
+    assert sorted(left) == sorted(best)
+    dropped = done.document["accounting"]["dropped"]
+    assert (dropped["empty image"], dropped["score_filter"]) == (1, 120)
+    assert verify(done, spark)
+
+
+def test_embeddings_that_cannot_be_compared_are_refused_before_they_are_made(spark, tmp_path, notes):
+    folder = write_shards(tmp_path / "in", 100, 50)
+    values = shard_config(folder, tmp_path / "out", notes)
+    text = {"name": "caption", "texts": {"column": "txt"}, "encoder": "python:plain_encoders.WordCounts"}
+    values["embed"] = [{**values["embed"], "name": "embedding"}, text]
+    text["options"] = {"notes": str(notes)}
+    values["score_filter"] = {"clip_score": {"image": "embedding", "text": "caption"}, "at_least": 0.1}
+    with pytest.raises(InputError, match=r"'caption' have 32 dimensions, those of 'embedding' 49"):
+        do(values, spark)
+    assert count_notes(notes) == 100 + 2 + 2
+
+
+def test_vectors_that_are_there_and_others_for_the_score(spark, tmp_path):
+    """Of a table with embeddings, images are embedded for the score alone."""
+    bodies = [encode(make_image(number)[1], "PNG") for number in range(90)]
+    texts = [f"a {make_image(number)[0]} thing" for number in range(90)]
+    vectors = pa.array(list(unit(WordCounts()(make_texts(90))).astype(np.float32)), pa.list_(pa.float32()))
+    keys = [f"k{number:02d}" for number in range(90)]
+    table = pa.table({"key": keys, "embedding": vectors, "jpeg": bodies, "text": texts})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    embed = [
+        {"name": "clip_image", "images": {"column": "jpeg"}, "encoder": "python:plain_encoders.Thumbnails"},
+        {
+            "name": "clip_text",
+            "texts": {"column": "text"},
+            "encoder": "python:plain_encoders.WordsAsThumbnails",
+        },
+    ]
+    score = {"clip_score": {"image": "clip_image", "text": "clip_text"}, "keep_fraction": 0.5}
+    values = config_of(
+        tmp_path / "in", tmp_path / "out", embed=embed, score_filter=score, cluster={"n_clusters": 3}
+    )
+    done = do(values, spark)
+    assert done.document["accounting"]["dropped"]["score_filter"] == 45
+    assert set(done.document["encoders"]) == {"clip_image", "clip_text"}
+    assert verify(done, spark)
