@@ -96,7 +96,9 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
     earlier = _find_earlier(job, task)
     reused = _reuse(job, task, earlier) if earlier is not None else None
     store = PartStore(job.directory.at(f"tables/{section.table}_parts"), _describe_parts(job, task))
-    finished = [] if job.directory.is_fresh else store.list_finished(pieces.files)
+    if job.directory.is_fresh:
+        store.delete()
+    finished = store.list_finished(pieces.files)
     if finished:
         log.info("  %s parts of an earlier attempt are taken over", f"{len(finished):,}")
     done = [piece for part in finished for piece in part.pieces]
@@ -123,7 +125,7 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
 
     finished = embed_parts(job, task, store, finished, parts, n_known, read)
     _write_tables(job, task, finished, reused, probed)
-    store.delete()
+    job.do_when_marked(store.delete)  # not before: a run that is killed in between would lose all
 
 
 def name_columns(names: Sequence[str]) -> dict[str, str]:

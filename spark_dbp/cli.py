@@ -300,6 +300,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
             published=config.output.table,
             table_format=config.output.table_format,
             deduplicates=bool(config.dedup.minhash or config.dedup.semantic),
+            shards=config.shards,
+            embed=config.embed,
         )
     findings = examine(lambda: get_session(spark), wishes)
     text = json.dumps(to_document(findings), indent=1) if parsed.json else format_findings(findings)

@@ -6,7 +6,7 @@ Imports `config`, `steps`, `engine`, `io`, `lake`, kernels and the names of inge
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,7 @@ class Job:
         self.checked_keys: dict[str, int] | None = None
         self._identities: dict[str, dict[str, Any]] = {}
         self._reached: dict[Any, bool] = {}
+        self._when_marked: list[Callable[[], None]] = []
 
     # Steps.
 
@@ -112,13 +113,20 @@ class Job:
         reading = self.source_name if reads_input else ""
         translated = translate_errors(reading, own=self.directory.path)
         with bounded, described, translated:
-            return self.directory.reuse_or_build(
+            finished = self.directory.reuse_or_build(
                 step.name,
                 title,
                 self.resolve(step.needs),
                 build,
                 self._count_rows_of(step),
             )
+        while self._when_marked:
+            self._when_marked.pop()()
+        return finished
+
+    def do_when_marked(self, action: Callable[[], None]) -> None:
+        """Let `action` be done when the step at work is finished and marked."""
+        self._when_marked.append(action)
 
     def _count_rows_of(self, step: Step) -> int:
         """Rows that a step goes over; 0 where that is not known yet."""

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from spark_dbp._version import __version__
+from spark_dbp.config_embed import EmbedConfig
+from spark_dbp.encoders import EncoderSettings
 from spark_dbp.engine.catalog_target import open_target
 from spark_dbp.engine.compat import open_reader
 from spark_dbp.engine.patience import finish_within
-from spark_dbp.engine.probe import choose_engine, find_problem_of_spark, find_problem_of_workers
+from spark_dbp.engine.probe import (
+    can_workers_read,
+    choose_engine,
+    find_problem_of_spark,
+    find_problem_of_workers,
+)
 from spark_dbp.engine.session import describe_jobs, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
@@ -36,7 +43,9 @@ from spark_dbp.explore.diagnosis import (
 from spark_dbp.explore.workers import ask_workers, look_around
 from spark_dbp.io.footers import read_parquet
 from spark_dbp.io.input_files import name_literally
+from spark_dbp.io.shards import list_shards
 from spark_dbp.lake import files
+from spark_dbp.stages.embed import identify, probe
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -62,6 +71,10 @@ class Wishes:
         ``output.table`` and ``output.table_format``.
     deduplicates : bool
         Whether MinHash or semantic deduplication is asked for.
+    shards : list of str
+        ``embed.images.webdataset``.
+    embed : list of EmbedConfig
+        Sections with encoders.
     """
 
     output: str | None = None
@@ -71,6 +84,8 @@ class Wishes:
     published: str | None = None
     table_format: str = "parquet"
     deduplicates: bool = False
+    shards: list[str] = field(default_factory=list)
+    embed: list[EmbedConfig] = field(default_factory=list)
 
     @property
     def modules(self) -> dict[str, str]:
@@ -165,6 +180,8 @@ def _examine_session(spark: SparkSession, wishes: Wishes) -> Iterator[Finding]:
     if wishes.output is not None:
         yield from _check_output(spark, wishes.output, wishes.engine)
     yield from _check_input(spark, wishes)
+    for section in wishes.embed:
+        yield _check_encoder(spark, section)
     if wishes.published is not None:
         yield from _check_published(spark, wishes.published, wishes.table_format, wishes.output or "")
 
@@ -239,7 +256,31 @@ def _delete(folder: str) -> None:
         files.delete(folder)
 
 
+def _check_encoder(spark: SparkSession, section: EmbedConfig) -> Finding:
+    name = f"embed {section.name}: {section.encoder_name}"
+    try:
+        with translate_errors():
+            settings = EncoderSettings.from_config(section)
+            identify(spark, settings)
+            found = probe(spark, settings)
+    except SparkDbpError as error:
+        return take_error("encoder", error)
+    what = f"{found['dimension']:,} dimensions, {found['dtype']} on {found['device']}"
+    return Finding("encoder", "ok", f"{name} works in a worker: {what}")
+
+
+def _check_shards(spark: SparkSession, patterns: list[str]) -> Finding:
+    try:
+        shards = list_shards(spark, patterns)
+    except SparkDbpError as error:
+        return take_error("input", error)
+    who = "workers read" if can_workers_read(spark, shards[0].path) else "Spark reads"
+    return Finding("input", "ok", f"{len(shards):,} shards, such as {shards[0].path}; {who} them")
+
+
 def _check_input(spark: SparkSession, wishes: Wishes) -> Iterator[Finding]:
+    if wishes.shards:
+        yield _check_shards(spark, wishes.shards)
     if not wishes.paths and wishes.table is None:
         return
     name = f"input.table {wishes.table}" if wishes.table else f"input.path {', '.join(wishes.paths)}"

@@ -193,6 +193,10 @@ def _account(tables: RunTables) -> Problems:
         "keep_list": kept,
         "duplicates": sum(n for reason, n in dropped.items() if reason.endswith(" duplicates")),
     }
+    for step in tables.steps.values():
+        for name in step.rows:
+            if name.split("_")[0] == "rejected":
+                by_table[name] = sum(step.info["rejected"].values())
     for table, expected in by_table.items():
         if table in rows and rows[table] != expected:
             yield f"table {table} has {rows[table]:,} rows where the account of rows needs {expected:,}"

@@ -1,6 +1,6 @@
 """The parts in which a long step does its work, so that a killed run loses only those under way.
 
-Imports `files` and `marks`; never pyspark.
+Imports `files`, `marks` and `table_files`; never pyspark.
 
 ::
 
@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from spark_dbp.lake import files
 from spark_dbp.lake.marks import hash_value
+from spark_dbp.lake.table_files import map_in_threads
 
 
 @dataclass(frozen=True, order=True)
@@ -150,18 +151,15 @@ class PartStore:
         """Parts of earlier attempts whose files are all among `current`, unchanged. Others are deleted."""
         known, found = set(current), []
         names = files.list_names(self._folder)
-        marked = {name.removesuffix(".json") for name in names if name.endswith(".json")}
-        for name in names:
-            if name.endswith(".json"):
-                part = self._read(name)
-                if part is not None and all(piece.file in known for piece in part.pieces):
-                    found.append(part)
-                    continue
-                files.delete(files.join(self._folder, name))
-                marked.discard(name.removesuffix(".json"))
-        for name in names:  # what was being written when the run was killed, or is of no use any more
-            if not name.endswith(".json") and name not in marked:
-                files.delete(files.join(self._folder, name))
+        marks = [name for name in names if name.endswith(".json")]
+        marked = set()
+        for name, part in zip(marks, map_in_threads(self._read, marks), strict=True):
+            if part is not None and all(piece.file in known for piece in part.pieces):
+                found.append(part)
+                marked |= {name, name.removesuffix(".json")}
+        # What was being written when the run was killed, or is of no use any more. Marks go first.
+        for name in sorted(set(names) - marked, key=lambda name: not name.endswith(".json")):
+            files.delete(files.join(self._folder, name))
         return found
 
     def _read(self, name: str) -> FinishedPart | None:
