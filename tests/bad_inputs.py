@@ -373,6 +373,68 @@ CASES = {
         3, ["dedup.exact.order_by", "'at'"], table, {"dedup": {"exact": {"columns": ["key"], "order_by": "at"}}}
     ),
     "no column for minhash": Case(3, ["dedup.minhash.column"], table, {"dedup": {"minhash": {"column": "text"}}}),
+    # The filter on a score.
+    "no column for a score": Case(
+        3, ["score_filter.column", "'clip'"], table, {"score_filter": {"column": "clip", "at_least": 0.3}}
+    ),
+    "a score of text": Case(
+        3, ["score_filter.column: 'key' is STRING, not a number", "{sql: cast(key as double)}"], table,
+        {"score_filter": {"column": "key", "at_least": 0.3}},
+    ),
+    "no column for within": Case(
+        3, ["score_filter.within", "'lang'", "did you mean"], lambda path: table(path, clip=IDS, language=KEYS),
+        {"score_filter": {"column": "clip", "keep_fraction": 0.3, "within": "lang"}},
+    ),
+    "groups that are maps": Case(
+        3, ["score_filter.within", "'tags' is MAP", "make no groups"],
+        lambda path: table(path, clip=IDS, tags=pa.array([[("a", 1)]] * N, pa.map_(pa.string(), pa.int32()))),
+        {"score_filter": {"column": "clip", "keep_fraction": 0.3, "within": "tags"}},
+    ),
+    "condition on no column": Case(
+        2, ["score_filter.expr", "clip", "key, embedding"], table, {"score_filter": {"expr": "clip > 0.3"}}
+    ),
+    "condition is no SQL": Case(2, ["score_filter.expr", "key = = 1"], table, {"score_filter": {"expr": "key = = 1"}}),
+    "condition is no predicate": Case(
+        2, ["score_filter.expr 'length(key)' is INT, not a boolean"], table, {"score_filter": {"expr": "length(key)"}}
+    ),
+    "condition of many rows": Case(
+        2, ["score_filter.expr", "one value for each row"], table, {"score_filter": {"expr": "max(key) > 'a'"}}
+    ),
+    "condition of chance": Case(
+        2, ["score_filter.expr", "another value each time"], table, {"score_filter": {"expr": "rand() > 0.5"}}
+    ),
+    "condition with an ambiguous name": Case(
+        2, ["score_filter.expr", "user is a column of the input"], lambda path: table(path, user=KEYS),
+        {"score_filter": {"expr": "user = 'a'"}},
+    ),
+    "condition on another table": Case(
+        2, ["score_filter.expr", "reads another table"], table, {"score_filter": {"expr": "key IN (SELECT key FROM t)"}}
+    ),
+    "no row has a score that high": Case(
+        3, ["score_filter left 0 of 60 rows (60 score_filter", "let the filter keep more rows"],
+        lambda path: table(path, clip=IDS), {"score_filter": {"column": "clip", "at_least": 3}}, late=True,
+    ),
+    "a filter that leaves too few": Case(
+        3, ["score_filter left 6 of 60 rows (54 score_filter", "cluster.n_clusters is 12"],
+        lambda path: table(path, clip=IDS), {"score_filter": {"column": "clip", "keep_fraction": 0.1}}, late=True,
+    ),
+    "a score and a condition": config(
+        ["exactly one of score_filter.expr, column and clip_score"], score_filter={"expr": "a", "column": "b"}
+    ),
+    "a score without a limit": config(["keep_fraction and at_least"], score_filter={"column": "clip"}),
+    "a fraction above 1": config(
+        ["score_filter.keep_fraction", "less than or equal to 1"], score_filter={"column": "c", "keep_fraction": 2}
+    ),
+    "groups without a fraction": config(
+        ["score_filter.within goes with keep_fraction"], score_filter={"column": "c", "at_least": 2, "within": "g"}
+    ),
+    "a misspelt key of the filter": config(
+        ["score_filter.atleast", "did you mean 'score_filter.at_least'"], score_filter={"column": "c", "atleast": 1}
+    ),
+    "a score of no embedding": config(
+        ["score_filter.clip_score.text", "no embedding 'text'"],
+        score_filter={"clip_score": {"image": "embedding", "text": "text"}, "at_least": 0.3},
+    ),
     # Data that is clustered already.
     "null cluster_id": Case(3, ["null cluster_id", KEYS[0]], clustered([None, *IDS[1:]]), {"input": GIVEN}),
     "negative cluster_id": Case(3, ["cluster_id below 0", KEYS[0]], clustered([-1, *IDS[1:]]), {"input": GIVEN}),

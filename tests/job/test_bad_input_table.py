@@ -41,7 +41,7 @@ QUICK = {
     "filter fails on a row", "trie key is no SQL", "no column for exact", "null cluster_id", "distance outside",
     "centroids of objects", "centroid ids twice", "an unknown codec", "output.path is a file",
     "output.path with something else", "hidden part", "subfolder beside files", "file beside partitions",
-    "a folder and its file",
+    "a folder and its file", "a score of text", "condition is no predicate", "a filter that leaves too few",
 }  # fmt: skip
 assert set(NAMES) >= QUICK
 

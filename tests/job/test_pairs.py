@@ -80,6 +80,12 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "connected": {"dedup": {"semantic": {**SEMANTIC, "groups": "connected", "which_to_keep": "easy"}}},
         "random": {"dedup": {"semantic": {**SEMANTIC, "which_to_keep": "random", "seed": 5}}},
     },
+    "score": {
+        "none": {},
+        "condition": {"score_filter": {"expr": "number % 5 <> 0 AND day < current_date()"}},
+        "fraction": {"score_filter": {"column": "number", "keep_fraction": 0.7, "within": "day"}},
+        "limit": {"score_filter": {"column": {"sql": "number / 2"}, "at_least": 7}},
+    },
     "train": {
         "sample": {},
         "full": {"cluster": {"train": "full", "n_iter": 3}},
