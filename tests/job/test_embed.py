@@ -109,6 +109,7 @@ def test_texts_give_what_their_vectors_give(spark, tmp_path, engine):
     assert done.document["stages"]["embed_embedding"]["info"]["dimension"] == 32
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_by_the_parts_that_are_there(spark, tmp_path, notes):
     texts = make_texts(3000)
     source = write_texts(tmp_path / "in", texts, 2)
@@ -138,6 +139,7 @@ def test_a_killed_run_goes_on_by_the_parts_that_are_there(spark, tmp_path, notes
     assert not list((tmp_path / "out" / "tables").glob("*_parts"))
 
 
+@pytest.mark.slow
 def test_new_files_add_only_their_own(spark, tmp_path, notes):
     source = write_texts(tmp_path / "in", make_texts(700))
     values = text_config(source, tmp_path / "out", notes)
@@ -163,6 +165,7 @@ def test_new_files_add_only_their_own(spark, tmp_path, notes):
 
 
 @pytest.mark.parametrize("engine", ["arrow", "sql"])
+@pytest.mark.slow
 def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, engine):
     source = write_texts(tmp_path / "in", make_texts(700))
     narrow = text_config(source, tmp_path / "out", notes, input={"filter": "n < 500"}, engine=engine)
@@ -182,6 +185,7 @@ def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, e
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, caplog):
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"one")
@@ -200,6 +204,7 @@ def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, capl
     assert one.document["encoders"] != two.document["encoders"]
 
 
+@pytest.mark.slow
 def test_a_view_has_no_files_and_is_embedded_all_the_same(spark, tmp_path, notes):
     source = write_texts(tmp_path / "in", make_texts(700))
     spark.read.parquet(str(source)).selectExpr("upper(key) AS key", "text").createOrReplaceTempView(
@@ -215,6 +220,7 @@ def test_a_view_has_no_files_and_is_embedded_all_the_same(spark, tmp_path, notes
 @pytest.mark.parametrize(
     "key", ["n", {"sql": "encode(key, 'utf-8')"}, {"sql": "date_add(DATE '2020-01-01', int(n))"}]
 )
+@pytest.mark.slow
 def test_keys_of_other_types(spark, tmp_path, key):
     source = write_texts(tmp_path / "in", make_texts(600))
     done = do(text_config(source, tmp_path / "out", input={"path": str(source), "key": key}), spark)
@@ -222,6 +228,7 @@ def test_keys_of_other_types(spark, tmp_path, key):
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_bad_texts(spark, tmp_path, notes):
     texts: list = make_texts(400)
     texts[7], texts[9], texts[11] = None, "", "  \n"
@@ -270,6 +277,7 @@ def test_keys_are_checked_before_anything_is_embedded(spark, tmp_path, notes):
 
 
 @pytest.mark.parametrize("how", ["rows", "shape", "flat", "nan", "list", "text", "none"])
+@pytest.mark.slow
 def test_an_encoder_that_returns_something_else_is_refused(spark, tmp_path, how):
     source = write_texts(tmp_path / "in", make_texts(50))
     wrong = {"encoder": "python:plain_encoders.Wrong", "options": {"how": how}}
@@ -346,6 +354,7 @@ def test_shards_to_keep_list(spark, tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ["arrow", "sql"])
+@pytest.mark.slow
 def test_fields_of_json_are_columns(spark, tmp_path, notes, engine):
     folder = write_shards(tmp_path / "in", 300, 64)
     values = shard_config(
@@ -361,6 +370,7 @@ def test_fields_of_json_are_columns(spark, tmp_path, notes, engine):
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_shards_that_only_spark_reaches(spark, tmp_path, viewed, notes):
     write_shards(viewed / "shards", 200, 50)
     local = do(shard_config(viewed / "shards", tmp_path / "local", input={"key": "uid"}), spark)
@@ -372,6 +382,7 @@ def test_shards_that_only_spark_reaches(spark, tmp_path, viewed, notes):
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_a_new_shard_adds_only_its_own(spark, tmp_path, notes):
     folder = write_shards(tmp_path / "in", 200, 50)
     values = shard_config(folder, tmp_path / "out", notes)
@@ -385,6 +396,7 @@ def test_a_new_shard_adds_only_its_own(spark, tmp_path, notes):
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_images_in_columns_and_files(spark, tmp_path):
     bodies = [encode(make_image(number)[1], "PNG") for number in range(60)]
     (tmp_path / "files").mkdir()
@@ -480,6 +492,7 @@ def test_damaged_shards_are_refused_by_name(spark, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["arrow", "sql"])
+@pytest.mark.slow
 def test_the_score_of_image_and_text(spark, tmp_path, engine):
     folder = write_shards(tmp_path / "in", 240, 60, {5: b""})
     values = shard_config(folder, tmp_path / "out", engine=engine)
@@ -505,6 +518,7 @@ def test_the_score_of_image_and_text(spark, tmp_path, engine):
     assert verify(done, spark)
 
 
+@pytest.mark.slow
 def test_embeddings_that_cannot_be_compared_are_refused_before_they_are_made(spark, tmp_path, notes):
     folder = write_shards(tmp_path / "in", 100, 50)
     values = shard_config(folder, tmp_path / "out", notes)
@@ -517,6 +531,7 @@ def test_embeddings_that_cannot_be_compared_are_refused_before_they_are_made(spa
     assert count_notes(notes) == 100 + 2 + 2
 
 
+@pytest.mark.slow
 def test_vectors_that_are_there_and_others_for_the_score(spark, tmp_path):
     """Of a table with embeddings, images are embedded for the score alone."""
     bodies = [encode(make_image(number)[1], "PNG") for number in range(90)]
@@ -542,3 +557,42 @@ def test_vectors_that_are_there_and_others_for_the_score(spark, tmp_path):
     assert done.document["accounting"]["dropped"]["score_filter"] == 45
     assert set(done.document["encoders"]) == {"clip_image", "clip_text"}
     assert verify(done, spark)
+
+
+# With everything else that a run can do.
+
+OPTIONS = {
+    "exact": {"dedup": {"exact": {"columns": ["text"], "order_by": "n"}}},
+    "minhash and semantic": {
+        "dedup": {"minhash": {"column": "text"}, "semantic": {"eps": [0.05, 0.2], "n_clusters": 4}}
+    },
+    "full passes": {"cluster": {"train": "full", "n_clusters": 5, "n_iter": 3}},
+    "a score": {"score_filter": {"column": "n", "keep_fraction": 0.5, "within": {"sql": "n % 7"}}},
+    "a condition": {"score_filter": {"expr": "n % 3 != 0"}, "prune": {"keep_ratio": 0.5, "which_to_keep": "stratified"}},
+    "an SQL key": {"input": {"key": {"sql": "concat(key, '/', text)"}}, "trie": {"key": "substring_index(key, '/', 1)"}},
+    "drop": {"embed": {"on_bad_items": "drop", "max_bad_share": 1.0}, "input": {"on_bad_rows": "drop"}},
+    "published": {"output": {"table": "spark_catalog.default.embedded"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "name"), enumerate(OPTIONS))
+@pytest.mark.slow
+def test_other_options_beside_embed(spark, tmp_path, number, name):
+    """The same as from the vectors themselves, which the other engine takes."""
+    texts = make_texts(500)
+    source = write_texts(tmp_path / "in", texts)
+    engine, other = ("arrow", "sql") if number % 2 else ("sql", "arrow")
+    values = text_config(source, tmp_path / "out", engine=engine)
+    for section, content in OPTIONS[name].items():
+        values[section] = {**values.get(section, {}), **content}
+    done = do(values, spark)
+    assert verify(done, spark)
+    rows = pq.read_table(source).sort_by("key")
+    vectors = pa.array(list(WordCounts()(texts)), pa.list_(pa.float32()))
+    pq.write_table(rows.append_column("embedding", vectors), tmp_path / "vectors.parquet")
+    del values["embed"]
+    values["engine"] = other
+    values["input"] = {**values["input"], "path": str(tmp_path / "vectors.parquet")}
+    values["output"] = {"path": str(tmp_path / "vectors")}
+    same = do(values, spark)
+    assert done.document["digests"]["keep_list"] == same.document["digests"]["keep_list"]
