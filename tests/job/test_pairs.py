@@ -118,7 +118,10 @@ Choice = dict[str, str]
 
 
 def choose_pairs(seed: int = 0) -> list[Choice]:
-    """Few choices of a value for each option, so that every pair of values occurs: greedily, of random ones."""
+    """Few choices of a value for each option, so that every pair of values occurs.
+
+    Greedily: an option after the other takes the value that brings most new pairs with those before it.
+    """
     rng = random.Random(seed)
     names = list(OPTIONS)
     left = {
@@ -128,12 +131,20 @@ def choose_pairs(seed: int = 0) -> list[Choice]:
     def gain(choice: Choice) -> set:
         return {pair for pair in itertools.combinations(choice.items(), 2) if pair in left}
 
+    def complete(choice: Choice) -> Choice:
+        for name in rng.sample(names, len(names)):
+            if name not in choice:
+                values = rng.sample(list(OPTIONS[name]), len(OPTIONS[name]))
+                tries = [
+                    {n: {**choice, name: v}[n] for n in names if n in choice or n == name} for v in values
+                ]
+                choice = max(tries, key=lambda one: len(gain(one)))
+        return choice
+
     found = []
     while left:
         (a, x), (b, y) = min(left)  # so that each one brings something new
-        fixed = {a: x, b: y}
-        tries = [{n: fixed.get(n) or rng.choice(list(OPTIONS[n])) for n in names} for _ in range(60)]
-        best = max(tries, key=lambda choice: len(gain(choice)))
+        best = max((complete({a: x, b: y}) for _ in range(5)), key=lambda choice: len(gain(choice)))
         left -= gain(best)
         found.append(best)
     return found
