@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import groupby
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import rows_of
 
@@ -17,6 +18,8 @@ from spark_dbp import clip_score, score_filter
 from spark_dbp.engine import highest
 from spark_dbp.engine.highest import GROUP, SCORE, count_to_keep, keep_highest
 from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.kernels import vectors as vectors_kernel
+from spark_dbp.stages.clip_score import _multiply
 from spark_dbp.stages.score_filter import find_passing, to_score
 
 NAN, INF = math.nan, math.inf
@@ -50,7 +53,7 @@ SCORES = {
 GROUPS = {
     "string": ["a", "b", None, "", "a lone one"],
     "double": [1.5, NAN, 0.0, -0.0, None],
-    "date": [datetime.date(2020, 1, 1), datetime.date(1, 1, 1), None],
+    "date": [datetime.date(2020, 1, 1), datetime.date(1600, 1, 1), None],
     "binary": [b"\xff", b"", None],
     "boolean": [True, False, None],
 }
@@ -269,3 +272,15 @@ def test_clip_score_of_other_dimensions_is_refused(spark):
     with pytest.raises(InputError, match="of image have 3 dimensions, those of text 4"):
         clip_score(one, two)
     assert rows_of(clip_score(one.where("false"), two)) == [("a", None)]
+
+
+def test_clip_score_takes_rows_in_slices(monkeypatch):
+    monkeypatch.setattr(vectors_kernel, "_TILE_BYTES", 200)
+    rows = np.random.default_rng(0).standard_normal((2, 20, 6)).astype("<f4")
+    image, text = (
+        pa.array([None if i == n else row.tobytes() for i, row in enumerate(m)]) for n, m in enumerate(rows)
+    )
+    found = _multiply(pa.concat_arrays([image[:3], image])[3:], text)
+    unit = rows / np.linalg.norm(rows, axis=2, keepdims=True)
+    assert np.isnan(found[:2]).all()
+    assert found[2:] == pytest.approx((unit[0] * unit[1]).sum(axis=1)[2:], abs=1e-6)
