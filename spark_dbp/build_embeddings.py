@@ -113,7 +113,12 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
             probed["dtype"], probed["device"],
         )  # fmt: skip
         _check_dimension(job, section, probed["dimension"])
-        target = choose_part_rows(n_left, count_cores(job.spark), section.kind, probed["device"])
+        n_all = sum(file.rows for file in pieces.files)
+        a_unit = task.n_rows / n_all if pieces.file is None else 1.0  # a view's are buckets of rows
+        target = choose_part_rows(
+            round(n_left * a_unit), count_cores(job.spark), section.kind, probed["device"]
+        )
+        target = max(1, int(target / a_unit))
         parts = plan_parts(pieces.files, done, target, most_ranges=pieces.most_ranges)
 
     def read(part: list[Piece]) -> DataFrame:
