@@ -85,10 +85,10 @@ def choose_part_rows(n_rows: int, n_cores: int, kind: str, device: str) -> int:
     >>> choose_part_rows(1_000, 16, "images", "cpu"), choose_part_rows(1_000, 16, "images", "cuda")
     (64, 512)
     >>> choose_part_rows(200_000, 16, "texts", "cpu"), choose_part_rows(10**9, 16, "texts", "cpu")
-    (1562, 244141)
+    (1563, 244141)
     """
     fewest = _FEWEST_IMAGES if kind == "images" and device == "cpu" else _FEWEST_ROWS
-    wanted = n_rows // (n_cores * _PARTS_A_CORE)
+    wanted = -(-n_rows // (n_cores * _PARTS_A_CORE))  # rounded up: one part too many keeps the others waiting
     return max(-(-n_rows // _MOST_PARTS), min(_MOST_ROWS, max(fewest, wanted)))
 
 
