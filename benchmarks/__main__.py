@@ -10,6 +10,7 @@ from benchmarks import (
     assignment,
     clustering,
     driver_memory,
+    encoders,
     minhash,
     pruning,
     semantic,
@@ -101,6 +102,20 @@ def _minhash(given: argparse.Namespace) -> None:
         minhash.measure(1_000_000, given.runs, check=False, alike=True)
 
 
+def _encoders(given: argparse.Namespace) -> None:
+    missing = encoders.find_missing()
+    if missing:
+        what = f"encoders: {', '.join(missing)} not installed (pip install -r requirements-encoders.txt)"
+        if given.only:
+            raise SystemExit(what)
+        print(f"\n{what}: left out")
+        return
+    runs = 1 if given.quick else given.runs
+    for kind, quick, full in (("texts", 600, 63_666), ("images", 200, 10_000)):
+        n_items = given.rows or (quick if given.quick else full)
+        encoders.measure(kind, n_items, runs, with_tenth=not given.quick)
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "whole-run": _whole_run,
     "whole-run-large": _whole_run_large,
@@ -113,6 +128,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "minhash": _minhash,
     "many-clusters": _many_clusters,
     "growth": _growth,
+    "encoders": _encoders,
 }
 
 
@@ -121,7 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
     parser.add_argument("--only", choices=list(_BENCHMARKS), help="one benchmark alone")
-    parser.add_argument("--rows", type=int, help="rows of the pruning, the assignment, the whole run")
+    parser.add_argument(
+        "--rows", type=int, help="rows of the pruning, the assignment, the whole run, the encoders"
+    )
     parser.add_argument("--clusters", type=int, default=500, help="of the same three")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each side")
     given = parser.parse_args()

@@ -94,24 +94,35 @@ def write_vectors(
 
 @dataclass
 class Peak:
-    """Most memory seen, in GB: of this process with all that it started, and of the largest Python worker."""
+    """Most memory seen, in GB: of this process with all that it started, and of the largest Python worker.
+
+    Of the workers, and of all others but this process, also the seconds of CPU that they took.
+    """
 
     total: float = 0.0
     worker: float = 0.0
+    worker_seconds: float = 0.0
+    other_seconds: float = 0.0
 
 
 @contextmanager
-def peak_memory() -> Iterator[Peak]:
-    """Watch the resident memory of this process and its children; shared pages count for each of them."""
+def peak_memory(until: Path | None = None) -> Iterator[Peak]:
+    """Watch the resident memory of this process and its children; shared pages count for each of them.
+
+    With `until`, only as long as there is no such file.
+    """
     peak, done = Peak(), threading.Event()
+    seconds: dict[tuple[bool, int], float] = {}
 
     def watch() -> None:
-        while not done.wait(0.25):
-            sizes = _resident()
-            peak.total = max(peak.total, sum(size for _, size in sizes))
-            peak.worker = max(
-                [peak.worker, *(size for command, size in sizes if b"pyspark.daemon" in command)]
-            )
+        while not done.wait(0.25) and (until is None or not until.exists()):
+            seen = _look_at_processes()
+            peak.total = max(peak.total, sum(process.gigabytes for process in seen))
+            peak.worker = max([peak.worker, *(process.gigabytes for process in seen if process.is_worker)])
+            seconds.update({(process.is_worker, process.number): process.seconds for process in seen})
+            peak.worker_seconds = sum(took for (is_worker, _), took in seconds.items() if is_worker)
+            own = seconds.get((False, os.getpid()), 0.0)
+            peak.other_seconds = sum(seconds.values()) - peak.worker_seconds - own
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
@@ -122,10 +133,18 @@ def peak_memory() -> Iterator[Peak]:
         watching.join()
 
 
-def _resident() -> list[tuple[bytes, float]]:
-    """Command and GB of this process and of those below it."""
+@dataclass(frozen=True)
+class _Process:
+    number: int
+    is_worker: bool
+    gigabytes: float
+    seconds: float
+
+
+def _look_at_processes() -> list[_Process]:
+    """The own process and those below it."""
     parents: dict[int, int] = {}
-    sizes: dict[int, tuple[bytes, float]] = {}
+    seen: dict[int, _Process] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -134,15 +153,18 @@ def _resident() -> list[tuple[bytes, float]]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:  # it has ended
                 continue
-            sizes[int(entry.name)] = (command, pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
-            parents[int(entry.name)] = int(stat[1])
+            number = int(entry.name)
+            seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+            gigabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+            seen[number] = _Process(number, b"pyspark.daemon" in command, gigabytes, seconds)
+            parents[number] = int(stat[1])
 
     def is_below(process: int) -> bool:
         while process not in (0, 1, os.getpid()):
             process = parents.get(process, 0)
         return process == os.getpid()
 
-    return [size for process, size in sizes.items() if is_below(process)]
+    return [process for number, process in seen.items() if is_below(number)]
 
 
 def report(title: str, rows: list[tuple[str, str]]) -> None:

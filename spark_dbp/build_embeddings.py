@@ -27,7 +27,7 @@ from spark_dbp.columns import (
 from spark_dbp.config_embed import EmbedConfig
 from spark_dbp.embed_parts import EmbedTask, choose_part_rows, count_problems, embed_parts
 from spark_dbp.encoders import EncoderSettings
-from spark_dbp.engine.compat import collect_rows, column, read_setting
+from spark_dbp.engine.compat import collect_rows, column, count_cores, read_setting
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.table_writer import read_frame
@@ -105,17 +105,23 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
     if reused is not None and reused.is_complete:
         done += [Piece(file, 0, file.rows) for file in reused.files]
     n_left = sum(file.rows for file in pieces.files) - sum(piece.stop - piece.start for piece in done)
-    target = choose_part_rows(job, n_left)
-    parts = plan_parts(pieces.files, done, target, most_ranges=pieces.most_ranges)
     n_known = sum(part.counts["rows"] for part in finished) + (reused.n_rows if reused is not None else 0)
     probed: dict[str, Any] = {}
-    if parts:
+    parts: list[list[Piece]] = []
+    if n_left:
         probed = embed.probe(job.spark, task.settings)
         log.info(
             "  %s: %s dimensions, %s on %s", section.encoder_name, f"{probed['dimension']:,}",
             probed["dtype"], probed["device"],
         )  # fmt: skip
         _check_dimension(job, section, probed["dimension"])
+        n_all = sum(file.rows for file in pieces.files)
+        a_unit = task.n_rows / n_all if pieces.file is None else 1.0  # a view's are buckets of rows
+        target = choose_part_rows(
+            round(n_left * a_unit), count_cores(job.spark), section.kind, probed["device"]
+        )
+        target = max(1, int(target / a_unit))
+        parts = plan_parts(pieces.files, done, target, most_ranges=pieces.most_ranges)
 
     def read(part: list[Piece]) -> DataFrame:
         rows = pieces.read(part)

@@ -37,6 +37,9 @@ log = logging.getLogger("spark_dbp")
 
 # Fewest and most rows of a part; and how many parts each core gets, where there are rows enough.
 _FEWEST_ROWS, _MOST_ROWS, _PARTS_A_CORE = 512, 16_384, 8
+# Fewest images of a part on CPUs, which take seconds for as many. On a GPU, a process may hand it to another
+# one, which loads the model anew, at the end of each part.
+_FEWEST_IMAGES = 64
 # Most parts, so that the driver keeps up with them.
 _MOST_PARTS = 4096
 _EXAMPLES = 5
@@ -74,10 +77,19 @@ class EmbedTask:
         return f"embed {self.section.name}"
 
 
-def choose_part_rows(job: Job, n_rows: int) -> int:
-    """Rows of a part, where `n_rows` are to be embedded."""
-    wanted = n_rows // (count_cores(job.spark) * _PARTS_A_CORE)
-    return max(-(-n_rows // _MOST_PARTS), min(_MOST_ROWS, max(_FEWEST_ROWS, wanted)))
+def choose_part_rows(n_rows: int, n_cores: int, kind: str, device: str) -> int:
+    """Rows of a part, where `n_rows` are to be embedded.
+
+    Examples
+    --------
+    >>> choose_part_rows(1_000, 16, "images", "cpu"), choose_part_rows(1_000, 16, "images", "cuda")
+    (64, 512)
+    >>> choose_part_rows(200_000, 16, "texts", "cpu"), choose_part_rows(10**9, 16, "texts", "cpu")
+    (1563, 244141)
+    """
+    fewest = _FEWEST_IMAGES if kind == "images" and device == "cpu" else _FEWEST_ROWS
+    wanted = -(-n_rows // (n_cores * _PARTS_A_CORE))  # rounded up: one part too many keeps the others waiting
+    return max(-(-n_rows // _MOST_PARTS), min(_MOST_ROWS, max(fewest, wanted)))
 
 
 def embed_parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -159,3 +160,14 @@ def default_batch_size(kind: str, device: str) -> int:
     if device.startswith("cuda"):
         return 64 if kind == "images" else 256
     return 16 if kind == "images" else 32
+
+
+def bound_threads(threads: int) -> None:
+    """Keep torch, where it is loaded at all, and tokenizers to the cores of the task.
+
+    Tokenizers would start as many threads as the machine has cores, in each worker, with its first batch.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -49,7 +49,7 @@ def open_encoder(
     device : str, optional
         Where it was chosen already (``cpu``, ``cuda:N``, ``mps``); None: as the settings say.
     threads : int, optional
-        Of the CPU, for ONNX; None: all that this process may use.
+        Of the CPU; None: all that this process may use.
     identity : mapping, optional
         What `identify_encoder` said; other files are refused, and its commit is taken.
 
@@ -64,7 +64,10 @@ def open_encoder(
         check_identity(describe_located(settings, located), identity)
     if device is None:
         device = devices.choose_devices(settings.device, None, list_usable_gpus(located))[0]
-    return open_located(settings, located, device, threads or count_cores())
+    threads = threads or count_cores()
+    encoder = open_located(settings, located, device, threads)
+    devices.bound_threads(threads)
+    return encoder
 
 
 def count_cores() -> int:
@@ -104,8 +107,14 @@ def open_located(settings: EncoderSettings, located: Located, device: str, threa
     return found
 
 
-def probe_encoder(settings: EncoderSettings) -> dict[str, Any]:
+def probe_encoder(settings: EncoderSettings, *, threads: int | None = None) -> dict[str, Any]:
     """Load an encoder and encode two tiny samples: what is wrong shows before the job begins.
+
+    Parameters
+    ----------
+    settings : EncoderSettings
+    threads : int, optional
+        Of the CPU; None: all that this process may use.
 
     Returns
     -------
@@ -116,7 +125,7 @@ def probe_encoder(settings: EncoderSettings) -> dict[str, Any]:
     ------
     ConfigError
     """
-    encoder = open_encoder(settings)
+    encoder = open_encoder(settings, threads=threads)
     samples = _make_images() if settings.kind == "images" else ["a cat on a mat", "sorting"]
     try:
         prepared = [encoder.prepare(sample) for sample in samples]

@@ -170,7 +170,7 @@ def get_encoder(
             for other in [k for k, v in _loaded.items() if not _users.get(id(v))]:
                 _loaded.pop(other).close()
             _loaded[key] = _load(settings, located, threads, gpu)
-        _bound_threads(threads)
+        devices.bound_threads(threads)
         return _loaded[key]
 
 
@@ -218,12 +218,3 @@ def _stamp_files(located: Located) -> list[Any]:
         state = Path(path).stat()
         found.append([str(path), state.st_size, state.st_mtime_ns])
     return found
-
-
-def _bound_threads(threads: int) -> None:
-    """Keep torch to the cores of the task, where it is loaded at all."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)

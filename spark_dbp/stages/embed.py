@@ -307,7 +307,7 @@ def probe(spark: SparkSession, settings: EncoderSettings) -> dict[str, Any]:
     ConfigError
         When it cannot be loaded, has no such device, or returns something else than finite vectors.
     """
-    return _ask_worker(spark, lambda: probe_encoder(settings))
+    return _ask_worker(spark, lambda: probe_encoder(settings, threads=_look_at_task()[0]))
 
 
 def _ask_worker(spark: SparkSession, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:

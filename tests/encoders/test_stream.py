@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from pathlib import Path
 
@@ -291,3 +292,13 @@ def test_more_threads_than_items(files: list):
 def test_the_same_vectors_twice(dinov2: Path, files: list):
     settings = EncoderSettings("images", str(dinov2), batch_size=3)
     assert run_stream(settings, files, 1)["vector"] == run_stream(settings, files, 10)["vector"]
+
+
+def test_tokenizers_are_bound_to_the_cores_of_the_task(monkeypatch):
+    # They read it with their first batch.
+    monkeypatch.setenv("RAYON_NUM_THREADS", "")  # so that it is as before afterwards
+    monkeypatch.delenv("RAYON_NUM_THREADS")
+    get_encoder(MEANS, cores=3)
+    assert os.environ["RAYON_NUM_THREADS"] == "3"
+    get_encoder(MEANS, cores=1)
+    assert os.environ["RAYON_NUM_THREADS"] == "3"

@@ -16,7 +16,8 @@ from conftest import VIEW, config_of
 from PIL import Image
 from plain_encoders import Thumbnails, WordCounts, count_notes
 
-from spark_dbp import RunConfig, open_run, prune_again, run, verify
+from spark_dbp import RunConfig, build_embeddings, open_run, prune_again, run, verify
+from spark_dbp.embed_parts import embed_parts
 from spark_dbp.errors import ConfigError, InputError
 
 WORDS = [
@@ -205,15 +206,20 @@ def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, capl
 
 
 @pytest.mark.slow
-def test_a_view_has_no_files_and_is_embedded_all_the_same(spark, tmp_path, notes):
-    source = write_texts(tmp_path / "in", make_texts(700))
+def test_a_view_has_no_files_and_is_embedded_all_the_same(spark, tmp_path, notes, monkeypatch):
+    planned = []
+    monkeypatch.setattr(
+        build_embeddings, "embed_parts", lambda *given: planned.extend(given[4]) or embed_parts(*given)
+    )
+    source = write_texts(tmp_path / "in", make_texts(1600))
     spark.read.parquet(str(source)).selectExpr("upper(key) AS key", "text").createOrReplaceTempView(
         "some_texts"
     )
     values = text_config(source, tmp_path / "out", notes, input={"path": None, "table": "some_texts"})
     done = do(values, spark)
-    assert done.document["rows"]["embeddings"] == 700
-    assert count_notes(notes) == 702
+    assert done.document["rows"]["embeddings"] == 1600
+    assert count_notes(notes) == 1602
+    assert len(planned) == 4  # of at most 512 rows, more or less
     assert verify(done, spark)
 
 
