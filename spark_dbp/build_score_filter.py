@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp.build_samples import check_feasible
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
+from spark_dbp.config_base import name_column
 from spark_dbp.config_embed import find_table
 from spark_dbp.engine.highest import GROUP, SCORE
 from spark_dbp.engine.mapped_rows import write_and_read_back
@@ -60,7 +61,7 @@ def build_filtered(job: Job, rows: str, with_vectors: bool) -> None:
         f"{job.count_rows(rows):,}",
         describe_left_out(passing.left_out),
     )
-    job.note(left_out=passing.left_out)
+    job.note(left_out=passing.left_out, columns=_find_columns(job))
     job.note(groups=passing.n_groups, groups_without_rows=passing.n_empty)
 
 
@@ -71,16 +72,24 @@ def _read_scores(job: Job, rows: str, scratch: str, with_vectors: bool) -> DataF
     frame = job.read_table(rows)
     wanted = [KEY, CLUSTER_ID, DISTANCE, *([VECTOR] if with_vectors else [])]
     columns = {name: frame[name] for name in wanted if name in frame.columns}
-    if settings.within is not None:
-        columns[GROUP] = to_group(frame, job.find_column(str(settings.within)))
+    names = _find_columns(job)
+    if GROUP in names:
+        columns[GROUP] = to_group(frame, names[GROUP])
     if settings.clip_score is None:
-        name = job.find_column(str(settings.score))
-        columns[SCORE] = frame[name] if settings.expr is not None else to_score(frame, name)
+        columns[SCORE] = to_score(frame, names[SCORE])
         return frame.select(*[value.alias(name) for name, value in columns.items()])
     tables = [find_table(job.config.embed, name) for name in settings.clip_score.names]
     scores = clip_score(*[job.read_table(table) for table in tables])
     scored = frame.select(*[value.alias(name) for name, value in columns.items()]).join(scores, KEY, "left")
     return write_and_read_back(scored, files.join(scratch, "scores"))
+
+
+def _find_columns(job: Job) -> dict[str, str]:
+    """Which columns of the samples are the score and the group, where they have such columns."""
+    settings = job.config.score_filter
+    assert settings is not None
+    named = {SCORE: settings.score, GROUP: name_column(settings.within)}
+    return {name: job.find_column(column) for name, column in named.items() if column is not None}
 
 
 def _check_left(job: Job, n_rows: int, passing: Passing) -> None:

@@ -57,17 +57,12 @@ def _read_scores(tables: RunTables) -> DataFrame:
     config, good = tables.config, tables.good_samples()
     settings = config.score_filter
     assert settings is not None
-    carried = tables.steps["ingest"].info["carried"]
-
-    def find(name: str) -> str:
-        return KEY if name == str(config.input.key) else str(carried[name])
-
+    names = tables.steps["score_filter"].info["columns"]
     columns: dict[str, Column] = {KEY: good[KEY]}
-    if settings.within is not None:
-        columns[GROUP] = to_group(good, find(str(settings.within)))
+    if GROUP in names:
+        columns[GROUP] = to_group(good, names[GROUP])
     if settings.clip_score is None:
-        name = find(str(settings.score))
-        columns[SCORE] = good[name] if settings.expr is not None else to_score(good, name)
+        columns[SCORE] = to_score(good, names[SCORE])
     rows = good.select(*[value.alias(name) for name, value in columns.items()])
     if "duplicates" in tables.run.document["tables"]:
         rows = rows.join(tables.run.duplicates(tables.spark).select(KEY), KEY, "left_anti")
