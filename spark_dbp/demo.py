@@ -20,7 +20,8 @@ from spark_dbp.lake import files, parquet_files
 
 N_CLUSTERS = 20
 KEEP_RATIO = 0.3
-# The complexities of clusters of digits differ by 0.01, as pixels and as pictures: at the default of 0.1 all quotas would be about equal.
+# The complexities of clusters of digits, as pixels or as pictures, differ by 0.01: at the default of 0.1 all
+# quotas would be about equal.
 TEMPERATURE = 0.005
 N_TEXT_CLUSTERS = 40
 TEXTS_TEMPERATURE = 0.1
