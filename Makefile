@@ -129,4 +129,4 @@ lock:  ## Resolve all locked versions anew (needs uv)
 	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## Delete what the targets above made
-	rm -rf $(VENV) $(VENV35) $(VENV_ENCODERS) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run *.egg-info
+	rm -rf $(VENV) $(VENV35) $(VENV_ENCODERS) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run demo-images-run demo-texts-run *.egg-info

@@ -1,0 +1,26 @@
+"""The notebook that embeds runs from top to bottom, on the small part of CIFAR-10 beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+from conftest import ROOT
+from nbclient import NotebookClient
+
+
+def test_from_images(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("CIFAR10_SHARDS", raising=False)
+    notebook = nbformat.read(ROOT / "notebooks" / "04_from_images.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") == 3
+    assert kinds.count("text/html") == 3
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "400 samples in 2 shards" in printed
+    assert "the same vectors: True" in printed
+    assert "120 of 400 samples go into training" in printed
+    for noise in ("Loading weights", "Traceback", "FutureWarning"):
+        assert noise not in printed
