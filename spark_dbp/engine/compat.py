@@ -235,7 +235,8 @@ def cancel_jobs(spark: SparkSession, tag: str) -> None:
 
 
 def _can_cancel(spark: SparkSession) -> bool:
-    return hasattr(type(spark), "interruptTag")
+    is_connect = type(spark).__module__.startswith("pyspark.sql.connect")
+    return is_connect or not spark.version.startswith("3.")
 
 
 def count_shuffle_partitions(spark: SparkSession) -> int:

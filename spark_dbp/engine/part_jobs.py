@@ -58,17 +58,16 @@ def run_parts(
     stopped, tag = threading.Event(), f"spark-dbp-{uuid4().hex[:8]}"
 
     def work_on() -> None:
-        with tag_jobs(spark, tag):
-            while not stopped.is_set():
-                try:
-                    part = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
+        try:
+            with tag_jobs(spark, tag):
+                while not stopped.is_set():
+                    try:
+                        part = waiting.get_nowait()
+                    except queue.Empty:
+                        return
                     ended.put((part, work(part), None))
-                except BaseException as error:
-                    ended.put((None, None, error))
-                    return
+        except BaseException as error:  # whatever it is, the caller must not wait for ever
+            ended.put((None, None, error))
 
     # Daemons: where the jobs cannot be cancelled, the process does not wait for them at its end.
     for _ in range(min(at_once, len(parts))):
