@@ -84,6 +84,7 @@ def notes(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["arrow", "sql"])
 def test_texts_give_what_their_vectors_give(spark, tmp_path, engine):
     texts = make_texts(900)
@@ -341,7 +342,7 @@ def shard_config(pattern: Path | str, out: Path | str, notes: Path | None = None
     return values
 
 
-@pytest.mark.parametrize("engine", ["arrow", "sql"])
+@pytest.mark.parametrize("engine", ["arrow", pytest.param("sql", marks=pytest.mark.slow)])
 def test_shards_to_keep_list(spark, tmp_path, engine):
     folder = write_shards(tmp_path / "in", 300, 64)
     done = do(shard_config(folder / "{00000..00004}.tar", tmp_path / "out", engine=engine), spark)
@@ -433,6 +434,7 @@ def test_images_in_columns_and_files(spark, tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_bad_images(spark, tmp_path):
     whole = encode(make_image(1)[1], "PNG")
     replace = {3: b"", 5: b"GARBAGE" * 9, 8: whole[: len(whole) // 2]}

@@ -68,9 +68,8 @@ def good(spark, source, tmp_path_factory):
     return run(make_config(source, tmp_path_factory.mktemp("good") / "run", "fraction"), spark)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "fraction" else pytest.param(n, marks=pytest.mark.slow) for n in FILTERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILTERS)
 def test_both_engines_give_the_answer_of_the_oracle(spark, source, tmp_path, name):
     left = list_passing(name)
     answer = oracle.run([KEYS[i] for i in left], EMBEDDINGS[left], n_clusters=K, n_iter=4, keep_ratio=0.3)
@@ -94,6 +93,7 @@ def test_both_engines_give_the_answer_of_the_oracle(spark, source, tmp_path, nam
     assert f"{rest['score_filter']:,} score_filter" in str(done[0].summary())
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_again_but_what_the_filter_changes(spark, source, good, tmp_path):
     shutil.copytree(good.path, tmp_path / "run")
     same = run(make_config(source, tmp_path / "run", "fraction"), spark)
