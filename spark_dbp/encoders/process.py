@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ class LoadedEncoder:
         if self._slot is not None:
             self._slot.release()
 
+    @property
+    def holds_slot(self) -> bool:
+        """Whether it holds a place on a GPU, of which there are few."""
+        return self._slot is not None
+
     def is_awaited(self) -> bool:
         """Whether another process waits for the place on the GPU."""
         return self._slot is not None and self._slot.is_awaited()
@@ -134,6 +140,8 @@ class LoadedEncoder:
 _loaded: dict[str, LoadedEncoder] = {}
 _users: dict[int, int] = {}
 _lock = threading.Lock()
+# Seconds after which a model on a GPU that no stream uses makes way.
+_IDLE_S = 2.0
 
 
 def get_encoder(
@@ -181,14 +189,30 @@ def use_encoder(loaded: LoadedEncoder) -> None:
 
 
 def leave_encoder(loaded: LoadedEncoder) -> None:
-    """Note that a stream is done; where another process waits for the GPU, the model makes way."""
+    """Note that a stream is done; a model on a GPU makes way for another process after a while."""
     with _lock:
         _users[id(loaded)] -= 1
         if not _users[id(loaded)]:
             del _users[id(loaded)]
+            if loaded.holds_slot:
+                threading.Thread(target=_make_way, args=(loaded,), daemon=True).start()
+
+
+def _make_way(loaded: LoadedEncoder) -> None:
+    """Give the GPU up when no stream has come for a while, and another process waits for it.
+
+    Not at once: the next task of Spark most often comes to this process, and loading takes seconds.
+    """
+    left = time.monotonic()
+    while True:
+        time.sleep(_IDLE_S / 8)
+        with _lock:
             key = next((k for k, v in _loaded.items() if v is loaded), None)
-            if key is not None and loaded.is_awaited():
+            if key is None or _users.get(id(loaded)):
+                return  # it is gone, or at work again
+            if time.monotonic() - left > _IDLE_S and loaded.is_awaited():
                 _loaded.pop(key).close()
+                return
 
 
 def forget_encoders() -> None:

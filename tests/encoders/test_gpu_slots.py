@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from spark_dbp.encoders import process
 from spark_dbp.encoders.devices import choose_devices, choose_dtype
 from spark_dbp.encoders.gpu_slots import acquire_slot
 from spark_dbp.errors import ConfigError, SparkDbpError
@@ -74,3 +75,47 @@ def test_numbers_of_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert choose_devices("auto", "7", [0, 1]) == ["cuda:1"]
     assert choose_dtype("float16", "cuda:0") == "float16"
+
+
+class _Model:
+    name, device, batch_size, dtype = "a model", "cpu", 4, "float32"
+
+
+def _wait_for(slots: list, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not slots and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(slots)
+
+
+def test_an_idle_model_makes_way_and_one_at_work_does_not(monkeypatch):
+    monkeypatch.setattr(process, "_IDLE_S", 0.4)
+    loaded = process.LoadedEncoder(_Model(), None, acquire_slot(["cuda:0"], 1))
+    monkeypatch.setitem(process._loaded, "here", loaded)
+    process.use_encoder(loaded)
+    process.leave_encoder(loaded)
+    time.sleep(1)
+    assert "here" in process._loaded  # no one waits
+    process.use_encoder(loaded)
+    got: list = []
+    threading.Thread(
+        target=lambda: got.append(acquire_slot(["cuda:0"], 1, patience_s=20)), daemon=True
+    ).start()
+    assert not _wait_for(got, 1)
+    process.leave_encoder(loaded)
+    process.use_encoder(loaded)  # the next task comes soon
+    assert not _wait_for(got, 1)
+    process.leave_encoder(loaded)
+    assert _wait_for(got, 5)
+    assert "here" not in process._loaded
+    got[0].release()
+
+
+def test_an_idle_model_makes_way_for_who_comes_later(monkeypatch):
+    monkeypatch.setattr(process, "_IDLE_S", 0.2)
+    loaded = process.LoadedEncoder(_Model(), None, acquire_slot(["cuda:0"], 1))
+    monkeypatch.setitem(process._loaded, "here", loaded)
+    process.use_encoder(loaded)
+    process.leave_encoder(loaded)
+    time.sleep(1)
+    acquire_slot(["cuda:0"], 1, patience_s=10).release()
