@@ -27,7 +27,15 @@ from spark_dbp.columns import (
 from spark_dbp.config_embed import EmbedConfig
 from spark_dbp.embed_parts import EmbedTask, choose_part_rows, count_problems, embed_parts
 from spark_dbp.encoders import EncoderSettings
-from spark_dbp.engine.compat import collect_rows, column, count_cores, read_setting
+from spark_dbp.engine.arrow import reads_alike
+from spark_dbp.engine.compat import (
+    collect_rows,
+    column,
+    count_cores,
+    open_reader,
+    read_setting,
+    to_arrow_schema,
+)
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.table_writer import read_frame
@@ -40,7 +48,7 @@ from spark_dbp.lake.marks import FinishedStep, hash_value
 from spark_dbp.lake.parts import FinishedPart, InputFile, PartStore, Piece, plan_parts
 from spark_dbp.stages import embed
 from spark_dbp.stages.check_samples import refuse_duplicate_keys
-from spark_dbp.stages.ingest import to_sample_columns
+from spark_dbp.stages.ingest import ingest, to_sample_columns
 from spark_dbp.stages.list_shards import find_json_fields, plan_shard_samples
 
 if TYPE_CHECKING:
@@ -189,10 +197,10 @@ def _check_dimension(job: Job, section: EmbedConfig, dimension: int) -> None:
     names = (score.image, score.text) if score is not None else ()
     if section.name not in names:
         return
-    for name in names:
-        other = next((one for one in job.config.embed if one.name == name and name != section.name), None)
+    for name in set(names) - {section.name}:
+        other = next((one for one in job.config.embed if one.name == name), None)
         try:
-            known = job.info(other.table)["dimension"] if other is not None else None
+            known = job.info(other.table)["dimension"] if other is not None else _peek_dimension(job)
         except KeyError:
             continue  # it comes later
         if known is not None and known != dimension:
@@ -201,6 +209,19 @@ def _check_dimension(job: Job, section: EmbedConfig, dimension: int) -> None:
                 f"those of {name!r} {known:,}",
                 mend="name the image and the text tower of the same model as encoders",
             )
+
+
+def _peek_dimension(job: Job) -> int | None:
+    """Dimensions of the first embedding of the input."""
+    given = job.config.input
+    some = ingest(
+        job.source.read_rows().limit(1),
+        key=str(given.key),
+        embedding=str(given.embedding),
+        embedding_binary=given.embedding_binary,
+    )
+    found = [row[DIMENSION] for row in some.select(DIMENSION).collect()]
+    return int(found[0]) if found and found[0] is not None else None
 
 
 def _describe_parts(job: Job, task: EmbedTask) -> dict[str, Any]:
@@ -309,7 +330,7 @@ def _write_tables(
     bad: list[DataFrame] = [reused.rejected] if reused is not None else []
     filled = [part.path for part in parts if part.counts["rows"]]
     if filled:
-        rows = job.spark.read.parquet(*map(paths.to_spark_source, filled))
+        rows = open_reader(job.spark).parquet(*map(paths.to_spark_source, filled))
         good.append(rows.where(F.col(PROBLEM).isNull()).select(KEY, VECTOR, *map(column, carried.values())))
         found = rows.where(F.col(PROBLEM).isNotNull())
         bad.append(found.select(KEY, SHARD, F.col(PROBLEM).alias(REASON)))
@@ -330,7 +351,10 @@ def _write_tables(
         MappedRows(vectors, lambda batches: batches, vectors.schema),
         expected_rows=task.n_rows - n_rejected,
     )
-    job.write_table(section.rejected_table, rejected, expected_rows=n_rejected)
+    if n_rejected or not reads_alike(rejected.schema[KEY].dataType):
+        job.write_table(section.rejected_table, rejected, expected_rows=n_rejected)
+    else:  # most often: three jobs of Spark less
+        job.write_small_table(section.rejected_table, to_arrow_schema(rejected.schema).empty_table())
     job.write_small_table(f"{section.table}_files", _make_files_table(task.pieces.files))
     dimensions = {int(name[10:]) for name in counts if name.startswith("dimension ")}
     dimensions |= {reused.dimension} if reused is not None and reused.n_vectors else set()

@@ -561,6 +561,9 @@ def test_vectors_that_are_there_and_others_for_the_score(spark, tmp_path):
     values = config_of(
         tmp_path / "in", tmp_path / "out", embed=embed, score_filter=score, cluster={"n_clusters": 3}
     )
+    wrong = {"clip_score": {"image": "clip_image", "text": "embedding"}, "keep_fraction": 0.5}
+    with pytest.raises(InputError, match="'clip_image' have 49 dimensions, those of 'embedding' 32"):
+        do({**values, "score_filter": wrong}, spark)
     done = do(values, spark)
     assert done.document["accounting"]["dropped"]["score_filter"] == 45
     assert set(done.document["encoders"]) == {"clip_image", "clip_text"}
