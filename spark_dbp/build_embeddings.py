@@ -117,7 +117,7 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
     probed: dict[str, Any] = {}
     parts: list[list[Piece]] = []
     if n_left:
-        probed = embed.probe(job.spark, task.settings)
+        probed = embed.probe(job.spark, task.settings, task.identity)
         log.info(
             "  %s: %s dimensions, %s on %s", section.encoder_name, f"{probed['dimension']:,}",
             probed["dtype"], probed["device"],

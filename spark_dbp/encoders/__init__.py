@@ -9,7 +9,8 @@ asks first.
 from spark_dbp.encoders.bad_items import REASONS, BadItemError
 from spark_dbp.encoders.identity import identify_encoder
 from spark_dbp.encoders.images import decode_image
-from spark_dbp.encoders.open import open_encoder, probe_encoder
+from spark_dbp.encoders.open import open_encoder
+from spark_dbp.encoders.probe import probe_encoder
 from spark_dbp.encoders.process import forget_encoders, get_encoder
 from spark_dbp.encoders.protocol import Encoder
 from spark_dbp.encoders.settings import EncoderSettings

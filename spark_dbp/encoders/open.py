@@ -11,11 +11,10 @@ import numpy as np
 
 from spark_dbp.encoders import devices
 from spark_dbp.encoders.identity import check_identity, describe_located
-from spark_dbp.encoders.libraries import load_library
 from spark_dbp.encoders.locate import Located, locate_encoder
-from spark_dbp.encoders.protocol import Encoder, check_embeddings
+from spark_dbp.encoders.protocol import Encoder
 from spark_dbp.encoders.settings import EncoderSettings
-from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.errors import ConfigError
 
 
 def pin_revision(settings: EncoderSettings, identity: Mapping[str, Any] | None) -> EncoderSettings:
@@ -105,58 +104,6 @@ def open_located(settings: EncoderSettings, located: Located, device: str, threa
 
     found: Encoder = open_transformers(settings, located, device, dtype)
     return found
-
-
-def probe_encoder(settings: EncoderSettings, *, threads: int | None = None) -> dict[str, Any]:
-    """Load an encoder and encode two tiny samples: what is wrong shows before the job begins.
-
-    Parameters
-    ----------
-    settings : EncoderSettings
-    threads : int, optional
-        Of the CPU; None: all that this process may use.
-
-    Returns
-    -------
-    dict
-        ``dimension`` (int), ``device`` (``cpu``, ``cuda`` or ``mps``) and ``dtype`` (in which it computes).
-
-    Raises
-    ------
-    ConfigError
-    """
-    encoder = open_encoder(settings, threads=threads)
-    samples = _make_images() if settings.kind == "images" else ["a cat on a mat", "sorting"]
-    try:
-        prepared = [encoder.prepare(sample) for sample in samples]
-        found = encoder.encode(stack_items(prepared, encoder.name))
-    except SparkDbpError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the encoder {settings.encoder} failed on two small samples: {type(error).__name__}: {error}",
-            mend="check that it takes "
-            + ("a list of RGB images" if settings.kind == "images" else "a list of texts")
-            + ", and embed.options",
-        ) from error
-    matrix = check_embeddings(encoder.name, found, len(samples), None)
-    if not np.isfinite(matrix).all():
-        raise ConfigError(
-            f"the encoder {settings.encoder} returned NaN or Inf for a small sample",
-            mend="check its weights, and set embed.dtype: float32 if it is another",
-        )
-    return {
-        "dimension": int(matrix.shape[1]),
-        "device": encoder.device.partition(":")[0],
-        "dtype": encoder.dtype,
-    }
-
-
-def _make_images() -> list[Any]:
-    """One wide and one high: what makes arrays of the image's own shape shows."""
-    pillow = load_library("PIL.Image")
-    ramp = np.linspace(0, 255, 96 * 64 * 3).reshape(64, 96, 3).astype(np.uint8)
-    return [pillow.fromarray(ramp), pillow.fromarray(np.ascontiguousarray(ramp.transpose(1, 0, 2)))]
 
 
 def stack_items(prepared: list[Any], name: str) -> Any:

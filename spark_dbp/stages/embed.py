@@ -299,7 +299,9 @@ def identify(spark: SparkSession, settings: EncoderSettings) -> dict[str, Any]:
     return _ask_worker(spark, lambda: identify_encoder(settings))
 
 
-def probe(spark: SparkSession, settings: EncoderSettings) -> dict[str, Any]:
+def probe(
+    spark: SparkSession, settings: EncoderSettings, identity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Load an encoder in a worker and try it: ``dimension``, ``device``, ``dtype`` (`probe_encoder`).
 
     Raises
@@ -307,7 +309,13 @@ def probe(spark: SparkSession, settings: EncoderSettings) -> dict[str, Any]:
     ConfigError
         When it cannot be loaded, has no such device, or returns something else than finite vectors.
     """
-    return _ask_worker(spark, lambda: probe_encoder(settings, threads=_look_at_task()[0]))
+    known = dict(identity) if identity is not None else None
+
+    def ask() -> dict[str, Any]:
+        cores, gpu = _look_at_task()
+        return probe_encoder(settings, cores=cores, gpu=gpu, identity=known)
+
+    return _ask_worker(spark, ask)
 
 
 def _ask_worker(spark: SparkSession, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
