@@ -586,7 +586,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(OPTIONS))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(OPTIONS)))
 @pytest.mark.slow
 def test_other_options_beside_embed(spark, tmp_path, number, name):
     """The same as from the vectors themselves, which the other engine takes."""
