@@ -39,8 +39,9 @@ from spark_dbp.engine.compat import (
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.table_writer import read_frame
-from spark_dbp.errors import InputError, SparkDbpError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.io.pieces import find_pieces
+from spark_dbp.io.sources import apply_filter
 from spark_dbp.job import Job, without_place
 from spark_dbp.kernels.samples import NULL_KEY
 from spark_dbp.lake import parquet_files, paths
@@ -100,6 +101,8 @@ def build_embeddings(job: Job, name: str, carried: Sequence[str]) -> None:
         name_columns(carried),
         checked["rows"],
         job.identify_encoder(name),
+        # Asked once, before the parts, which ask at the same time.
+        section.has_shards and not job.workers_read(job.shards[0].path),
     )
     earlier = _find_earlier(job, task)
     reused = _reuse(job, task, earlier) if earlier is not None else None
@@ -254,9 +257,10 @@ def _describe_vectors(job: Job, task: EmbedTask) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Reused:
-    """Vectors of an earlier run, for the rows of files that have not changed since.
+    """Vectors of an earlier run, for rows of files that have not changed since, which its filter let through.
 
-    `is_complete` says whether these are all rows of the files: with another `input.filter` they may not be.
+    Other rows are not among them, even where they have a key that was embedded then: it may have been that of
+    another row. `is_complete` says whether these are all rows of the files that are wanted now.
     """
 
     files: list[InputFile]
@@ -296,14 +300,20 @@ def _reuse(job: Job, task: EmbedTask, step: FinishedStep) -> _Reused | None:
     unchanged = [file for file in task.pieces.files if file in known]
     if not unchanged:
         return None
-    rows = task.pieces.read([Piece(file, 0, file.rows) for file in unchanged])
-    key, carried = to_sample_columns(rows, str(job.config.input.key), list(task.carried))
+    all_rows = task.pieces.read([Piece(file, 0, file.rows) for file in unchanged])
+    key, carried = to_sample_columns(all_rows, str(job.config.input.key), list(task.carried))
+    all_rows = all_rows.where(key.isNotNull())
+    try:
+        rows = apply_filter(all_rows, step.info["filter"])
+    except ConfigError as error:  # it named what the input no longer has
+        log.info("  no vector of an earlier run is taken over: %s", error.what)
+        return None
     named = [value.alias(task.carried[name]) for name, value in carried.items()]
-    wanted = rows.where(key.isNotNull()).select(key.alias(KEY), *named)
+    wanted = rows.select(key.alias(KEY), *named)
     vectors = read_frame(job.spark, tables[section.table]).select(KEY, VECTOR).join(wanted, KEY)
     rejected = read_frame(job.spark, tables[section.rejected_table])
     rejected = rejected.join(wanted.select(KEY), KEY, "left_semi")
-    n_wanted, n_vectors, n_rejected = wanted.count(), vectors.count(), rejected.count()
+    n_wanted, n_vectors, n_rejected = all_rows.count(), vectors.count(), rejected.count()
     log.info(
         "  %s vectors of an earlier run are taken over: %s of %s files have not changed",
         f"{n_vectors:,}", f"{len(unchanged):,}", f"{len(task.pieces.files):,}",
@@ -371,6 +381,7 @@ def _write_tables(
         null_keys=check_keys(job)["nulls"],
         filtered=job.source.snapshot.rows - task.n_rows - check_keys(job)["nulls"],
         carried=carried,
+        filter=job.config.input.filter,
         vectors_of=hash_value(_describe_vectors(job, task)),
     )
     job.source.check_unchanged()

@@ -343,8 +343,11 @@ class RunConfig(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
+            lines = explain_errors(error, cls)
+            if isinstance(values.get("embed"), dict):  # a section that stands alone
+                lines = [line.replace("embed.0.", "embed.") for line in lines]
             raise ConfigError(
-                f"{source}:\n" + "\n".join(f"  - {line}" for line in explain_errors(error, cls)),
+                f"{source}:\n" + "\n".join(f"  - {line}" for line in lines),
                 mend="every key is described in conf/example.yaml",
             ) from None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from spark_dbp.config_base import ColumnOrSql, Real, Section, UserPath, Whole, check_path, name_column
 from spark_dbp.config_errors import explain_errors
@@ -17,7 +18,23 @@ from spark_dbp.errors import ConfigError
 MAIN = "embedding"
 DEFAULT_ENCODER = "hf:facebook/dinov2-large"
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise ValueError(
+            f"embed: {name!r} cannot name an embedding; a name has at most 64 lower-case letters, digits "
+            "and _, and begins with a letter"
+        )
+    return name
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise ValueError(f"embed.device: {device!r} is no device; give auto, cpu, cuda, cuda:NUMBER or mps")
+    return device
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 
 
 class ImagesConfig(Section):
@@ -63,7 +80,7 @@ class EmbedConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     batch_size: Whole | None = Field(default=None, ge=1, le=65_536)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     workers_per_gpu: Whole = Field(default=1, ge=1, le=64)
     decode_threads: Whole | None = Field(default=None, ge=1, le=256)
     max_pixels: Whole = Field(default=100_000_000, ge=1)

@@ -7,6 +7,8 @@ models that are packages of PyPI.
 
 from __future__ import annotations
 
+from typing import Any
+
 from spark_dbp.config import RunConfig
 from spark_dbp.demo_data import (
     load_digits,
@@ -68,13 +70,18 @@ def demo_config(directory: str) -> RunConfig:
     -------
     RunConfig
     """
-    embeddings, _ = write_digits(files.join(files.normalize(directory), "input"))
+    directory = files.normalize(directory)
+    embeddings, _ = write_digits(files.join(directory, "input"))
+    return _make_config(directory, N_CLUSTERS, TEMPERATURE, input={"path": embeddings})
+
+
+def _make_config(directory: str, n_clusters: int, temperature: float, **sources: Any) -> RunConfig:
     return RunConfig.from_dict(
         {
-            "input": {"path": embeddings},
-            "output": {"path": files.join(files.normalize(directory), "run")},
-            "cluster": {"n_clusters": N_CLUSTERS},
-            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEMPERATURE},
+            **sources,
+            "output": {"path": files.join(directory, "run")},
+            "cluster": {"n_clusters": n_clusters},
+            "prune": {"keep_ratio": KEEP_RATIO, "temperature": temperature},
         }
     )
 
@@ -108,17 +115,9 @@ def images_config(directory: str) -> RunConfig:
     """
     directory = _take_local(directory)
     shards = write_digit_shards(files.join(directory, "input"))
-    return RunConfig.from_dict(
-        {
-            "embed": {
-                "images": {"webdataset": shards},
-                "encoder": "python:spark_dbp.encoders.packaged.EfficientNetLite0",
-            },
-            "output": {"path": files.join(directory, "run")},
-            "cluster": {"n_clusters": N_CLUSTERS},
-            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEMPERATURE},
-        }
-    )
+    encoder = "python:spark_dbp.encoders.packaged.EfficientNetLite0"
+    embed = {"images": {"webdataset": shards}, "encoder": encoder}
+    return _make_config(directory, N_CLUSTERS, TEMPERATURE, embed=embed)
 
 
 def texts_config(directory: str) -> RunConfig:
@@ -136,18 +135,8 @@ def texts_config(directory: str) -> RunConfig:
 
     directory = _take_local(directory)
     texts = write_docstrings(files.join(directory, "input"))
-    return RunConfig.from_dict(
-        {
-            "input": {"path": texts},
-            "embed": {
-                "texts": {"column": "text"},
-                "encoder": str(unpack_minilm(files.join(directory, "model"))),
-            },
-            "output": {"path": files.join(directory, "run")},
-            "cluster": {"n_clusters": N_TEXT_CLUSTERS},
-            "prune": {"keep_ratio": KEEP_RATIO, "temperature": TEXTS_TEMPERATURE},
-        }
-    )
+    embed = {"texts": {"column": "text"}, "encoder": str(unpack_minilm(files.join(directory, "model")))}
+    return _make_config(directory, N_TEXT_CLUSTERS, TEXTS_TEMPERATURE, input={"path": texts}, embed=embed)
 
 
 def _take_local(directory: str) -> str:

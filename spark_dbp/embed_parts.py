@@ -62,6 +62,8 @@ class EmbedTask:
         Rows that have a key.
     identity : mapping
         What makes the vectors of the encoder what they are.
+    by_spark : bool
+        Whether Spark reads the shards, because workers do not reach them.
     """
 
     section: EmbedConfig
@@ -70,6 +72,7 @@ class EmbedTask:
     carried: dict[str, str]
     n_rows: int
     identity: Mapping[str, Any]
+    by_spark: bool
 
     @property
     def what(self) -> str:
@@ -175,7 +178,7 @@ def _plan_part(job: Job, task: EmbedTask, rows: DataFrame, notes: str | None) ->
     key, carried = to_sample_columns(rows, str(job.config.input.key), list(task.carried))
     some = rows.where(key.isNotNull()).coalesce(1)
     section = task.section
-    if section.has_shards and not job.workers_read(job.shards[0].path):
+    if task.by_spark:
         some, items = embed.read_members_by_spark(some)
     else:
         items = embed.find_items(some, section.item_column, section.kind, section.item_setting)

@@ -109,6 +109,11 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
         node = result
         for part in parts[:-1]:
             section = node.get(part)
+            if isinstance(section, list):
+                raise ConfigError(
+                    f"--set {item!r}: {part!r} is a list here, of which no item can be changed",
+                    mend=f"change it in the file, or give the whole list: --set '{part}=[{{...}}, {{...}}]'",
+                )
             if not isinstance(section, dict | None):
                 raise ConfigError(
                     f"--set {item!r}: {part!r} is a value, not a section",

@@ -280,6 +280,50 @@ CASES = {
     ),
     # Columns.
     "missing key column": Case(3, ["input.key", "'kee'", "did you mean 'key'"], table, {"input": {"key": "kee"}}),
+    "unknown key of embed": config(
+        ["unknown key 'embed.bach_size'", "did you mean 'embed.batch_size'"],
+        embed={"texts": {"column": "t"}, "encoder": "hf:a/b", "bach_size": 3},
+    ),
+    "unknown key in a list of embed": config(
+        ["unknown key 'embed.1.images.colum'", "embed.1.images.column"],
+        embed=[{"name": "a", "images": {"column": "i"}}, {"images": {"colum": "i"}}],
+    ),
+    "no such device": config(
+        ["embed.device", "'gpu'", "cuda"], embed={"images": {"column": "i"}, "device": "gpu"}
+    ),
+    "a name of embed with capitals": config(
+        ["embed", "'Clip'", "lower-case"], embed={"images": {"column": "i"}, "name": "Clip"}
+    ),
+    "images and texts": config(
+        ["exactly one of embed.images and embed.texts"],
+        embed={"images": {"column": "i"}, "texts": {"column": "t"}, "encoder": "hf:a/b"},
+    ),
+    "texts without an encoder": config(
+        ["embed.encoder is missing", "hf:sentence-transformers"], embed={"texts": {"column": "t"}}
+    ),
+    "embed and an embedding": config(
+        ["input.embedding does not go with embed"],
+        embed={"images": {"column": "i"}},
+        input={"embedding": "clip"},
+    ),
+    "embed and given clusters": config(
+        ["input.cluster_id does not go with embed"],
+        embed={"images": {"column": "i"}},
+        input={"cluster_id": "c"},
+    ),
+    "shards and a table": config(
+        ["embed.images.webdataset stands in place of input.path"],
+        embed={"images": {"webdataset": "{tmp}/x.tar"}},
+    ),
+    "two embeddings of one name": config(
+        ["the name 'embedding' is given twice"],
+        embed=[{"images": {"column": "i"}}, {"texts": {"column": "t"}, "encoder": "hf:a/b"}],
+    ),
+    "a score of an embedding that there is not": config(
+        ["score_filter.clip_score.text", "there is no embedding 'text'"],
+        embed={"images": {"column": "i"}},
+        score_filter={"clip_score": {"image": "embedding", "text": "text"}, "at_least": 0.1},
+    ),
     "missing embedding column": Case(
         3, ["input.embedding", "'clip'", "key, embedding"], table, {"input": {"embedding": "clip"}}
     ),

@@ -30,7 +30,7 @@ from spark_dbp.encoders import EncoderSettings, encode_stream, identify_encoder,
 from spark_dbp.engine.compat import column, map_in_arrow
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
-from spark_dbp.errors import InputError
+from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.io.item_readers import MemberReader, read_whole_file
 from spark_dbp.io.tar_samples import read_tar_samples
 from spark_dbp.lake.progress import report_progress
@@ -101,6 +101,12 @@ def embed_texts(frame: DataFrame, *, key: str = "key", text: str = "text", **set
 
 
 def _embed(frame: DataFrame, key: str, name: str, section: EmbedConfig) -> DataFrame:
+    of_a_run = sorted(section.model_fields_set & {"name", "on_bad_items", "max_bad_share"})
+    if of_a_run:
+        raise ConfigError(
+            f"{of_a_run[0]} is a setting of a run, not of this function",
+            mend="leave it out: bad items have the reason in the column problem",
+        )
     items = find_items(frame, name, section.kind)
     find_type(frame, key, "key")
     return plan_embedding(frame, column(key), items, EncoderSettings.from_config(section)).to_frame()

@@ -16,7 +16,17 @@ from conftest import VIEW, config_of
 from PIL import Image
 from plain_encoders import Thumbnails, WordCounts, count_notes
 
-from spark_dbp import RunConfig, build_embeddings, open_run, prune_again, run, verify
+from spark_dbp import (
+    RunConfig,
+    build_embeddings,
+    embed_images,
+    embed_texts,
+    open_run,
+    prune_again,
+    read_webdataset,
+    run,
+    verify,
+)
 from spark_dbp.embed_parts import embed_parts
 from spark_dbp.errors import ConfigError, InputError
 
@@ -185,6 +195,24 @@ def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, e
     fresh = do({**wider, "output": {"path": str(tmp_path / "fresh")}}, spark)
     assert done.document["digests"]["keep_list"] == fresh.document["digests"]["keep_list"]
     assert verify(done, spark)
+
+
+@pytest.mark.slow
+def test_a_key_that_was_another_row_before_is_embedded_again(spark, tmp_path, notes):
+    """Keys are unique among the rows that a filter lets through: with another one, they name other rows."""
+    texts = make_texts(600)
+    table = pa.table({"key": [f"k{n % 300:03d}" for n in range(600)], "text": texts, "n": list(range(600))})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    values = text_config(tmp_path / "in", tmp_path / "out", notes, input={"filter": "n < 300"})
+    do(values, spark)
+    first = count_notes(notes)
+    values["input"]["filter"] = "n BETWEEN 100 AND 399"
+    done = do(values, spark)
+    assert count_notes(notes) == first + 100 + 2
+    keys, vectors = read_vectors(done)
+    rows = {f"k{n % 300:03d}": n for n in range(100, 400)}
+    np.testing.assert_allclose(vectors, unit(WordCounts()([texts[rows[key]] for key in keys])), atol=1e-6)
 
 
 @pytest.mark.slow
@@ -453,6 +481,23 @@ def test_bad_images(spark, tmp_path):
     assert account["rows_in"] == 101
     assert sum(account["dropped"].values()) + account["kept"] == 101
     assert verify(done, spark)
+
+
+def test_functions_on_dataframes(spark, tmp_path):
+    folder = write_shards(tmp_path / "in", 40, 20, {3: b""})
+    samples = read_webdataset(spark, [str(folder / "00000.tar"), str(folder / "00001.tar")])
+    assert {"uid", "width", "score", "txt", "json", "shard"} <= set(samples.columns)
+    rows = embed_images(samples, key="uid", encoder="python:plain_encoders.Thumbnails").collect()
+    assert len(rows) == 40
+    assert {row.key: row.problem for row in rows if row.problem} == {"u0003": "empty image"}
+    texts = embed_texts(samples, text="txt", encoder="python:plain_encoders.WordsAsThumbnails")
+    assert {row.dimension for row in texts.collect()} == {49}
+    with pytest.raises(ConfigError, match="on_bad_items is a setting of a run"):
+        embed_images(samples, encoder="python:plain_encoders.Thumbnails", on_bad_items="drop")
+    with pytest.raises(ConfigError, match="unknown key 'batchsize'; did you mean 'batch_size'"):
+        embed_images(samples, encoder="python:plain_encoders.Thumbnails", batchsize=3)
+    with pytest.raises(InputError, match="there is no column 'caption'"):
+        embed_texts(samples, text="caption", encoder="python:plain_encoders.WordCounts")
 
 
 BAD = {
