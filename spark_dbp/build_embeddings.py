@@ -47,6 +47,7 @@ from spark_dbp.kernels.samples import NULL_KEY
 from spark_dbp.lake import parquet_files, paths
 from spark_dbp.lake.marks import FinishedStep, hash_value
 from spark_dbp.lake.parts import FinishedPart, InputFile, PartStore, Piece, plan_parts
+from spark_dbp.secrets import redact
 from spark_dbp.stages import embed
 from spark_dbp.stages.check_samples import refuse_duplicate_keys
 from spark_dbp.stages.ingest import ingest, to_sample_columns
@@ -374,7 +375,7 @@ def _write_tables(
             mend="an encoder must return vectors of one dimension",
         )
     job.note(
-        encoder=dict(task.identity),
+        encoder=redact(dict(task.identity)),  # `options` may hold a token
         encoded_on={name: probed[name] for name in ("device", "dtype") if name in probed},
         dimension=dimensions.pop(),
         rejected=dict(sorted(problems.items())),

@@ -12,9 +12,9 @@ from typing import Any
 
 HIDDEN = "(redacted)"
 
-# `tokens` is a setting of MinHash, not a secret.
+# `tokens` is a setting of MinHash, and a tokenizer is a part of a model: no secrets.
 _WORDS = (
-    r"(?:secret|passw(?:or)?d|passphrase|pwd|token(?!s\b)|credential|signature|(?<![a-z])sas(?![a-z])"
+    r"(?:secret|passw(?:or)?d|passphrase|pwd|token(?!s\b|iz)|credential|signature|(?<![a-z])sas(?![a-z])"
     r"|(?:access|account|private|api|encryption).?key)"
 )
 _NAME = re.compile(_WORDS, re.IGNORECASE)
@@ -32,6 +32,8 @@ def is_secret_name(name: str) -> bool:
     Examples
     --------
     >>> is_secret_name("spark.hadoop.fs.s3a.secret.key"), is_secret_name("spark.sql.ansi.enabled")
+    (True, False)
+    >>> is_secret_name("hub_token"), is_secret_name("tokenizers")
     (True, False)
     """
     return bool(_NAME.search(name))

@@ -15,7 +15,12 @@ import numpy as np
 
 class _Noted:
     def __init__(
-        self, notes: str = "", stop_after: int = 0, files: tuple[str, ...] = (), seconds: float = 0
+        self,
+        notes: str = "",
+        stop_after: int = 0,
+        files: tuple[str, ...] = (),
+        seconds: float = 0,
+        api_token: str = "",
     ) -> None:
         self.notes, self.stop_after, self.files, self.seconds = notes, stop_after, list(files), seconds
 

@@ -221,8 +221,11 @@ def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, capl
     weights.write_bytes(b"one")
     source = write_texts(tmp_path / "in", make_texts(300))
     values = text_config(source, tmp_path / "out", notes)
-    values["embed"]["options"]["files"] = [str(weights)]
+    values["embed"]["options"] |= {"files": [str(weights)], "api_token": "hush-hush"}
     one = do(values, spark)
+    written = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert len(written) > 3
+    assert not [text for text in written if "hush-hush" in text]
     first = count_notes(notes)
     do(values, spark)
     assert count_notes(notes) == first
@@ -232,6 +235,7 @@ def test_other_weights_at_the_same_path_are_noticed(spark, tmp_path, notes, capl
     assert count_notes(notes) == 2 * first
     assert "weights_sha256 changed" in caplog.text
     assert one.document["encoders"] != two.document["encoders"]
+    assert one.document["encoders"]["embedding"]["options"]["api_token"] == "(redacted)"
 
 
 @pytest.mark.slow
