@@ -114,6 +114,7 @@ def read_tar_samples(
                 if size is not None and member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 key, suffix = parts
+                _check_name(name, key)
                 if sample is None or key != sample.key:
                     if sample is not None:
                         yield sample
@@ -128,13 +129,34 @@ def read_tar_samples(
                 if suffix in IMAGE_SUFFIXES and IMAGE_SUFFIXES.index(suffix) < rank:
                     rank = IMAGE_SUFFIXES.index(suffix)
                     sample.image = (member.offset_data, member.size)
-                elif suffix in wanted and member.size <= _MOST_BYTES:
+                elif suffix in wanted:
+                    _check_member(name, key, suffix, member.size)
                     found = tar.extractfile(member)
                     setattr(sample, wanted[suffix], found.read() if found is not None else None)
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"shard {name} is no whole tar: {error}", mend=_mend(content, error)) from None
     if sample is not None:
         yield sample
+
+
+def _check_name(shard: str, key: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # so tarfile says other bytes
+        shown = key.encode("utf-8", "surrogateescape")
+        raise InputError(
+            f"shard {shard}: the name of a member is not UTF-8: {shown!r}",
+            mend="write the shard again with names in UTF-8",
+        ) from None
+
+
+def _check_member(shard: str, key: str, suffix: str, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"shard {shard}: sample {key!r} has a .{suffix} of {size:,} bytes, where up to "
+            f"{_MOST_BYTES:,} are read",
+            mend="keep data of that size under another suffix: .txt and .json become columns",
+        )
 
 
 def _mend(content: Any, error: Exception) -> str:

@@ -365,6 +365,16 @@ def write_shards(folder: Path, n: int, a_shard: int, replace: dict[int, bytes] |
     return folder
 
 
+def pack(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", errors="surrogateescape") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
 def shard_config(pattern: Path | str, out: Path | str, notes: Path | None = None, **sections):
     values = config_of("", out, **sections)
     del values["input"]["path"]
@@ -538,6 +548,9 @@ def test_damaged_shards_are_refused_by_name(spark, tmp_path):
         (body[: len(body) // 2 + 100], "is cut off"),
         (b"no tar at all" * 100, "no whole tar"),
         (b"\x1f\x8b" + body, "is compressed"),
+        (pack({"a.jpg": b"x", "a.JPG": b"y"}), "two members .jpg"),
+        (pack({"a\udcff.jpg": b"x"}), "not UTF-8"),
+        (pack({"a.jpg": b"x", "a.json": b" " * (16 << 20 | 1)}), "of 16,777,217 bytes"),
     ):
         (folder / "00001.tar").write_bytes(content)
         with pytest.raises(InputError, match=message) as caught:
