@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from spark_dbp.stages.list_shards import read_webdataset
     from spark_dbp.stages.minhash_dedup import minhash_dedup
     from spark_dbp.stages.quota import plan_quotas
+    from spark_dbp.stages.read_embeddings import read_embeddings
     from spark_dbp.stages.score_filter import score_filter
     from spark_dbp.stages.select import select
     from spark_dbp.stages.semantic_dedup import semantic_dedup
@@ -57,6 +58,7 @@ _HOME = {
     "plan_quotas": "stages.quota",
     "plan_steps": "pipeline",
     "prune_again": "runner",
+    "read_embeddings": "stages.read_embeddings",
     "read_webdataset": "stages.list_shards",
     "run": "runner",
     "score_filter": "stages.score_filter",
@@ -90,6 +92,7 @@ __all__ = [
     "plan_quotas",
     "plan_steps",
     "prune_again",
+    "read_embeddings",
     "read_webdataset",
     "run",
     "score_filter",

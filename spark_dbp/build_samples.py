@@ -101,7 +101,9 @@ def _write_samples(job: Job, rows: DataFrame, columns: dict[str, Any]) -> tuple[
         scan = _plan_scan(job, columns)
         planned = _leave_out_bad_rows(plan_ingest(rows, **columns, scan=scan))
         if planned.can_be_written():
-            return _write_by_workers(job, rows, columns, planned, may_fall_back=scan is not None)
+            return _write_by_workers(
+                job, rows, columns, planned, may_fall_back=scan is not None and bool(job.source.paths)
+            )
     samples, on_bad_rows = ingest(rows, **columns), job.config.input.on_bad_rows
     if samples.columns == _CLUSTERED:  # the good ones are the assignments too
         report = count_samples_by_spark(samples, on_bad_rows)

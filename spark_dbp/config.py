@@ -31,6 +31,7 @@ from spark_dbp.config_embed import (
     take_empty_as_none,
 )
 from spark_dbp.config_errors import explain_errors
+from spark_dbp.config_input import InputConfig, name_default_key
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import paths
 from spark_dbp.secrets import redact
@@ -41,45 +42,6 @@ WhichToKeep = Literal["hard", "easy", "random", "stratified"]
 Complexity = Literal["d_intra*d_inter", "d_intra", "d_inter", "cluster_size", "uniform"]
 
 MAX_CLUSTERS = 2**31 - 1
-
-
-class InputConfig(Section):
-    """Where the samples are, and the names of their columns."""
-
-    path: UserPath | list[UserPath] | None = None
-    table: str | None = None
-    key: ColumnOrSql = "key"
-    embedding: ColumnOrSql = "embedding"
-    embedding_binary: Literal["float32", "float64", "float16"] | None = None
-    filter: str | None = None
-    cluster_id: ColumnOrSql | None = None
-    distance_to_centroid: ColumnOrSql | None = None
-    centroids: UserPath | None = None
-    on_bad_rows: Literal["fail", "drop"] = "fail"
-
-    @model_validator(mode="after")
-    def _check(self) -> InputConfig:
-        if self.path is not None and self.table is not None:
-            raise ValueError("give exactly one of input.path and input.table")
-        if self.path is not None and (not self.path or not all(self.paths)):
-            raise ValueError("input.path is empty")
-        for path in self.paths:
-            check_path("input.path", path)
-        if self.table is not None:
-            split_name(self.table)
-        if self.centroids is not None:
-            check_path("input.centroids", self.centroids)
-        for name in ("distance_to_centroid", "centroids"):
-            if getattr(self, name) is not None and self.cluster_id is None:
-                raise ValueError(f"input.{name} is given without input.cluster_id, which it belongs to")
-        return self
-
-    @property
-    def paths(self) -> list[str]:
-        """`path` as a list; empty for a table."""
-        if self.path is None:
-            return []
-        return [self.path] if isinstance(self.path, str) else list(self.path)
 
 
 class OutputConfig(Section):
@@ -246,7 +208,7 @@ class RunConfig(Section):
     """
 
     engine: Literal["auto", "arrow", "sql"] = "auto"
-    input: InputConfig = InputConfig()
+    input: Annotated[InputConfig, BeforeValidator(name_default_key)] = InputConfig()
     embed: Annotated[list[EmbedConfig], BeforeValidator(list_sections)] = Field(default_factory=list)
     output: OutputConfig
     dedup: DedupConfig = DedupConfig()

@@ -127,6 +127,8 @@ def _plan_ingest(config: RunConfig, has_vectors: bool) -> Step:
     keys = (
         "path",
         "table",
+        "format",
+        "options",
         "key",
         "embedding",
         "embedding_binary",

@@ -21,8 +21,9 @@ from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError
+from spark_dbp.io.other_sources import open_format, open_shards
 from spark_dbp.io.shards import list_shards
-from spark_dbp.io.sources import open_shards, open_source
+from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
 from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
@@ -112,6 +113,11 @@ def _open_input(job: Job, steps: list[Step], written: list[tuple[str, str]]) -> 
         "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
         "written": written,
     }
+    if given.format != "parquet":
+        options = given.options.to_dict()
+        with translate_errors():
+            job.source = open_format(job.spark, given.format, given.paths, options, **how)
+        return
     if not config.shards:
         compared = _list_compared(config)
         job.source = open_source(job.spark, paths=given.paths, table=given.table, compared=compared, **how)

@@ -9,7 +9,7 @@ every file, and none of them from the name of a folder.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -39,32 +39,34 @@ class NotPlainError(Exception):
 
 @dataclass(frozen=True)
 class FileScan:
-    """Files that workers read themselves. `plan_file_scan` makes it.
+    """Files that workers read themselves.
 
     Attributes
     ----------
     spark : SparkSession
-    tasks : list of list of (str, list of int)
-        For each task, files and the row groups of them that it reads.
+    tasks : list
+        What each task reads.
     n_rows : int
     progress : str
-        Directory in which workers note how many rows they have read.
+        Directory in which workers note how many rows they have read; empty for none.
+    read : callable
+        Takes one of `tasks`, and the names of columns in the files by those that they get; returns batches.
     """
 
     spark: SparkSession
-    tasks: list[list[tuple[str, list[int]]]]
+    tasks: list[Any]
     n_rows: int
     progress: str
+    read: Callable[[Any, Mapping[str, str]], Iterator[pa.RecordBatch]]
 
     def plan(self, names: Mapping[str, str], function: BatchFunction) -> tuple[DataFrame, BatchFunction]:
         """What `mapInArrow` takes, so that `function` gets columns of the files under other names."""
-        tasks, notes = self.tasks, name_pass(self.progress)
+        tasks, read, notes = self.tasks, self.read, self.progress and name_pass(self.progress)
 
         def over_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             numbers = (number for batch in batches for number in batch.column(0).to_pylist())
-            parts = (part for number in numbers for part in tasks[number])
-            found = (batch for path, groups in parts for batch in _read_groups(path, groups, names))
-            yield from function(report_progress(found, notes))
+            found = (batch for number in numbers for batch in read(tasks[number], names))
+            yield from function(report_progress(found, notes) if notes else found)
 
         return self.spark.range(0, len(tasks), 1, len(tasks)), over_files
 
@@ -154,7 +156,11 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
     total = sum(size for _, groups in looked_at for _, size in groups)
     even = total // count_shuffle_partitions(frame.sparkSession)
     return FileScan(
-        frame.sparkSession, _share(looked_at, max(_FEW_BYTES, min(_TASK_BYTES, even))), n_rows, progress
+        frame.sparkSession,
+        _share(looked_at, max(_FEW_BYTES, min(_TASK_BYTES, even))),
+        n_rows,
+        progress,
+        _read_task,
     )
 
 
@@ -223,6 +229,12 @@ def reads_alike(arrow_type: pa.DataType, data_type: DataType) -> bool:
         )
         return is_list and arrow_type.value_type == plain[type(data_type.elementType)]
     return arrow_type == plain.get(type(data_type))
+
+
+def _read_task(places: list[tuple[str, list[int]]], names: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    """Batches of some row groups of some files."""
+    for path, groups in places:
+        yield from _read_groups(path, groups, names)
 
 
 def _read_groups(path: str, groups: list[int], names: Mapping[str, str]) -> Iterator[pa.RecordBatch]:

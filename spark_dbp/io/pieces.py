@@ -100,7 +100,7 @@ def find_pieces(source: Source, key: str, shards: Sequence[Shard] = ()) -> Piece
     """
     from pyspark.sql import functions as F
 
-    if source.shards:
+    if source.has_shards:
         counted = collect_arrow(source.given.groupBy(SHARD).agg(F.count(F.lit(1)).alias("rows")))
         rows = {row[SHARD]: row["rows"] for row in counted.to_pylist()}
         found = [InputFile(one.path, one.size, one.changed, rows.get(one.path, 0)) for one in shards]

@@ -1,7 +1,7 @@
 """Open the input table of a run, and notice when it changes while the run reads it.
 
 Imports `compat`, `catalog`, `row_bytes`, `expressions`, `forms`, `spark_errors`, `footers`, `input_files`,
-`shards`, `errors` and `digest`; pyspark inside functions.
+`errors` and `digest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from spark_dbp.engine.spark_errors import read_condition, translate_errors
 from spark_dbp.errors import InputError
 from spark_dbp.io.footers import list_parquet, read_parquet, take_types_from_rows
 from spark_dbp.io.input_files import list_read_files, name_literally, read_checked, read_folders_as_text
-from spark_dbp.io.shards import SETTING, Shard, digest_shards, list_shards
 from spark_dbp.lake.digest import digest_and_sum
 
 if TYPE_CHECKING:
@@ -100,8 +99,14 @@ class Source:
         `frame` before columns are computed.
     compute : callable
         Makes of `given`, or of some of its rows, what `frame` is.
-    shards : tuple of str
-        Paths and globs of a WebDataset, whose samples `given` lists.
+    name : str
+        The setting and its value, for messages: ``input.path /data/x``.
+    look_again : callable, optional
+        Takes the snapshot anew, for what is neither Parquet nor a table.
+    scan : callable, optional
+        Plans how workers read it, given where they note how far they are.
+    has_shards : bool
+        Whether `given` lists the samples of a WebDataset.
     """
 
     spark: SparkSession
@@ -113,12 +118,10 @@ class Source:
     is_pinned: bool
     given: DataFrame
     compute: Callable[[DataFrame], DataFrame]
-    shards: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The setting and its value, for messages: ``input.path /data/x``."""
-        return f"{SETTING} {', '.join(self.shards)}" if self.shards else _name(self.paths, self.table)
+    name: str
+    look_again: Callable[[], Snapshot] | None = None
+    scan: Callable[[str], FileScan] | None = None
+    has_shards: bool = False
 
     def read_rows(self, some: Column | None = None) -> DataFrame:
         """Rows that the filter lets through, with all their columns.
@@ -144,10 +147,15 @@ class Source:
         NotPlainError
             When only Spark can read just these rows.
         """
-        if not self.paths:
-            raise NotPlainError("it is a table of the catalog")
         if self.predicate is not None:
             raise NotPlainError("it is filtered")
+        if self.scan is not None:
+            for name in columns:
+                if name not in self.given.columns:
+                    raise NotPlainError(f"{name!r} is no column of its own")
+            return self.scan(progress)
+        if not self.paths:
+            raise NotPlainError("it is a table of the catalog")
         return plan_file_scan(self.frame, columns, self.snapshot.rows, progress)
 
     def check_unchanged(self, rows_read: int | None = None) -> None:
@@ -184,8 +192,8 @@ class Source:
         )
 
     def _look_again(self) -> Snapshot:
-        if self.shards:
-            return snapshot_shards(list_shards(self.spark, self.shards), self.snapshot.rows)
+        if self.look_again is not None:
+            return self.look_again()
         if self.paths:
             with translate_errors(self.name, opening=True):
                 return take_snapshot(list_parquet(self.spark, self.paths), is_whole=True)
@@ -260,58 +268,8 @@ def open_source(
             snapshot = _snapshot_of_version(frame, version)
         else:
             snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
-    return Source(spark, paths, table, predicate, frame, snapshot, is_pinned, given, compute)
-
-
-def open_shards(
-    listed: DataFrame,
-    shards: Sequence[Shard],
-    patterns: Sequence[str],
-    n_rows: int,
-    *,
-    predicate: str | None = None,
-    columns: list[str],
-    computed: Collection[tuple[str, str]] = (),
-    written: Iterable[tuple[str, str]] = (),
-) -> Source:
-    """Open the samples of a WebDataset as the input.
-
-    Parameters
-    ----------
-    listed : DataFrame
-        One row for each sample, with the fields of its json.
-    shards : sequence of Shard
-    patterns : sequence of str
-        Paths and globs that name the shards.
-    n_rows : int
-        Number of samples.
-    predicate, columns, computed, written
-        As for `open_source`.
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    ConfigError
-        When SQL of the configuration is refused.
-    """
-    refuse_ambiguous_names(written, listed.columns)
-    if predicate is not None:
-        check_expression(listed, predicate, "input.filter")
-    compute = partial(compute_columns, names=columns, expressions=computed)
-    snapshot = snapshot_shards(shards, n_rows)
-    return Source(
-        listed.sparkSession, [], None, predicate, compute(listed), snapshot, False, listed, compute,
-        tuple(patterns),
-    )  # fmt: skip
-
-
-def snapshot_shards(shards: Sequence[Shard], n_rows: int) -> Snapshot:
-    """What shards were like when their samples were listed."""
-    n_bytes = sum(shard.size for shard in shards)
-    return Snapshot(n_rows, len(shards), n_bytes, digest_shards(shards))
+    name = _name(paths, table)
+    return Source(spark, paths, table, predicate, frame, snapshot, is_pinned, given, compute, name)
 
 
 def _pin(spark: SparkSession, table: str, frame: DataFrame) -> tuple[DataFrame, TableVersion | None, bool]:

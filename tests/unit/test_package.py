@@ -25,8 +25,8 @@ KERNELS, LAKE = BASE | {"kernels"}, BASE | {"lake"}
 ENGINE = KERNELS | LAKE | {"engine"}
 ENCODERS = KERNELS | {"lake", "config_base", "config_embed", "encoders"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
-STAGES = IO | LOADERS | ENCODERS | {"stages"}
-CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "settings"}
+STAGES = IO | LOADERS | ENCODERS | {"config_input", "stages"}
+CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "config_input", "settings"}
 RUNS = CONFIG | ENGINE | LOADERS | {"runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | {
@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "config_errors": set(),
     "config_base": LAKE,
     "config_embed": {"config_base", "config_errors", "errors"},
+    "config_input": LAKE | {"config_base", "config_errors"},
     "config": CONFIG - {"config"},
     "steps": set(),
     "runs": RUNS - {"runs"},
@@ -86,6 +87,7 @@ WITHOUT_PYSPARK = BASE | {
     "config_base",
     "config_embed",
     "config_errors",
+    "config_input",
     "settings",
     "steps",
     "runs",
