@@ -1,6 +1,7 @@
 """The metadata of DataComp: Parquet files beside ``.npz`` files of CLIP embeddings.
 
-Imports what is beside it."""
+Imports what is beside it.
+"""
 
 from __future__ import annotations
 
