@@ -1,7 +1,7 @@
 """Walk over the headers of a tar. Imports nothing of the package.
 
-Three times as fast as Python's tarfile, because only name, kind and size of a member are read. What is refused
-here and not there: a header that is cut off or garbled behind the first member, which tarfile takes for the
+Three times as fast as Python's tarfile, because only name, kind and size of a member are read. Refused here
+and not there are a header that is cut off or garbled behind the first member, which tarfile takes for the
 end, and sparse members, whose bytes are no plain range.
 """
 
