@@ -93,3 +93,28 @@ def expected_sample(number: int, shard: int, url: str) -> dict:
 
 def number_of(sample: dict) -> int:
     return int(sample["cls"])
+
+
+def write_trie(folder: Path, keys: list[str]) -> None:
+    """The tries of a run that kept these keys."""
+    import marisa_trie
+
+    from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, find_shards
+
+    folder.mkdir()
+    texts = [key.encode() for key in keys]
+    numbers = find_shards(texts, 3)
+    shards = []
+    for number in range(3):
+        mine = [text for text, of in zip(texts, numbers, strict=True) if of == number]
+        marisa_trie.BinaryTrie(mine).save(str(folder / f"{number}.marisa"))
+        shards.append({"shard": number, "file": f"{number}.marisa", "n_keys": len(mine)})
+    manifest = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "n_shards": 3,
+        "n_keys": len(keys),
+        "shards": shards,
+    }
+    manifest |= {"key_type": "string", "expression": None}
+    (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -354,6 +354,10 @@ class KeptSamples:
         epoch, rest = self._start.lead()
         return epoch, self._deal(rest)
 
+    def end_pass(self) -> None:
+        """Say that such a pass has come to its end."""
+        self._start.end_lead()
+
     def peek_leader(self) -> Rest:
         """What is left of the epoch for the next pass of such a loader."""
         return self._start.peek_leader()

@@ -98,6 +98,11 @@ class SharedStart:
         self._numbers[_IS_LED], self._numbers[_TAKEN] = 1, self._numbers[_SET]
         return epoch, rest
 
+    def end_lead(self) -> None:
+        """Say that such a pass has come to its end, unless something else was set meanwhile."""
+        if self._numbers[_IS_LED]:
+            self.set(self.epoch, Rest())
+
     def _share(self) -> None:
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "from_numpy"):

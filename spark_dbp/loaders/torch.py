@@ -143,6 +143,7 @@ class KeptLoader(DataLoader):  # type: ignore[misc]
             passing.n_batches += 1  # before it is delivered: who has it may ask for the state
             yield batch
         passing.is_over = True
+        self.dataset.end_pass()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands: behind the last batch delivered; after the epoch, at the next one."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import re
+import subprocess
+import sys
+import tarfile
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_shards import keys_of, number_of, write_shards
+from made_shards import add_member, keys_of, number_of, write_shards, write_trie
 
 torch = pytest.importorskip("torch")
 
@@ -174,6 +179,17 @@ def make_rest(position: int):
     from spark_dbp.loaders.order import Rest
 
     return Rest(position)
+
+
+def test_a_dataset_that_a_loader_has_gone_through_is_as_before(index):
+    whole = list(make(index))
+    dataset = make(index)
+    loader = KeptLoader(dataset, num_workers=1)
+    loader.load_state_dict(dataset.make_state(0, make_rest(40)))
+    assert numbers(loader) == whole[40:]
+    assert list(dataset) == whole
+    assert numbers(DataLoader(dataset, batch_size=BATCH, num_workers=1)) == whole
+    assert numbers(loader) == whole
 
 
 # Epochs, and workers that live on.
@@ -402,3 +418,47 @@ def test_webdataset_by_json(shards):
     by_stage = list(wds.DataPipeline(wds.SimpleShardList(shards), read_kept(keep, "json:uid")))
     for samples in (by_webdataset, decoded, by_stage):
         assert [int(sample["cls"]) for sample in samples] == KEPT
+
+
+# The docs.
+
+
+def write_images(folder: Path, n_shards: int, n_samples: int) -> list[str]:
+    """Shards of small images with their classes. Returns the keys."""
+    from PIL import Image
+
+    folder.mkdir()
+    keys = []
+    for shard in range(n_shards):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for number in range(n_samples):
+                keys.append(f"{shard:05d}{number:04d}")
+                stream = io.BytesIO()
+                Image.new("RGB", (8, 8), (number, shard, 0)).save(stream, "JPEG")
+                add_member(tar, f"{keys[-1]}.jpg", stream.getvalue())
+                add_member(tar, f"{keys[-1]}.cls", str(number % 10).encode())
+    return keys
+
+
+def test_the_examples_of_the_docs_run(tmp_path):
+    pytest.importorskip("webdataset")
+    root = Path(__file__).resolve().parents[2]
+    keys = write_images(tmp_path / "shards", 2, 100)
+    write_trie(tmp_path / "run", keys[::2])
+    blocks = re.findall(r"^```python\n(.*?)^```", (root / "docs/loaders.md").read_text(), flags=re.M | re.S)
+    assert len(blocks) >= 5
+    checks = (
+        "assert report.info['n_kept'] == n_streamed == 2 * n_selected == 100\n"
+        "assert len(loader) == 4 and state['sample_in_epoch'] == 64, state\nprint('DONE')"
+    )
+    (tmp_path / "examples.py").write_text("\n\n".join([*blocks, checks]))
+    done = subprocess.run(
+        [sys.executable, "examples.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.rstrip().endswith("DONE")

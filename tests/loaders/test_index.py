@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_shards import add_member, expected_sample, key_of, keys_of, uid_of, write_shard, write_shards
+from made_shards import (
+    add_member,
+    expected_sample,
+    key_of,
+    keys_of,
+    uid_of,
+    write_shard,
+    write_shards,
+    write_trie,
+)
 
 from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.loaders.index import SampleWriter, finish_index, index_shard, open_index, write_index
@@ -220,30 +229,6 @@ def test_a_trie_is_asked_and_says_which_keys_are_missing(shards, keep, tmp_path)
     report = write_index(tmp_path / "index", shards, tmp_path / "trie")
     assert (report.info["n_kept"], report.missing) == (len(keep), 2)
     assert report.missing_examples == ["nowhere-1", "nowhere-2"]
-
-
-def write_trie(folder: Path, keys: list[str]) -> None:
-    import marisa_trie
-
-    from spark_dbp.loaders.keep_trie import FORMAT, FORMAT_VERSION, find_shards
-
-    folder.mkdir()
-    texts = [key.encode() for key in keys]
-    numbers = find_shards(texts, 3)
-    shards = []
-    for number in range(3):
-        mine = [text for text, of in zip(texts, numbers, strict=True) if of == number]
-        marisa_trie.BinaryTrie(mine).save(str(folder / f"{number}.marisa"))
-        shards.append({"shard": number, "file": f"{number}.marisa", "n_keys": len(mine)})
-    manifest = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "n_shards": 3,
-        "n_keys": len(keys),
-        "shards": shards,
-    }
-    manifest |= {"key_type": "string", "expression": None}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_lists_and_arrays_are_sets_of_keys():
