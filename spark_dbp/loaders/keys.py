@@ -17,6 +17,7 @@ import os
 import posixpath
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from spark_dbp.loaders.keep_trie import KeepTrie
 Fields = dict[str, Any]
 KeyFunction = Callable[[str, "Fields | None", str], "str | None"]
 
+# Keys of a set whose type is checked. It is asked for each shard, and a set has keys of one type.
+_LOOKED_AT = 1000
 _FORMS = "one of webdataset, json:FIELD, shard/key, or a function"
 
 
@@ -164,7 +167,7 @@ def open_keep(keep: Any) -> Any:
             mend="give a KeepTrie, the path of a run, or a set of keys",
         )
     if isinstance(keep, (set, frozenset, dict)):
-        other = next((key for key in keep if not isinstance(key, str)), None)
+        other = next((key for key in islice(keep, _LOOKED_AT) if not isinstance(key, str)), None)
         if other is not None:
             raise ConfigError(
                 f"keep holds {type(other).__name__} ({other!r}), and keys are looked up as text",

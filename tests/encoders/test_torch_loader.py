@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -420,6 +421,50 @@ def test_webdataset_by_json(shards):
         assert [int(sample["cls"]) for sample in samples] == KEPT
 
 
+# Real images.
+
+ROOT = Path(__file__).resolve().parents[2]
+PART = ROOT / "notebooks" / "data" / "cifar10-part"
+WHOLE = Path(os.environ.get("SPARK_DBP_BENCH_DATA") or ROOT.parent / "shared" / "data") / "cifar10-test"
+
+
+def to_image(sample: dict) -> tuple:
+    import numpy as np
+    from PIL import Image
+
+    return np.array(Image.open(io.BytesIO(sample["jpg"])).convert("RGB")), json.loads(sample["json"])["uid"]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("folder", [PART, WHOLE], ids=["part", "whole"])
+def test_a_tenth_of_real_images(folder, num_workers, tmp_path):
+    wds = pytest.importorskip("webdataset")
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
+    samples = wds.WebDataset(shards, shardshuffle=False, empty_check=False)
+    uids = [json.loads(sample["json"])["uid"] for sample in samples]
+    keep = set(uids[::10])
+    report = write_index(tmp_path / "index", shards, keep, key="json:uid")
+    assert (report.info["n_kept"], report.missing, report.twice) == (len(keep), 0, 0)
+    for world_size in (1, 2):
+        got: list[str] = []
+        for rank in range(world_size):
+            settings = {"batch_size": 16, "transform": to_image, "rank": rank, "world_size": world_size}
+            loader = KeptLoader(KeptDataset(str(tmp_path / "index"), **settings), num_workers=num_workers)
+            stream = iter(loader)
+            images, names = next(stream)
+            assert images.shape[1:] == (32, 32, 3)
+            again = KeptLoader(KeptDataset(str(tmp_path / "index"), **settings))
+            again.load_state_dict(loader.state_dict())
+            rest = [uid for _, batch in again for uid in batch]
+            assert rest == [uid for _, batch in stream for uid in batch]
+            assert len(names) + len(rest) == len(loader.dataset)
+            got += [*names, *rest]
+        assert set(got) == keep
+        assert len(got) == len(keep) + loader.dataset.n_padded
+
+
 # The docs.
 
 
@@ -442,10 +487,9 @@ def write_images(folder: Path, n_shards: int, n_samples: int) -> list[str]:
 
 def test_the_examples_of_the_docs_run(tmp_path):
     pytest.importorskip("webdataset")
-    root = Path(__file__).resolve().parents[2]
     keys = write_images(tmp_path / "shards", 2, 100)
     write_trie(tmp_path / "run", keys[::2])
-    blocks = re.findall(r"^```python\n(.*?)^```", (root / "docs/loaders.md").read_text(), flags=re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/loaders.md").read_text(), flags=re.M | re.S)
     assert len(blocks) >= 5
     checks = (
         "assert report.info['n_kept'] == n_streamed == 2 * n_selected == 100\n"
