@@ -11,6 +11,7 @@ from benchmarks import (
     clustering,
     driver_memory,
     encoders,
+    loaders,
     minhash,
     pruning,
     semantic,
@@ -116,6 +117,21 @@ def _encoders(given: argparse.Namespace) -> None:
         encoders.measure(kind, n_items, runs, with_tenth=not given.quick)
 
 
+def _loaders(given: argparse.Namespace) -> None:
+    missing = loaders.find_missing()
+    if missing:
+        what = f"loaders: {', '.join(missing)} not there (pip install -r requirements-encoders.txt)"
+        if given.only:
+            raise SystemExit(what)
+        print(f"\n{what}: left out")
+        return
+    loaders.measure(2000 if given.quick else 10_000, 1 if given.quick else given.runs)
+    if given.quick:
+        loaders.measure_store(200, 10_000, [0.1, 1.0])
+    else:
+        loaders.measure_store(5000, 30_000, [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "whole-run": _whole_run,
     "whole-run-large": _whole_run_large,
@@ -129,6 +145,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "many-clusters": _many_clusters,
     "growth": _growth,
     "encoders": _encoders,
+    "loaders": _loaders,
 }
 
 

@@ -16,7 +16,7 @@ from spark_dbp.errors import ConfigError, SparkDbpError
 
 MEND = "check the URI and this machine's credentials for that store"
 # Schemes that only Spark's connectors know, and pyarrow's name for the same store.
-_ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
+ALIASES = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
 
 # A mounted file system belongs to the process that mounted it: it may hold a connection.
 _mounted: dict[tuple[int, str], Any] = {}
@@ -84,7 +84,7 @@ def open_root(root: str) -> tuple[Any, str]:
     scheme, _, authority = root.partition("://")
     # Only the root goes through pyarrow's URI parser. In the rest it would decode %20, refuse spaces and cut
     # off what follows a #, while Spark takes all characters as they are.
-    return _open_uri(f"{_ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
+    return _open_uri(f"{ALIASES.get(scheme, scheme)}://{authority}/", os.getpid())
 
 
 @lru_cache

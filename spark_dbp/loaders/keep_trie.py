@@ -12,7 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -186,6 +186,16 @@ class KeepTrie:
             For a value that cannot be a key of this column.
         """
         return [self._write_text(key) for key in keys]
+
+    def iter_texts(self) -> Iterator[bytes]:
+        """The texts of all keys, shard by shard.
+
+        Yields
+        ------
+        bytes
+        """
+        for number in sorted(self._shards):
+            yield from self._open_shard(number).keys()
 
     def _write_text(self, key: Any) -> bytes:
         try:  # the shortest way for a str: `_encode_str` is `str.encode`, but for few types of keys

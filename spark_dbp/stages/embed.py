@@ -32,8 +32,8 @@ from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.io.item_readers import MemberReader, read_whole_file
-from spark_dbp.io.tar_samples import read_tar_samples
 from spark_dbp.lake.progress import report_progress
+from spark_dbp.lake.tar_samples import read_tar_samples
 from spark_dbp.stages.list_shards import iter_contents, read_whole_files
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
 from spark_dbp.errors import InputError
 from spark_dbp.io.shards import SETTING, Shard, list_shards
-from spark_dbp.io.tar_samples import TarSample, read_tar_samples
 from spark_dbp.lake import files
 from spark_dbp.lake.progress import name_pass, report_progress
+from spark_dbp.lake.tar_samples import TarSample, read_tar_samples
 
 if TYPE_CHECKING:
     import pyarrow as pa
