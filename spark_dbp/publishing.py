@@ -29,8 +29,8 @@ from spark_dbp.columns import (
     quote_name,
     split_name,
 )
-from spark_dbp.config import InputConfig
 from spark_dbp.config_base import ColumnOrSql
+from spark_dbp.config_input import InputConfig
 from spark_dbp.engine.catalog_target import TABLES, VIEW, Target
 from spark_dbp.engine.catalog_writer import (
     RUN_ID,

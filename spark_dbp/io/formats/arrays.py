@@ -274,6 +274,10 @@ class RowReader:
             When the file ends before.
         """
         place = self._place
+        if self._row + n_rows > place.n_rows:
+            raise InputError(
+                f"{place.name} has {place.n_rows:,} rows, no row {self._row + n_rows - 1:,}", mend=_AGAIN
+            )
         try:
             content = self._stream.read(n_rows * place.row_bytes)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-_FOLDERS = {
+_FOLDERS: dict[str, Callable[..., list[Part]]] = {
     "clip_retrieval": clip_retrieval.find_parts,
     "datacomp": datacomp.find_parts,
     "semdedup": semdedup.find_parts,

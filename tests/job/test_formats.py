@@ -1,0 +1,109 @@
+"""Runs on embeddings as other programs write them, and the same answer as from a table of the same rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import config_of, make_embeddings, rows_of, write_table
+
+from spark_dbp import RunConfig, read_embeddings, run, verify
+from spark_dbp.errors import InputError
+
+N, DIM = 300, 8
+EMBEDDINGS = make_embeddings(N, DIM, 5).astype(np.float16)
+KEYS = [f"{i * 7919 % 1009:032x}" for i in range(N)]
+CUTS = [(0, 120), (120, 121), (121, N)]
+
+
+def write_datacomp(path):
+    (path / "small").mkdir(parents=True)
+    for number, (start, stop) in enumerate(CUTS):
+        rows = {
+            "uid": KEYS[start:stop],
+            "text": ["a text"] * (stop - start),
+            "size": list(range(start, stop)),
+        }
+        pq.write_table(pa.table(rows), path / "small" / f"{number}.parquet", row_group_size=50)
+        np.savez(
+            path / "small" / f"{number}.npz",
+            l14_img=EMBEDDINGS[start:stop],
+            b32_img=np.ones((stop - start, 2)),
+        )
+    return {"format": "datacomp", "path": str(path)}
+
+
+def write_clip_retrieval(path):
+    for folder in ("img_emb", "metadata"):
+        (path / folder).mkdir(parents=True)
+    for number, (start, stop) in enumerate(CUTS):
+        np.save(path / "img_emb" / f"img_emb_{number}.npy", EMBEDDINGS[start:stop])
+        rows = {"image_path": KEYS[start:stop], "size": list(range(start, stop))}
+        pq.write_table(pa.table(rows), path / "metadata" / f"metadata_{number}.parquet")
+    return {"format": "clip_retrieval", "path": str(path)}
+
+
+def write_matrix(path):
+    path.mkdir()
+    np.save(path / "x.npy", EMBEDDINGS)
+    (path / "keys.txt").write_text("\n".join(KEYS))
+    return {"format": "npy", "path": str(path / "x.npy"), "options": {"keys": str(path / "keys.txt")}}
+
+
+FORMATS = {"datacomp": write_datacomp, "clip_retrieval": write_clip_retrieval, "npy": write_matrix}
+
+
+@pytest.fixture(scope="module")
+def expected(spark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    source = write_table(folder / "in", KEYS, EMBEDDINGS.astype(np.float32))
+    return run(RunConfig.from_dict(config_of(source, folder / "run")), spark).document["digests"]
+
+
+@pytest.mark.parametrize("name", ["datacomp", pytest.param("clip_retrieval", marks=pytest.mark.slow), "npy"])
+@pytest.mark.parametrize("engine", ["arrow", pytest.param("sql", marks=pytest.mark.slow)])
+def test_the_answer_is_that_of_a_table(spark, tmp_path, expected, name, engine):
+    given = FORMATS[name](tmp_path / "in")
+    values = config_of("unused", tmp_path / "run", input=given, engine=engine)
+    done = run(RunConfig.from_dict(values), spark)
+    assert done.document["digests"]["keep_list"] == expected["keep_list"]
+    assert done.document["input"]["rows"] == N
+    verify(done, spark)
+    again = run(RunConfig.from_dict(values), spark)
+    assert again.document["reused_stages"] == list(done.document["stages"])
+
+
+@pytest.mark.slow
+def test_columns_of_the_metadata_serve_filter_dedup_and_score(spark, tmp_path):
+    values = config_of(
+        "unused",
+        tmp_path / "run",
+        input={**write_datacomp(tmp_path / "in"), "filter": "size >= 20"},
+        dedup={"exact": {"columns": [{"sql": "size DIV 2"}]}},
+        score_filter={"column": "size", "at_least": 60},
+    )
+    done = run(RunConfig.from_dict(values), spark)
+    dropped = done.document["accounting"]["dropped"]
+    assert (dropped["input.filter"], dropped["exact duplicates"], dropped["score_filter"]) == (20, 140, 20)
+    verify(done, spark)
+
+
+def test_as_a_dataframe(spark, tmp_path):
+    write_datacomp(tmp_path / "in")
+    frame = read_embeddings(spark, "datacomp", str(tmp_path / "in"))
+    assert frame.columns == ["embedding", "uid", "text", "size"]
+    assert rows_of(frame.select("uid", "size")) == sorted(zip(KEYS, range(N), strict=True))
+
+
+def test_files_that_change_after_they_were_looked_at(spark, tmp_path):
+    write_matrix(tmp_path / "in")
+    options = {"keys": str(tmp_path / "in" / "keys.txt")}
+    frame = read_embeddings(spark, "npy", str(tmp_path / "in" / "x.npy"), **options)
+    np.save(tmp_path / "in" / "x.npy", EMBEDDINGS[:100])
+    with pytest.raises(Exception, match="spark-dbp refuses"):
+        frame.collect()
+    values = config_of("unused", tmp_path / "run", input=write_matrix(tmp_path / "other"))
+    (tmp_path / "other" / "keys.txt").write_text("one\ntwo")
+    with pytest.raises(InputError, match="cannot be paired"):
+        run(RunConfig.from_dict(values), spark)
