@@ -15,6 +15,8 @@ ICEBERG := $(VENV35)/iceberg/snowpark_connect_deps_iceberg/jars/iceberg-spark-ru
 # Encoders need torch and its company, which nothing else does.
 VENV_ENCODERS := .venv-encoders
 STAMP_ENCODERS := $(VENV_ENCODERS)/.installed
+# What is never imported need not be compiled: without it, setting up takes half the time.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 # Two at a time: each has a Spark of its own.
 TEST_PROCESSES ?= 2
 
@@ -29,8 +31,8 @@ setup: $(STAMP)  ## Make .venv with the locked dependencies (a Java runtime amon
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(STAMP)  ## Cluster and prune scikit-learn's handwritten digits into demo-run/
@@ -67,8 +69,8 @@ $(ICEBERG): $(STAMP35)
 $(STAMP35): requirements-spark35.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "numpy 1 needs Python 3.10 to 3.12: make test-spark35 PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV35)
-	$(VENV35)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-spark35.lock
-	$(VENV35)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(VENV35)/bin/python -m pip install $(PIP_OPTIONS) --require-hashes -r requirements-spark35.lock
+	$(VENV35)/bin/python -m pip install $(PIP_OPTIONS) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Spark 3.5 and 4.3 have locks of their own. The versions between take all but pyspark from the lock of the newest.
@@ -84,18 +86,18 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-matrix PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv-spark$*
 	sed -n 's/ \\$$//; /^py\(spark\|4j\)==/d; /^[a-z].*==/p' requirements.lock > .venv-spark$*/constraints.txt
-	.venv-spark$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-spark$*/constraints.txt \
+	.venv-spark$*/bin/python -m pip install $(PIP_OPTIONS) --constraint .venv-spark$*/constraints.txt \
 	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
 	@touch $@
 
 test-encoders: $(STAMP_ENCODERS)  ## Run the tests of encoders, in a venv with torch (fetches 1 GB)
-	OMP_NUM_THREADS=2 $(VENV_ENCODERS)/bin/python -m pytest tests/encoders
+	OMP_NUM_THREADS=1 $(VENV_ENCODERS)/bin/python -m pytest -n $(TEST_PROCESSES) tests/encoders
 
 $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml tests/encoders/mend_torchvision.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-encoders PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV_ENCODERS)
 	sed -n 's/ \\$$//; /^[a-z].*==/p' requirements.lock > $(VENV_ENCODERS)/constraints.txt
-	$(VENV_ENCODERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV_ENCODERS)/constraints.txt \
+	$(VENV_ENCODERS)/bin/python -m pip install $(PIP_OPTIONS) --constraint $(VENV_ENCODERS)/constraints.txt \
 	  --requirement requirements-encoders.txt --editable '.[local,dev,notebook]'
 	$(VENV_ENCODERS)/bin/python tests/encoders/mend_torchvision.py
 	@touch $@
@@ -117,7 +119,7 @@ bench: $(BENCH_STAMP)  ## Measure against peers (BENCH=--quick for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 $(BENCH_STAMP): requirements-bench.lock $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes -r requirements-bench.lock
 	@touch $@
 
 LOCK := uv pip compile --universal --python-version 3.10 --generate-hashes --no-annotate \

@@ -17,7 +17,7 @@ from spark_dbp.columns import KEY
 from spark_dbp.config_embed import find_table
 from spark_dbp.engine.compat import collect_rows
 from spark_dbp.engine.highest import GROUP, SCORE, count_to_keep
-from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.run_tables import RunTables, show_examples
 from spark_dbp.stages.clip_score import clip_score
 from spark_dbp.stages.score_filter import REFUSED, find_reason, to_group, to_score
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 _KEPT, _REASON = "is_kept", "reason"
-_EXAMPLES = 5
 
 
 def check_filtered(tables: RunTables) -> Iterator[str]:
@@ -38,17 +37,17 @@ def check_filtered(tables: RunTables) -> Iterator[str]:
     filtered = tables.run.table("filtered", tables.spark).select(KEY, F.lit(True).alias(_KEPT))
     strangers = filtered.join(rows, KEY, "left_anti")
     if n := strangers.count():
-        yield f"table filtered: {n:,} keys are no samples, or duplicates, such as {_show(strangers)}"
+        yield f"table filtered: {n:,} keys are no samples, or duplicates, such as {show_examples(strangers)}"
     rows = rows.join(filtered, KEY, "left").withColumn(_KEPT, F.coalesce(_KEPT, F.lit(False)))
     rows = rows.withColumn(_REASON, find_reason(rows.schema[SCORE].dataType, settings.at_least))
     wrong = rows.where(F.col(_KEPT) & F.col(_REASON).isNotNull())
     if n := wrong.count():
-        yield f"table filtered: {n:,} rows do not pass the filter, such as {_show(wrong)}"
+        yield f"table filtered: {n:,} rows do not pass the filter, such as {show_examples(wrong)}"
     wrong = rows.where(~F.col(_KEPT) & F.col(_REASON).isNull())
     if settings.keep_fraction is not None:
         yield from _check_order(rows.where(F.col(_REASON).isNull()), settings.keep_fraction)
     elif n := wrong.count():
-        yield f"table filtered: {n:,} rows pass the filter and are not there, such as {_show(wrong)}"
+        yield f"table filtered: {n:,} rows pass the filter and are not there, such as {show_examples(wrong)}"
     yield from _check_counts(tables, rows)
 
 
@@ -122,10 +121,3 @@ def _check_counts(tables: RunTables, rows: DataFrame) -> Iterator[str]:
                 f"table filtered leaves out {counted.get(reason, 0):,} rows for {reason!r}, the account has "
                 f"{dropped.get(reason, 0):,}"
             )
-
-
-def _show(rows: DataFrame) -> str:
-    from pyspark.sql import functions as F
-
-    found = collect_rows(rows.select(F.col(KEY).cast("string")).orderBy(KEY).limit(_EXAMPLES))
-    return ", ".join(repr((row[0] or "null")[:80]) for row in found)

@@ -1,6 +1,6 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `columns`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; no pyspark.
+Imports `columns`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp.columns import KEY
 from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.compat import collect_rows
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.stages.check_samples import good_samples
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from spark_dbp.runs import Run
+
+
+_EXAMPLES = 5
 
 
 class RunTables:
@@ -67,3 +71,12 @@ class RunTables:
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
+
+
+def show_examples(rows: DataFrame) -> str:
+    """Some keys of rows that should not be there, for a message; of rows without keys, their first column."""
+    from pyspark.sql import functions as F
+
+    name = KEY if KEY in rows.columns else rows.columns[0]
+    found = collect_rows(rows.select(F.col(name).cast("string")).orderBy(name).limit(_EXAMPLES))
+    return ", ".join(repr((row[0] or "null")[:80]) for row in found)

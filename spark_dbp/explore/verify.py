@@ -33,15 +33,15 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.engine.compat import collect_rows, map_in_arrow
+from spark_dbp.engine.compat import map_in_arrow
 from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import DamagedRunError, InfeasibleError, SparkDbpError
 from spark_dbp.explore.check_filter import check_filtered
-from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.run_tables import RunTables, show_examples
 from spark_dbp.explore.second_look import check_in_numpy, sample_clusters
 from spark_dbp.lake import files
-from spark_dbp.lake.digest import add_digests, digest_columns, digest_table
+from spark_dbp.lake.digest import add_digests, digest_columns, digest_table, digest_tables
 from spark_dbp.lake.table_files import compare_files
 from spark_dbp.loaders.keep_trie import MANIFEST, KeepTrie, read_manifest
 from spark_dbp.stages.check_samples import estimate_row_bytes
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-9
 # Allowed difference of a norm from 1, because components are rounded to multiples of 2**-26.
 _NORM_SLACK = 1e-5
-_EXAMPLES = 5
 
 Problems = Iterator[str]
 
@@ -150,25 +149,28 @@ def _files(run: Run) -> Problems:
 
 def _contents(tables: RunTables) -> Problems:
     key_type = dict(tables.run.assignments(tables.spark).dtypes).get(KEY)
+    found: list[tuple[str, int, dict[str, str], DataFrame, list[list[str]]]] = []
     for step in tables.steps.values():
         for table, rows in step.rows.items():
             if table == "keep_trie":
                 continue
             frame = tables.run.table(table, tables.spark)
-            schema = TABLE_SCHEMAS.get(table, dict(frame.dtypes))
-            wanted = {name: key_type if kind == KEY_TYPE else kind for name, kind in schema.items()}
+            schema = TABLE_SCHEMAS.get(table, dict(frame.dtypes)).items()
+            wanted = {name: key_type if kind == KEY_TYPE else kind for name, kind in schema}
             if dict(frame.dtypes) != wanted:
                 yield f"table {table} has the columns {dict(frame.dtypes)}, not {wanted}"
                 continue
             stored = {"digest": step.digests.get(table), "digest of keys": step.key_digests.get(table)}
             expected = {name: value for name, value in stored.items() if value is not None}
-            lists = {"digest": frame.columns, "digest of keys": [KEY]}
-            n_rows, digests = digest_columns(frame, *[lists[name] for name in expected])
-            if n_rows != rows:
-                yield f"table {table} has {n_rows:,} rows, run.json says {rows:,}"
-            for (name, value), found in zip(expected.items(), digests, strict=True):
-                if found != value:
-                    yield f"table {table} has the {name} {found}, run.json says {value}: values were changed"
+            lists = [frame.columns if name == "digest" else [KEY] for name in expected]
+            found.append((table, rows, expected, frame, lists))
+    counted = zip(found, digest_tables([one[3:] for one in found]), strict=True)
+    for (table, rows, expected, *_), (n_rows, digests) in counted:
+        if n_rows != rows:
+            yield f"table {table} has {n_rows:,} rows, run.json says {rows:,}"
+        for (name, value), digest in zip(expected.items(), digests, strict=True):
+            if digest != value:
+                yield f"table {table} has the {name} {digest}, run.json says {value}: values were changed"
 
 
 def _name_version(run: Run) -> str:
@@ -240,7 +242,8 @@ def _keys(tables: RunTables) -> Problems:
             tables.good_samples().select(F.col(KEY).alias(DUPLICATE_OF)), DUPLICATE_OF, "left_anti"
         ).select(DUPLICATE_OF)
         if n := unknown.count():
-            yield f"table duplicates: duplicate_of of {n:,} rows is no sample, such as {_examples(unknown)}"
+            shown = show_examples(unknown)
+            yield f"table duplicates: duplicate_of of {n:,} rows is no sample, such as {shown}"
         return
     good, keys = tables.good_samples(), tables.run.assignments(tables.spark).select(KEY)
     if "duplicates" in digests:
@@ -258,7 +261,7 @@ def _keys(tables: RunTables) -> Problems:
     ):
         if n := rows.count():
             told = True
-            yield f"table assignments: {n:,} keys {what}, such as {_examples(rows)}"
+            yield f"table assignments: {n:,} keys {what}, such as {show_examples(rows)}"
     if not told:
         yield "table samples: a key occurs more than once"
 
@@ -277,11 +280,11 @@ def _bounds(tables: RunTables) -> Problems:
     inside = F.col(DISTANCE).between(0, 2) & ~F.isnan(DISTANCE)
     outside = assignments.where(~F.coalesce(inside, F.lit(False)))
     if n := outside.count():
-        yield f"table assignments: {n:,} distances are not within [0, 2], such as of {_examples(outside)}"
+        yield f"table assignments: {n:,} distances are not within [0, 2], such as of {show_examples(outside)}"
     known = tables.run.table("centroids", tables.spark).select(CLUSTER_ID)
     unknown = assignments.join(F.broadcast(known), CLUSTER_ID, "left_anti")
     if n := unknown.count():
-        yield f"table assignments: {n:,} rows are in unknown clusters, such as {_examples(unknown)}"
+        yield f"table assignments: {n:,} rows are in unknown clusters, such as {show_examples(unknown)}"
 
 
 def _stats(tables: RunTables) -> Problems:
@@ -375,7 +378,7 @@ def _keep_list(tables: RunTables) -> Problems:
     ):
         if n := rows.count():
             told = True
-            yield f"table keep_list: {n:,} rows {what}, such as key {_examples(rows)}"
+            yield f"table keep_list: {n:,} rows {what}, such as key {show_examples(rows)}"
     if not told:
         yield "table keep_list: it differs from the selection made again"
 
@@ -437,12 +440,4 @@ def _trie(tables: RunTables) -> Problems:
         )
     missing = find_missing_keys(kept, trie, tables.config.trie.key)
     if n := missing.agg(F.count(F.lit(1))).collect()[0][0]:
-        yield f"table keep_trie: {n:,} kept keys are not in it, such as {_examples(missing)}"
-
-
-def _examples(rows: DataFrame) -> str:
-    from pyspark.sql import functions as F
-
-    name = KEY if KEY in rows.columns else rows.columns[0]
-    found = collect_rows(rows.select(F.col(name).cast("string")).orderBy(name).limit(_EXAMPLES))
-    return ", ".join(repr((row[0] or "null")[:80]) for row in found)
+        yield f"table keep_trie: {n:,} kept keys are not in it, such as {show_examples(missing)}"

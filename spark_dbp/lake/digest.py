@@ -6,7 +6,7 @@ the same rows, each equally often. It finds damage and changes by mistake, but n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
@@ -55,18 +55,65 @@ def digest_and_sum(
     names = [f"h{number}" for number in range(len(hashes))]
     summed = [total.alias(f"t{number}") for number, total in enumerate(totals)]
     hashed = frame.select(*[h.alias(name) for h, name in zip(hashes, names, strict=True)], *summed)
-    pieces = [
+    pieces = _sum_pieces(names)
+    whole = [F.coalesce(F.sum(name), F.lit(0)) for name in hashed.columns[len(names) :]]
+    rows, *sums = hashed.agg(F.count(F.lit(1)), *pieces, *whole).collect()[0]
+    return int(rows), _to_digests(sums[: len(pieces)]), [int(total) for total in sums[len(pieces) :]]
+
+
+def digest_tables(tables: Sequence[tuple[DataFrame, Sequence[list[str]]]]) -> list[tuple[int, list[str]]]:
+    """What `digest_columns` gives for each of several tables, in one job for all.
+
+    Parameters
+    ----------
+    tables : sequence of (DataFrame, sequence of list of str)
+        Each with its lists of columns.
+
+    Returns
+    -------
+    list of (int, list of str)
+    """
+    from pyspark.sql import functions as F
+
+    if not tables:
+        return []
+    most = max(len(lists) for _, lists in tables)
+    names = [f"h{number}" for number in range(most)]
+    hashed = []
+    for number, (frame, lists) in enumerate(tables):
+        hashes = [F.xxhash64(*[F.col(quote_name(name)) for name in columns]) for columns in lists]
+        hashes += [F.lit(None).cast("bigint")] * (most - len(lists))
+        named = [value.alias(name) for value, name in zip(hashes, names, strict=True)]
+        hashed.append(frame.select(F.lit(number).alias("number"), *named))
+    rows = reduce(lambda a, b: a.unionByName(b), hashed)
+    counted = rows.groupBy("number").agg(F.count(F.lit(1)), *_sum_pieces(names)).collect()
+    empty = (0, *[0] * (most * len(_SHIFTS)))
+    found = {number: tuple(map(int, sums)) for number, *sums in counted}  # a table without rows is not in it
+    return [
+        (of_table[0], _to_digests(of_table[1:])[: len(lists)])
+        for (_, lists), of_table in zip(
+            tables, (found.get(number, empty) for number in range(len(tables))), strict=True
+        )
+    ]
+
+
+def _sum_pieces(names: Iterable[str]) -> list[Column]:
+    """Sums of the pieces of columns of hashes, three for each."""
+    from pyspark.sql import functions as F
+
+    return [
         F.coalesce(F.sum(F.shiftrightunsigned(name, shift).bitwiseAND(F.lit(_PIECE))), F.lit(0))
         for name in names
         for shift in _SHIFTS
     ]
-    whole = [F.coalesce(F.sum(name), F.lit(0)) for name in hashed.columns[len(names) :]]
-    rows, *sums = hashed.agg(F.count(F.lit(1)), *pieces, *whole).collect()[0]
-    of_each = (sums[first : first + len(_SHIFTS)] for first in range(0, len(pieces), len(_SHIFTS)))
-    return int(rows), [_digest(pieces) for pieces in of_each], [int(total) for total in sums[len(pieces) :]]
 
 
-def _digest(sums: list[int]) -> str:
+def _to_digests(sums: Sequence[int]) -> list[str]:
+    size = len(_SHIFTS)
+    return [_digest(sums[first : first + size]) for first in range(0, len(sums), size)]
+
+
+def _digest(sums: Sequence[int]) -> str:
     total = reduce(add, (int(value) << shift for value, shift in zip(sums, _SHIFTS, strict=True)), 0)
     return f"{total % 2**64:016x}"
 

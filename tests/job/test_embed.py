@@ -184,7 +184,7 @@ def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, e
     done = do(narrow, spark)
     assert done.document["accounting"]["dropped"]["input.filter"] == 200
     first = count_notes(notes)
-    with_dedup = {**narrow, "dedup": {"exact": {"columns": ["text"]}, "minhash": {"column": "text"}}}
+    with_dedup = {**narrow, "dedup": {"exact": {"columns": ["text"]}}}
     done = do(with_dedup, spark)
     assert count_notes(notes) == first
     assert set(pq.read_table(done.table_path("embeddings")).column_names) == {"key", "vector", "text"}

@@ -150,7 +150,7 @@ def choose_pairs(seed: int = 0) -> list[Choice]:
     return found
 
 
-CHOICES = choose_pairs()
+CHOICES = choose_pairs(seed=11)  # which needs fewer than most
 
 
 def merge(base: dict, more: dict) -> dict:
@@ -252,15 +252,15 @@ def test_options_in_pairs(spark, schema, tmp_path, choice):
         assert not (tmp_path / "run/run.json").exists()
         return
     assert not expected
-    verify(done, spark)
     check_run(done, choice, spark)
     check_published(done, choice, spark)
     output = OPTIONS["published"][choice["published"]].get("output", {})
     settings = ["prune.keep_ratio=0.2", *(f"output.{name}={value}" for name, value in output.items())]
     again = prune_again(done, str(tmp_path / "again"), [*settings, "prune.temperature=0.02"], spark)
     check_published(again, choice, spark)
-    if CHOICES.index(choice) % 3 == 0:  # what these look at hardly depends on two options at a time
-        verify(again, spark)
+    # All tables but quotas, keep list and trie are those of both runs.
+    verify(again if CHOICES.index(choice) % 2 else done, spark)
+    if CHOICES.index(choice) % 3 == 0:  # what this looks at hardly depends on two options at a time
         rerun = run(config_for(choice, tmp_path, spark), spark)
         assert rerun.document["reused_stages"] == list(done.document["stages"])
 

@@ -114,9 +114,12 @@ def test_nothing_is_computed_again_but_what_the_filter_changes(spark, source, go
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "given", [{"cluster_id": "cid"}, {"cluster_id": "cid", "distance_to_centroid": "dist"}]
+    ("given", "dedup"),
+    [
+        ({"cluster_id": "cid"}, {"exact": {"columns": ["score"]}}),
+        ({"cluster_id": "cid", "distance_to_centroid": "dist"}, {}),
+    ],
 )
-@pytest.mark.parametrize("dedup", [{}, {"exact": {"columns": ["score"]}}])
 def test_data_that_is_clustered_already(spark, tmp_path, given, dedup):
     """Clusters and distances travel through the filter."""
     more = {
