@@ -90,7 +90,7 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	  setuptools 'pyspark[connect]==$*.*' --editable '.[local,dev]'
 	@touch $@
 
-test-encoders: $(STAMP_ENCODERS)  ## Run the tests of encoders, in a venv with torch (fetches 1 GB)
+test-encoders: $(STAMP_ENCODERS)  ## Run the tests of encoders and loaders that need torch, in a venv of its own (fetches 1 GB)
 	OMP_NUM_THREADS=1 $(VENV_ENCODERS)/bin/python -m pytest -n $(TEST_PROCESSES) tests/encoders
 
 $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml tests/encoders/mend_torchvision.py
