@@ -330,6 +330,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
             engine=config.engine,
             paths=config.input.paths,
             table=config.input.table,
+            format=config.input.format,
+            options=config.input.options.to_dict(),
             published=config.output.table,
             table_format=config.output.table_format,
             deduplicates=bool(config.dedup.minhash or config.dedup.semantic),

@@ -42,6 +42,7 @@ from spark_dbp.explore.diagnosis import (
 )
 from spark_dbp.explore.workers import ask_workers, look_around
 from spark_dbp.io.footers import read_parquet
+from spark_dbp.io.formats.dataset import open_dataset
 from spark_dbp.io.input_files import name_literally
 from spark_dbp.io.shards import list_shards
 from spark_dbp.lake import files
@@ -67,6 +68,8 @@ class Wishes:
         ``input.path``.
     table : str or None
         ``input.table``.
+    format, options : str, dict
+        ``input.format`` and ``input.options``.
     published, table_format : str or None
         ``output.table`` and ``output.table_format``.
     deduplicates : bool
@@ -81,6 +84,8 @@ class Wishes:
     engine: str = "auto"
     paths: list[str] = field(default_factory=list)
     table: str | None = None
+    format: str = "parquet"
+    options: dict[str, Any] = field(default_factory=dict)
     published: str | None = None
     table_format: str = "parquet"
     deduplicates: bool = False
@@ -286,7 +291,9 @@ def _check_input(spark: SparkSession, wishes: Wishes) -> Iterator[Finding]:
     name = f"input.table {wishes.table}" if wishes.table else f"input.path {', '.join(wishes.paths)}"
     try:
         with translate_errors(name, opening=True):
-            if wishes.table:
+            if wishes.format != "parquet":
+                frame = open_dataset(wishes.format, wishes.paths, wishes.options).plan_rows(spark).to_frame()
+            elif wishes.table:
                 frame = open_reader(spark).table(wishes.table)
             else:
                 frame = read_parquet(spark, name_literally(wishes.paths))

@@ -10,6 +10,7 @@ from conftest import config_of, make_embeddings, rows_of, write_table
 
 from spark_dbp import RunConfig, read_embeddings, run, verify
 from spark_dbp.errors import InputError
+from spark_dbp.explore.doctor import Wishes, examine
 
 N, DIM = 300, 8
 EMBEDDINGS = make_embeddings(N, DIM, 5).astype(np.float16)
@@ -107,3 +108,16 @@ def test_files_that_change_after_they_were_looked_at(spark, tmp_path):
     (tmp_path / "other" / "keys.txt").write_text("one\ntwo")
     with pytest.raises(InputError, match="cannot be paired"):
         run(RunConfig.from_dict(values), spark)
+
+
+def test_nulls_alone_in_a_file_and_what_doctor_says(spark, tmp_path):
+    given = write_clip_retrieval(tmp_path / "in")
+    rows = pq.read_table(tmp_path / "in" / "metadata" / "metadata_1.parquet")
+    nulls = rows.set_column(1, "size", pa.nulls(1))
+    pq.write_table(nulls, tmp_path / "in" / "metadata" / "metadata_1.parquet")
+    frame = read_embeddings(spark, "clip_retrieval", given["path"])
+    assert dict(frame.dtypes)["size"] == "bigint"
+    assert frame.where("size IS NULL").count() == 1
+    wishes = Wishes(output=str(tmp_path / "run"), format="clip_retrieval", paths=[given["path"]])
+    said = {finding.about: finding for finding in examine(lambda: spark, wishes)}
+    assert said["input"].status == "ok", said["input"]

@@ -310,3 +310,17 @@ def test_a_range_of_rows_is_cut_where_files_allow_it(tmp_path):
     )
     tasks = share_rows([part], 8000)
     assert tasks == [[Range(0, 0, 250), Range(0, 250, 500)], [Range(0, 500, 750), Range(0, 750, 1000)]]
+
+
+def test_embeddings_of_another_type_are_no_bits(tmp_path):
+    pq.write_table(pa.table({"id": [1], "embeddings": pa.array([b"abcd"])}), tmp_path / "a.parquet")
+    assert open_dataset("curator", [str(tmp_path)], {}).schema.field("embedding").type == pa.binary()
+
+
+def test_a_column_of_nulls_alone_is_of_the_type_that_other_files_have(tmp_path):
+    folder = write_pairs(tmp_path / "in")
+    for part, scores in enumerate([[None] * 4, [0.5] * 4, [None] * 4]):
+        rows = {"image_path": ["a"] * 4, "score": scores, "none": [None] * 4}
+        pq.write_table(pa.table(rows), folder / "metadata" / f"metadata_{part}.parquet")
+    schema = open_dataset("clip_retrieval", [str(folder)], {}).schema
+    assert (schema.field("score").type, schema.field("none").type) == (pa.float64(), pa.string())

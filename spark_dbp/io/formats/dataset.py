@@ -74,7 +74,7 @@ class Dataset:
         progress : str
             Directory in which workers note how many rows they have read; empty for none.
         """
-        parts, tasks = self.parts, share_rows(self.parts)
+        parts, tasks, schema = self.parts, share_rows(self.parts), self.schema
 
         def read(ranges: Sequence[Range], names: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
             import pyarrow as pa
@@ -83,7 +83,10 @@ class Dataset:
             with refuse_in_worker():
                 for place in ranges:
                     for batch in read_range(parts[place.number], place, wanted):
-                        columns = {new: batch.column(name) for new, name in names.items()}
+                        columns = {
+                            new: batch.column(name).cast(schema.field(name).type)  # of nulls alone
+                            for new, name in names.items()
+                        }
                         yield pa.RecordBatch.from_pydict(columns)
 
         return FileScan(spark, tasks, self.n_rows, progress, read)

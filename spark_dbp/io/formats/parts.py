@@ -69,7 +69,7 @@ class Range:
 
 
 def find_schema(parts: Sequence[Part]) -> pa.Schema:
-    """Columns of all parts.
+    """Columns of all parts. One of which a part has only nulls is of the type that it has in others.
 
     Raises
     ------
@@ -78,20 +78,24 @@ def find_schema(parts: Sequence[Part]) -> pa.Schema:
     """
     import pyarrow as pa
 
-    first = parts[0].columns
+    first = dict(parts[0].columns)
     for part in parts[1:]:
-        if part.columns == first:
-            continue
-        names = sorted(set(first) ^ set(part.columns)) or [
-            name for name, data_type in first.items() if part.columns[name] != data_type
+        columns = part.columns
+        for name, data_type in columns.items():
+            if first.get(name) == pa.null():
+                first[name] = data_type
+        names = sorted(set(first) ^ set(columns)) or [
+            name for name, data_type in first.items() if columns[name] not in (data_type, pa.null())
         ]
+        if not names:
+            continue
         name = names[0]
         one, other = (str(columns.get(name, "not there")) for columns in (first, part.columns))
         raise InputError(
             f"{part.files[-1].name}: column {name!r} is {other}, and {one} in {parts[0].files[-1].name}",
             mend="write the files alike, or name the columns that you want with input.options.columns",
         )
-    return pa.schema(list(first.items()))
+    return pa.schema([(name, pa.string() if t == pa.null() else t) for name, t in first.items()])
 
 
 def share_rows(parts: Sequence[Part], task_bytes: int = _TASK_BYTES) -> list[list[Range]]:

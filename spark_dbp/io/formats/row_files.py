@@ -80,11 +80,10 @@ class RowFile(ABC):
 
 
 @dataclass(frozen=True)
-class ArrayFile(RowFile):
-    """An array, as the column `column`."""
+class PlacedFile(RowFile):
+    """A file whose rows are those of an array."""
 
     place: ArrayPlace
-    column: str
 
     @property
     def name(self) -> str:
@@ -105,6 +104,13 @@ class ArrayFile(RowFile):
     def row_bytes(self) -> int:
         """As `RowFile` says."""
         return self.place.row_bytes
+
+
+@dataclass(frozen=True)
+class ArrayFile(PlacedFile):
+    """An array, as the column `column`."""
+
+    column: str
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -272,6 +278,7 @@ def find_table(
         found[new] = name
     names = list(found) if wanted is None else [*wanted, *(name for name in further if name in found)]
     columns: dict[str, pa.DataType] = {}
+    of_bits: list[str] = []
     for name in dict.fromkeys(names):
         if name not in found:
             old = (given or {}).get(name, name)
@@ -285,11 +292,9 @@ def find_table(
                 mend="leave it out: name the columns that you want with input.options.columns",
             )
         columns[name] = plain
-    taken = tuple(
-        name for name in bits if name in columns and fields.field(found[name]).type.value_type == pa.uint16()
-    )
+        of_bits += [name] if is_bits else []
     groups = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
-    return TableFile(path, groups, columns, {name: found[name] for name in columns}, taken)
+    return TableFile(path, groups, columns, {name: found[name] for name in columns}, tuple(of_bits))
 
 
 def find_plain_type(data_type: pa.DataType) -> pa.DataType | None:
@@ -313,7 +318,7 @@ def find_plain_type(data_type: pa.DataType) -> pa.DataType | None:
         pa.float16(): pa.float32(),
         pa.large_string(): pa.string(),
         pa.large_binary(): pa.binary(),
-        pa.null(): pa.string(),
+        pa.null(): pa.null(),  # `find_schema` knows what other files have
     }
     if data_type in plain:
         return plain[data_type]

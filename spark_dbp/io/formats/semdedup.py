@@ -28,7 +28,7 @@ from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import ArrayPlace, RowReader, find_npy, find_raw, to_arrow
 from spark_dbp.io.formats.clip_retrieval import EMBEDDING
 from spark_dbp.io.formats.parts import Part
-from spark_dbp.io.formats.row_files import ArrayFile, Columns, Opened, RowFile
+from spark_dbp.io.formats.row_files import ArrayFile, Columns, Opened, PlacedFile, RowFile
 from spark_dbp.lake import files
 from spark_dbp.lake.table_files import map_in_threads
 
@@ -43,7 +43,7 @@ _ASK = "say it with input.options.distances: distance (1 - cos), similarity (cos
 
 
 @dataclass(frozen=True)
-class DistanceFile(RowFile):
+class DistanceFile(PlacedFile):
     """Distances to centroids, 1 - cos, of what is written as `kind`.
 
     Attributes
@@ -56,20 +56,9 @@ class DistanceFile(RowFile):
         Of the centroids; of squared distances they are needed.
     """
 
-    place: ArrayPlace
     kind: str
     nearest: ArrayPlace
     norms: tuple[float, ...] = ()
-
-    @property
-    def path(self) -> str:  # type: ignore[override]
-        """The file."""
-        return self.place.path
-
-    @property
-    def n_rows(self) -> int:  # type: ignore[override]
-        """Number of rows."""
-        return self.place.n_rows
 
     @property
     def columns(self) -> dict[str, pa.DataType]:  # type: ignore[override]
@@ -119,7 +108,7 @@ def to_distances(values: npt.NDArray[Any], kind: str, norm: Any = 1.0) -> npt.ND
 
 
 @dataclass(frozen=True)
-class ClusterFile(RowFile):
+class ClusterFile(PlacedFile):
     """The rows of a cluster: texts of path, row, distance and cluster.
 
     Attributes
@@ -131,19 +120,8 @@ class ClusterFile(RowFile):
         The memmap in which the rows are.
     """
 
-    place: ArrayPlace
     kind: str
     embeddings: ArrayPlace | None = None
-
-    @property
-    def path(self) -> str:  # type: ignore[override]
-        """The file."""
-        return self.place.path
-
-    @property
-    def n_rows(self) -> int:  # type: ignore[override]
-        """Number of rows."""
-        return self.place.n_rows
 
     @property
     def row_bytes(self) -> int:
