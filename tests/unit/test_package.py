@@ -72,9 +72,11 @@ MAY_IMPORT = {
     "explore": STAGES | IO | RUNS | {"explore"},
     "demo_data": LAKE,
     "demo": CONFIG | {"demo_data", "encoders"},
-    "cli": RUNNER | {"explore", "demo"},
+    "exchange": STAGES | RUNS | {"exchange"},
+    "commands": RUNNER | {"explore", "exchange", "demo", "commands"},
+    "cli": BASE | {"lake", "engine", "commands"},
     "__main__": {"cli"},
-    "__init__": RUNNER | {"explore"},
+    "__init__": RUNNER | {"explore", "exchange"},
 }
 # What must work where pyspark is not installed: not even inside functions may it be imported there, but in the
 # one module of `lake` that digests DataFrames.
@@ -93,6 +95,7 @@ WITHOUT_PYSPARK = BASE | {
     "runs",
     "demo_data",
     "demo",
+    "commands",
     "cli",
 }
 WITH_PYSPARK = {"lake/digest.py"}

@@ -9,7 +9,7 @@ import pytest
 from conftest import config_of
 
 from spark_dbp import RunConfig
-from spark_dbp.cli import _tell_next
+from spark_dbp.commands.jobs import _tell_next
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files, paths
 

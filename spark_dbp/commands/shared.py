@@ -1,0 +1,72 @@
+"""What the commands share: options, the run they ask about, its session. Imports `runs` and `engine`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spark_dbp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.runs import Run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that several commands take, as parents of their parsers.
+
+    Attributes
+    ----------
+    common : argparse.ArgumentParser
+        ``--debug``.
+    settings : argparse.ArgumentParser
+        ``--set``.
+    """
+
+    common: argparse.ArgumentParser
+    settings: argparse.ArgumentParser
+
+
+def make_options() -> Options:
+    common = argparse.ArgumentParser(add_help=False)
+    # Before and after the command: where it is absent it must not undo what the other place says.
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the whole trace of an error"
+    )
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument(
+        "--set",
+        dest="settings",
+        metavar="a.b=value",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override configuration keys (values in YAML)",
+    )
+    return Options(common, settings)
+
+
+def keep_spark_settings(command: str, settings: list[str]) -> list[str]:
+    if not all(item.startswith("spark.") for item in settings):
+        raise ConfigError(f"{command} takes no settings but spark.*", mend="leave the others out of --set")
+    return settings
+
+
+def open_run(path: str, settings: list[str]) -> tuple[Run, SparkSession | None]:
+    """A finished run, and the session through which its store may be reached; None for a local one."""
+    from spark_dbp import runs
+
+    spark = find_session(path, settings)
+    return runs.open_run(path, spark), spark
+
+
+def find_session(path: str, settings: list[str]) -> SparkSession | None:
+    """The session, with these settings, for a run directory that is not local."""
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.lake import files
+    from spark_dbp.settings import apply_settings
+
+    return None if files.is_local(path) else get_session(apply_settings({}, settings).get("spark"))
