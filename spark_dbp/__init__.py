@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spark_dbp import loaders
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
+    from spark_dbp.exchange.import_embeddings import import_embeddings
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -52,6 +53,7 @@ _HOME = {
     "exact_dedup": "stages.exact_dedup",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
+    "import_embeddings": "exchange.import_embeddings",
     "ingest": "stages.ingest",
     "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",
@@ -85,6 +87,7 @@ __all__ = [
     "exact_dedup",
     "get_session",
     "good_samples",
+    "import_embeddings",
     "ingest",
     "loaders",
     "minhash_dedup",

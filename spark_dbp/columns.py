@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 KEY = "key"
+EMBEDDING = "embedding"
 VECTOR = "vector"
 PROBLEM = "problem"
 DIMENSION = "dimension"

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -263,7 +264,10 @@ def to_arrow_schema(schema: StructType) -> pa.Schema:
     """The Arrow types in which Spark hands these columns to a worker."""
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    return to_arrow_schema(schema)
+    zone: dict[str, Any] = (
+        {"timezone": "UTC"} if "timezone" in signature(to_arrow_schema).parameters else {}
+    )  # from 4.1 on
+    return to_arrow_schema(schema, **zone)
 
 
 def open_reader(spark: SparkSession) -> DataFrameReader:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -164,15 +164,55 @@ class MappedRows:
             self.to_frame().limit(0).write.parquet(files.to_spark_path(path))
         return written
 
+    def write_any(self, path: str, as_they_are: Sequence[str] = ()) -> WrittenRows:
+        """Write rows with columns of any type to the new directory `path`, for others: nothing is digested.
+
+        Parameters
+        ----------
+        path : str
+            Reachable from the workers.
+        as_they_are : sequence of str
+            Columns that neither a codec nor a dictionary makes smaller.
+
+        Returns
+        -------
+        WrittenRows
+            Names and rows of the files.
+        """
+        draft = files.join(path, f"_draft-{uuid4().hex[:8]}")
+        schema = to_arrow_schema(self.schema)
+        leaves = parquet_files.list_leaves(schema)
+        codec = read_parquet_codec(self.source.sparkSession)
+        small = [leaf for leaf in leaves if leaf.split(".")[0] not in as_they_are]
+        how = {
+            "compression": {leaf: codec if leaf in small else "none" for leaf in leaves},
+            "use_dictionary": small,
+        }
+        written = self._write_files(self.source, self.function, draft, None, None, digests=False, **how)
+        files.publish(draft, written.names, path)
+        return written
+
     def _write_files(
-        self, source: DataFrame, function: BatchFunction, draft: str, count: Count | None, n_keys: int | None
+        self,
+        source: DataFrame,
+        function: BatchFunction,
+        draft: str,
+        count: Count | None,
+        n_keys: int | None,
+        *,
+        digests: bool = True,
+        **how: Any,
     ) -> WrittenRows:
         """Let the workers write files to the directory `draft`."""
-        schema, codec, problem = (
-            to_arrow_schema(self.schema),
-            read_parquet_codec(source.sparkSession),
-            self.problem,
-        )
+        schema, problem = to_arrow_schema(self.schema), self.problem
+        if not how:
+            codec = read_parquet_codec(source.sparkSession)
+            # No codec makes vectors smaller, and all of them take time to read.
+            # Keys are all different, so a dictionary of them would save nothing.
+            how = {
+                "compression": {n: "none" if n == VECTOR else codec for n in schema.names},
+                "use_dictionary": [CLUSTER_ID],
+            }
         n_parts = 0 if n_keys is None else max(1, -(-n_keys // _COMPARED))
         n_tasks = min(max(1, n_parts), count_shuffle_partitions(source.sparkSession))
         tasks = number_tasks(source, n_tasks)
@@ -185,7 +225,7 @@ class MappedRows:
             name = f"part-{context.partitionId() if context else 0:05d}-{uuid4().hex[:8]}.parquet"
             sink, sums, totals = None, [0, 0, 0], Counter[str]()
             for table in gather_batches(function(batches), _GROUP_ROWS, _GROUP_BYTES):
-                hashes = _hash_keys(table)
+                hashes = _hash_keys(table) if digests else np.zeros(0, np.uint64)
                 if count is not None:
                     totals.update(count(table, hashes))
                 if problem is not None and table.column(problem).null_count < table.num_rows:
@@ -194,18 +234,12 @@ class MappedRows:
                 if not table.num_rows:
                     continue
                 if sink is None:
-                    # Keys are all different, so a dictionary of them would save nothing.
-                    sink = parquet_files.ParquetSink(
-                        files.join(draft, name),
-                        schema,
-                        # No codec makes vectors smaller, and all of them take time to read.
-                        compression={n: "none" if n == VECTOR else codec for n in schema.names},
-                        use_dictionary=[CLUSTER_ID],
-                        write_statistics=True,
-                    )
+                    path = files.join(draft, name)
+                    sink = parquet_files.ParquetSink(path, schema, write_statistics=True, **how)
                 rows = table.select(schema.names).cast(schema)
                 sink.write(rows)
-                counted = rows.num_rows, sum_hashes(_hash_whole_rows(rows, hashes)), sum_hashes(hashes)
+                digest = sum_hashes(_hash_whole_rows(rows, hashes)) if digests else 0
+                counted = rows.num_rows, digest, sum_hashes(hashes)
                 sums = [total + more for total, more in zip(sums, counted, strict=True)]
                 if n_parts:
                     yield from _split_hashes(hashes, n_parts, tasks)

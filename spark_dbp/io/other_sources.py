@@ -96,10 +96,12 @@ def open_format(
     ConfigError
         When SQL of the configuration is refused.
     """
-    dataset = open_dataset(form, paths, options)
+    dataset = open_dataset(form, paths, options).choose_reader(spark)
     # What a predicate names is seen only when Spark reads it, so then all columns are there.
     needed = [*columns, *(name for _, sql in computed for name in find_names(sql))]
-    given = dataset.plan_rows(spark, needed if how.get("predicate") is None else None).to_frame()
+    known = dataset.schema.names
+    wanted = known if how.get("predicate") is not None else [name for name in known if name in needed]
+    given = dataset.plan_rows(spark, {name: name for name in wanted}).to_frame()
     name = f"input.path {', '.join(paths)}"
 
     def look_again() -> Snapshot:
@@ -110,7 +112,7 @@ def open_format(
         _snapshot_dataset(dataset),
         name,
         look_again,
-        scan=partial(dataset.plan_scan, spark),
+        scan=None if dataset.by_spark else partial(dataset.plan_scan, spark),
         columns=columns,
         computed=computed,
         **how,

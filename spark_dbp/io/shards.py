@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import InputError, SparkDbpError
@@ -167,4 +166,4 @@ def _list_by_spark(spark: SparkSession, pattern: str) -> list[Shard]:
         reader = spark.read.format("binaryFile").option("pathGlobFilter", "*.tar")
         changed = F.unix_micros("modificationTime")
         rows = reader.load(pattern).select("path", "length", changed.alias("changed")).collect()
-    return [Shard(files.normalize(unquote(row.path)), row.length, row.changed) for row in rows]
+    return [Shard(files.normalize(row.path), row.length, row.changed) for row in rows]

@@ -41,14 +41,26 @@ def iter_parquet(
     path: str, columns: list[str], batch_rows: int, batch_bytes: int, groups: list[int] | None = None
 ) -> Iterator[Any]:
     """Record batches of a Parquet file, or of some row groups, of so many rows and about so many bytes."""
+    with files.reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
+        yield from iter_open_parquet(source, columns, batch_rows, batch_bytes, groups, files.is_local(path))
+
+
+def iter_open_parquet(
+    source: Any,
+    columns: list[str],
+    batch_rows: int,
+    batch_bytes: int,
+    groups: list[int] | None = None,
+    is_local: bool = True,
+) -> Iterator[Any]:
+    """The same of a file that is open for reading."""
     import pyarrow.parquet as pq
 
     # Read a local disk through a small buffer, which stays in the cache. Read a store in few large requests.
-    how = {"buffer_size": 1 << 20, "pre_buffer": False} if files.is_local(path) else {"pre_buffer": True}
-    with files.reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as source:
-        file = pq.ParquetFile(source, page_checksum_verification=True, **how)
-        rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, measure_row_bytes(file.metadata, columns)))))
-        yield from file.iter_batches(rows, groups, columns, use_threads=False)
+    how = {"buffer_size": 1 << 20, "pre_buffer": False} if is_local else {"pre_buffer": True}
+    file = pq.ParquetFile(source, page_checksum_verification=True, **how)
+    rows = min(batch_rows, max(1, int(batch_bytes / max(1.0, measure_row_bytes(file.metadata, columns)))))
+    yield from file.iter_batches(rows, groups, columns, use_threads=False)
 
 
 def measure_row_bytes(footer: Any, columns: list[str]) -> float:
@@ -91,6 +103,24 @@ def open_unencrypted(path: str) -> Any:
         if length != file.metadata.serialized_size:
             raise OSError(f"{path}: something follows its footer, such as a signature; it may be encrypted")
         return file
+
+
+def list_leaves(schema: Any) -> list[str]:
+    """Names of the columns that Parquet makes of these, nested ones by their paths.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> list_leaves(pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float32()))]))
+    ['key', 'embedding.list.element']
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    columns = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    return [columns.column(number).path for number in range(len(columns))]
 
 
 class ParquetSink:

@@ -30,11 +30,11 @@ from spark_dbp.encoders import EncoderSettings, encode_stream, identify_encoder,
 from spark_dbp.engine.compat import column, map_in_arrow
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
+from spark_dbp.engine.whole_files import iter_contents, read_whole_files
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.io.item_readers import MemberReader, read_whole_file
 from spark_dbp.lake.progress import report_progress
 from spark_dbp.lake.tar_samples import read_tar_samples
-from spark_dbp.stages.list_shards import iter_contents, read_whole_files
 
 if TYPE_CHECKING:
     import pyarrow as pa

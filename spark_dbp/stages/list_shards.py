@@ -1,6 +1,7 @@
 """List the samples of WebDataset shards: their keys, where their images lie, texts and metadata.
 
-Imports `columns`, `compat`, `mapped_rows`, `shards`, `tar_samples` and `errors`; pyspark inside functions.
+Imports `columns`, `compat`, `mapped_rows`, `whole_files`, `shards`, `tar_samples`, `errors`; pyspark inside
+functions.
 
 Only headers, texts and json are read; the images stay where they are.
 """
@@ -13,7 +14,6 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from spark_dbp.columns import (
     IMAGE_OFFSET,
@@ -27,6 +27,7 @@ from spark_dbp.columns import (
 from spark_dbp.engine.compat import collect_arrow, count_shuffle_partitions, map_in_arrow
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
+from spark_dbp.engine.whole_files import MOST_BYTES, iter_contents, read_whole_files
 from spark_dbp.errors import InputError
 from spark_dbp.io.shards import SETTING, Shard, list_shards
 from spark_dbp.lake import files
@@ -41,8 +42,6 @@ log = logging.getLogger("spark_dbp")
 
 # Rows of a batch. Bytes of the buffer through which a shard in a store is read.
 _BATCH_ROWS, _BUFFER_BYTES = 4096, 8 << 20
-# Spark hands over a whole shard as one value, which has an end.
-_MOST_BYTES_BY_SPARK = 1 << 30
 # Fields of json beyond these are not made columns of.
 _MOST_FIELDS = 1000
 # What is told apart in json, and the type of a column that holds just these.
@@ -143,7 +142,7 @@ def plan_shard_samples(
             yield from report_progress(batches, notes) if notes else batches
 
     if by_spark:
-        large = next((shard for shard in shards if shard.size > _MOST_BYTES_BY_SPARK), None)
+        large = next((shard for shard in shards if shard.size > MOST_BYTES), None)
         if large is not None:
             raise InputError(
                 f"{SETTING}: shard {large.path} has {large.size:,} bytes, and Spark, which alone reaches it, "
@@ -166,20 +165,6 @@ def plan_shard_samples(
         return refuse(to_rows(_open_shard(*paths[number]) for number in numbers))
 
     return MappedRows(spark.range(0, len(paths), 1, n_tasks), over_shards, schema)
-
-
-def read_whole_files(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
-    """``path`` and ``content`` of files that only Spark reaches."""
-    from spark_dbp.lake.paths import to_spark_source
-
-    return spark.read.format("binaryFile").load(list(map(to_spark_source, paths))).select("path", "content")
-
-
-def iter_contents(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, Any]]:
-    """Path, as `list_shards` has it, and content of each file of `read_whole_files`."""
-    for batch in batches:
-        for uri, content in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
-            yield files.normalize(unquote(uri)), memoryview(content.as_buffer())
 
 
 def _open_shard(path: str, size: int) -> tuple[str, int | None, Any]:

@@ -23,7 +23,7 @@ def read_embeddings(spark: SparkSession, format: str, path: str | Sequence[str],
     spark : SparkSession
     format : {"clip_retrieval", "datacomp", "semdedup", "curator", "npy"}
     path : str or sequence of str
-        Folders; for ``npy`` matrices. Workers read the files.
+        Folders; for ``npy`` matrices. Workers read the files, and Spark where they do not reach them.
     **options
         As in ``input.options`` of the configuration: ``array``, ``columns``, ``keys`` ...
 
@@ -47,4 +47,4 @@ def read_embeddings(spark: SparkSession, format: str, path: str | Sequence[str],
     """
     paths = [path] if isinstance(path, str) else list(path)
     given = make_format_options(format, options, paths)
-    return open_dataset(format, paths, given.to_dict()).plan_rows(spark).to_frame()
+    return open_dataset(format, paths, given.to_dict()).choose_reader(spark).plan_rows(spark).to_frame()

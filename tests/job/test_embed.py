@@ -421,9 +421,9 @@ def test_fields_of_json_are_columns(spark, tmp_path, notes, engine):
 
 @pytest.mark.slow
 def test_shards_that_only_spark_reaches(spark, tmp_path, viewed, notes):
-    write_shards(viewed / "shards", 200, 50)
-    local = do(shard_config(viewed / "shards", tmp_path / "local", input={"key": "uid"}), spark)
-    values = shard_config(f"{VIEW}/shards", f"{VIEW}/run-{tmp_path.name}", notes, input={"key": "uid"})
+    write_shards(viewed / "shards a%20b", 200, 50)
+    local = do(shard_config(viewed / "shards a%20b", tmp_path / "local", input={"key": "uid"}), spark)
+    values = shard_config(f"{VIEW}/shards a%20b", f"{VIEW}/run-{tmp_path.name}", notes, input={"key": "uid"})
     done = do(values, spark)
     assert done.document["engine"]["name"] == "sql"
     assert count_notes(notes) == 202

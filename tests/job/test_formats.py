@@ -6,53 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import config_of, make_embeddings, rows_of, write_table
+from conftest import VIEW, config_of, rows_of, write_table
+from made_formats import EMBEDDINGS, FORMATS, KEYS, N, write_clip_retrieval, write_datacomp, write_matrix
 
 from spark_dbp import RunConfig, read_embeddings, run, verify
 from spark_dbp.errors import InputError
 from spark_dbp.explore.doctor import Wishes, examine
-
-N, DIM = 300, 8
-EMBEDDINGS = make_embeddings(N, DIM, 5).astype(np.float16)
-KEYS = [f"{i * 7919 % 1009:032x}" for i in range(N)]
-CUTS = [(0, 120), (120, 121), (121, N)]
-
-
-def write_datacomp(path):
-    (path / "small").mkdir(parents=True)
-    for number, (start, stop) in enumerate(CUTS):
-        rows = {
-            "uid": KEYS[start:stop],
-            "text": ["a text"] * (stop - start),
-            "size": list(range(start, stop)),
-        }
-        pq.write_table(pa.table(rows), path / "small" / f"{number}.parquet", row_group_size=50)
-        np.savez(
-            path / "small" / f"{number}.npz",
-            l14_img=EMBEDDINGS[start:stop],
-            b32_img=np.ones((stop - start, 2)),
-        )
-    return {"format": "datacomp", "path": str(path)}
-
-
-def write_clip_retrieval(path):
-    for folder in ("img_emb", "metadata"):
-        (path / folder).mkdir(parents=True)
-    for number, (start, stop) in enumerate(CUTS):
-        np.save(path / "img_emb" / f"img_emb_{number}.npy", EMBEDDINGS[start:stop])
-        rows = {"image_path": KEYS[start:stop], "size": list(range(start, stop))}
-        pq.write_table(pa.table(rows), path / "metadata" / f"metadata_{number}.parquet")
-    return {"format": "clip_retrieval", "path": str(path)}
-
-
-def write_matrix(path):
-    path.mkdir()
-    np.save(path / "x.npy", EMBEDDINGS)
-    (path / "keys.txt").write_text("\n".join(KEYS))
-    return {"format": "npy", "path": str(path / "x.npy"), "options": {"keys": str(path / "keys.txt")}}
-
-
-FORMATS = {"datacomp": write_datacomp, "clip_retrieval": write_clip_retrieval, "npy": write_matrix}
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +80,14 @@ def test_nulls_alone_in_a_file_and_what_doctor_says(spark, tmp_path):
     wishes = Wishes(output=str(tmp_path / "run"), format="clip_retrieval", paths=[given["path"]])
     said = {finding.about: finding for finding in examine(lambda: spark, wishes)}
     assert said["input"].status == "ok", said["input"]
+
+
+@pytest.mark.slow
+def test_a_store_that_only_spark_opens(spark, tmp_path, viewed, expected):
+    write_datacomp(viewed / "pool")
+    given = {"format": "datacomp", "path": f"{VIEW}/pool"}
+    values = config_of("unused", f"{VIEW}/run-{tmp_path.name}", input=given)
+    done = run(RunConfig.from_dict(values), spark)
+    assert done.document["engine"]["name"] == "sql"
+    assert done.document["digests"]["keep_list"] == expected["keep_list"]
+    verify(done, spark)

@@ -11,8 +11,9 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,20 @@ class ArrayPlace:
         return f"{self.path}, array {self.member.removesuffix('.npy')!r}" if self.member else self.path
 
 
+# Contents of files that Spark brought to this task, by their paths.
+_brought: ContextVar[Mapping[str, bytes] | None] = ContextVar("brought", default=None)
+
+
+@contextmanager
+def serve_contents(contents: Mapping[str, bytes]) -> Iterator[None]:
+    """Let `open_file` take these for the contents of files, by their paths."""
+    before = _brought.set(contents)
+    try:
+        yield
+    finally:
+        _brought.reset(before)
+
+
 @contextmanager
 def open_file(path: str, what: str = "") -> Iterator[Any]:
     """A file of any store, open for reading at any place.
@@ -79,6 +94,12 @@ def open_file(path: str, what: str = "") -> Iterator[Any]:
     InputError
         When there is no such file, or it cannot be read.
     """
+    brought = _brought.get() or {}
+    if path in brought:
+        import pyarrow as pa
+
+        yield pa.BufferReader(brought[path])
+        return
     try:
         with files.reached(path) as (filesystem, inner), filesystem.open_input_file(inner) as stream:
             yield stream

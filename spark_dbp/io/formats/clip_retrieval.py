@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spark_dbp.columns import EMBEDDING
 from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import find_npy
 from spark_dbp.io.formats.pairs import pair_files
@@ -21,8 +22,6 @@ from spark_dbp.io.formats.parts import Part
 from spark_dbp.io.formats.row_files import ArrayFile, find_table
 from spark_dbp.lake import files
 from spark_dbp.lake.table_files import map_in_threads
-
-EMBEDDING = "embedding"
 
 
 def find_parts(path: str, *, array: str = "img_emb", columns: Sequence[str] | None = None) -> list[Part]:

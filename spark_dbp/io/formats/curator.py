@@ -16,9 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, EMBEDDING
 from spark_dbp.errors import InputError
-from spark_dbp.io.formats.clip_retrieval import EMBEDDING
 from spark_dbp.io.formats.parts import Part
 from spark_dbp.io.formats.row_files import Constant, RowFile, find_table
 from spark_dbp.lake import files

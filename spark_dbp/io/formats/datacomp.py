@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spark_dbp.columns import EMBEDDING
 from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import find_npz
-from spark_dbp.io.formats.clip_retrieval import EMBEDDING
 from spark_dbp.io.formats.pairs import pair_files
 from spark_dbp.io.formats.parts import Part
 from spark_dbp.io.formats.row_files import ArrayFile, find_table

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from spark_dbp.columns import EMBEDDING
 from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import find_npy
-from spark_dbp.io.formats.clip_retrieval import EMBEDDING
 from spark_dbp.io.formats.parts import Part
 from spark_dbp.io.formats.row_files import ArrayFile, RowFile, find_lines, find_table
 

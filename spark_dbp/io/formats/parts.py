@@ -54,6 +54,11 @@ class Part:
         return self.files[0].n_rows
 
     @property
+    def paths(self) -> list[str]:
+        """All files."""
+        return sorted({path for file in self.files for path in file.paths})
+
+    @property
     def columns(self) -> dict[str, pa.DataType]:
         """All columns, and their types."""
         return {name: data_type for file in self.files for name, data_type in file.columns.items()}

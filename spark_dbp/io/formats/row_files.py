@@ -18,7 +18,7 @@ import numpy as np
 
 from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import ArrayPlace, RowReader, find_arrow_type, open_file, to_arrow
-from spark_dbp.lake import parquet_files
+from spark_dbp.lake import files, parquet_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,6 +63,11 @@ class RowFile(ABC):
     def name(self) -> str:
         """For messages."""
         return self.path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files that are read for it."""
+        return (self.path,)
 
     @property
     def row_bytes(self) -> int:
@@ -191,20 +196,25 @@ class TableFile(RowFile):
     @contextmanager
     def open(self, start: int, stop: int, names: Sequence[str]) -> Iterator[Columns]:
         """As `RowFile` says."""
-        import pyarrow as pa
-
         ends = np.cumsum(self.groups)
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         wanted = {name: self.given.get(name, name) for name in names}
-        batches = parquet_files.iter_parquet(
-            self.name,
-            list(dict.fromkeys(wanted.values())),
-            _BATCH_ROWS,
-            _BATCH_BYTES,
-            list(range(int(first), int(last) + 1)),
-        )
+        columns, groups = list(dict.fromkeys(wanted.values())), list(range(int(first), int(last) + 1))
+        with open_file(self.path) as source:
+            yield self._read_batches(
+                parquet_files.iter_open_parquet(
+                    source, columns, _BATCH_ROWS, _BATCH_BYTES, groups, files.is_local(self.path)
+                ),
+                start - int(ends[first - 1] if first else 0),
+                wanted,
+            )
+
+    def _read_batches(
+        self, batches: Iterator[pa.RecordBatch], skipped: int, wanted: Mapping[str, str]
+    ) -> Columns:
+        import pyarrow as pa
+
         held: list[pa.RecordBatch] = []
-        skipped = start - int(ends[first - 1] if first else 0)
 
         def read(n_rows: int) -> dict[str, pa.Array]:
             nonlocal skipped
@@ -225,7 +235,7 @@ class TableFile(RowFile):
                     found[name] = _take_bits(found[name])
             return {name: convert_column(value, self.columns[name]) for name, value in found.items()}
 
-        yield Opened(read)
+        return Opened(read)
 
 
 def find_table(

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, EMBEDDING
 from spark_dbp.errors import InputError
 from spark_dbp.io.formats.arrays import ArrayPlace, RowReader, find_npy, find_raw, to_arrow
-from spark_dbp.io.formats.clip_retrieval import EMBEDDING
 from spark_dbp.io.formats.parts import Part
 from spark_dbp.io.formats.row_files import ArrayFile, Columns, Opened, PlacedFile, RowFile
 from spark_dbp.lake import files
@@ -59,6 +58,11 @@ class DistanceFile(PlacedFile):
     kind: str
     nearest: ArrayPlace
     norms: tuple[float, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """As `RowFile` says."""
+        return self.place.path, self.nearest.path
 
     @property
     def columns(self) -> dict[str, pa.DataType]:  # type: ignore[override]
@@ -122,6 +126,11 @@ class ClusterFile(PlacedFile):
 
     kind: str
     embeddings: ArrayPlace | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """As `RowFile` says."""
+        return (self.place.path, *([self.embeddings.path] if self.embeddings is not None else []))
 
     @property
     def row_bytes(self) -> int:
