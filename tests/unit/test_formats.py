@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 def read_all(parts, names):
     batches = [
         batch
-        for ranges in share_rows(parts, 4096)
+        for ranges in share_rows(parts, 10**6, few_bytes=4096)
         for place in ranges
         for batch in read_range(parts[place.number], place, names)
     ]
@@ -45,7 +45,7 @@ def test_rows_of_an_array_in_a_zip(tmp_path, save, dtype):
     parts = [Part((ArrayFile(place, "embedding"),))]
     found = read_all(parts, ["embedding"]).column("embedding").to_pylist()
     np.testing.assert_array_equal(np.array(found, np.float32), values.astype(np.float32))
-    n_tasks = len(share_rows(parts, 4096))
+    n_tasks = len(share_rows(parts, 10**6, few_bytes=4096))
     assert (n_tasks == 1) == (save is np.savez_compressed)
 
 
@@ -308,7 +308,7 @@ def test_a_range_of_rows_is_cut_where_files_allow_it(tmp_path):
     part = Part(
         (ArrayFile(find_npy(str(tmp_path / "x.npy")), "embedding"), find_table(str(tmp_path / "x.parquet")))
     )
-    tasks = share_rows([part], 8000)
+    tasks = share_rows([part], 100, few_bytes=8000)
     assert tasks == [[Range(0, 0, 250), Range(0, 250, 500)], [Range(0, 500, 750), Range(0, 750, 1000)]]
 
 

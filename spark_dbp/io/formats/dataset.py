@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.engine.compat import BatchFunction, from_arrow_schema
+from spark_dbp.engine.compat import BatchFunction, count_shuffle_partitions, from_arrow_schema
 from spark_dbp.engine.file_scan import FileScan
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.probe import can_workers_read
@@ -115,7 +115,8 @@ class Dataset:
         progress : str
             Directory in which workers note how many rows they have read; empty for none.
         """
-        return FileScan(spark, share_rows(self.parts), self.n_rows, progress, self._make_reader())
+        tasks = share_rows(self.parts, count_shuffle_partitions(spark))
+        return FileScan(spark, tasks, self.n_rows, progress, self._make_reader())
 
     def _make_reader(self) -> Callable[[Sequence[Range], Mapping[str, str]], Iterator[pa.RecordBatch]]:
         parts, schema = self.parts, self.schema

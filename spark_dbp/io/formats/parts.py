@@ -16,8 +16,8 @@ from spark_dbp.io.formats.row_files import RowFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Most rows and bytes in a batch, and about how many bytes a task reads; as they lie in the files.
-_BATCH_ROWS, _BATCH_BYTES, _TASK_BYTES = 16_384, 8 << 20, 64 << 20
+# Most rows and bytes in a batch. Least and most bytes that a task reads, about. As they lie in the files.
+_BATCH_ROWS, _BATCH_BYTES, _FEW_BYTES, _TASK_BYTES = 16_384, 8 << 20, 8 << 20, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Part:
     def n_rows(self) -> int:
         """Number of rows."""
         return self.files[0].n_rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in all files."""
+        return sum(file.row_bytes for file in self.files)
 
     @property
     def paths(self) -> list[str]:
@@ -103,8 +108,8 @@ def find_schema(parts: Sequence[Part]) -> pa.Schema:
     return pa.schema([(name, pa.string() if t == pa.null() else t) for name, t in first.items()])
 
 
-def share_rows(parts: Sequence[Part], task_bytes: int = _TASK_BYTES) -> list[list[Range]]:
-    """Rows for each task, of about as many bytes.
+def share_rows(parts: Sequence[Part], n_tasks: int = 1, few_bytes: int = _FEW_BYTES) -> list[list[Range]]:
+    """Rows for each of about `n_tasks` tasks, but for more or fewer where these would be large or tiny.
 
     A row group is read by one task, for it would be decoded by each. An array that is compressed as well.
 
@@ -112,14 +117,16 @@ def share_rows(parts: Sequence[Part], task_bytes: int = _TASK_BYTES) -> list[lis
     --------
     >>> from spark_dbp.io.formats.arrays import ArrayPlace
     >>> from spark_dbp.io.formats.row_files import ArrayFile
-    >>> part = Part((ArrayFile(ArrayPlace("a.npy", "<f4", (5, 10), 128), "embedding"),))
-    >>> share_rows([part], 120)
-    [[Range(number=0, start=0, stop=3)], [Range(number=0, start=3, stop=5)]]
+    >>> part = Part((ArrayFile(ArrayPlace("a.npy", "<f4", (5000, 1000), 128), "embedding"),))
+    >>> share_rows([part], 2)
+    [[Range(number=0, start=0, stop=2500)], [Range(number=0, start=2500, stop=5000)]]
     """
+    n_bytes = sum(part.n_rows * max(1, part.row_bytes) for part in parts)
+    task_bytes = max(few_bytes, min(_TASK_BYTES, -(-n_bytes // n_tasks)))
     tasks: list[list[Range]] = []
     held = task_bytes
     for number, part in enumerate(parts):
-        row_bytes = max(1, sum(file.row_bytes for file in part.files))
+        row_bytes = max(1, part.row_bytes)
         # Of several files that may not be cut anywhere, the one with the fewest pieces.
         cuts = min((file.ends for file in part.files if file.ends), key=len, default=())
         step = max(1, task_bytes // row_bytes)
