@@ -11,6 +11,7 @@ from benchmarks import (
     clustering,
     driver_memory,
     encoders,
+    formats,
     loaders,
     minhash,
     pruning,
@@ -132,6 +133,12 @@ def _loaders(given: argparse.Namespace) -> None:
         loaders.measure_store(5000, 30_000, [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
 
 
+def _formats(given: argparse.Namespace) -> None:
+    formats.measure(
+        given.rows or (50_000 if given.quick else 1_000_000), 384, 1 if given.quick else given.runs
+    )
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "whole-run": _whole_run,
     "whole-run-large": _whole_run_large,
@@ -145,6 +152,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "many-clusters": _many_clusters,
     "growth": _growth,
     "encoders": _encoders,
+    "formats": _formats,
     "loaders": _loaders,
 }
 
@@ -154,10 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
     parser.add_argument("--only", choices=list(_BENCHMARKS), help="one benchmark alone")
-    parser.add_argument(
-        "--rows", type=int, help="rows of the pruning, the assignment, the whole run, the encoders"
-    )
-    parser.add_argument("--clusters", type=int, default=500, help="of the same three")
+    some = "pruning, assignment, whole run"
+    parser.add_argument("--rows", type=int, help=f"rows of: {some}, encoders, formats")
+    parser.add_argument("--clusters", type=int, default=500, help=f"of: {some}")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each side")
     given = parser.parse_args()
     print(f"{date.today()}, {machine()}")

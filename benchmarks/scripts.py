@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -130,6 +131,28 @@ def prune_embeddings(source: Path, out: Path, n_clusters: int) -> None:
     kept = {"key": keys[rows], "cluster_id": cluster[rows], "distance_to_centroid": distance[rows]}
     pq.write_table(pa.table(kept | {"rank": rank[is_kept]}), out / "keep.parquet")
     _build_tries(out, 0)
+
+
+def load_pairs(path: Path) -> Iterator[tuple[npt.NDArray[np.float32], pa.Table]]:
+    """Arrays as float32 and the metadata beside them, a file at a time."""
+    for array in sorted([*path.glob("img_emb/*.npy"), *path.glob("*.npz")]):
+        if array.suffix == ".npz":
+            rows, beside = np.load(array)["l14_img"], array.with_suffix(".parquet")
+        else:
+            beside = path / "metadata" / array.name.replace("img_emb", "metadata").replace(".npy", ".parquet")
+            rows = np.load(array)
+        yield rows.astype(np.float32), pq.read_table(beside, use_threads=False)
+
+
+def make_table(source: Path, out: Path) -> None:
+    """From arrays and the metadata beside them: ``key``, ``embedding``, and the rest, as Parquet."""
+    out.mkdir()
+    for number, (rows, metadata) in enumerate(load_pairs(source)):
+        assert len(rows) == len(metadata)
+        offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
+        lists = pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1)))
+        table = metadata.rename_columns(["key", *metadata.column_names[1:]]).add_column(1, "embedding", lists)
+        pq.write_table(table, out / f"{number:05d}.parquet", use_dictionary=["text"])
 
 
 def _plan(n_items: np.ndarray, d_intra: np.ndarray, centroids: np.ndarray) -> np.ndarray:

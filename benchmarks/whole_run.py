@@ -50,7 +50,7 @@ class Side:
         return f"{self.median:.1f} s, {self.gigabytes:.1f} GB"
 
 
-def _measure(sides: dict[str, Side], runs: int) -> None:
+def measure_sides(sides: dict[str, Side], runs: int) -> None:
     """Run the sides in turn. What each writes is deleted before it runs again."""
     for _ in range(runs):
         for side in sides.values():
@@ -72,22 +72,24 @@ def _command(folder: Path, name: str, settings: dict[str, Any]) -> Callable[[], 
 
     def run() -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
-        _call("spark_dbp", "run", str(folder / f"{name}.yaml"))
+        call_module("spark_dbp", "run", str(folder / f"{name}.yaml"))
 
     return run
 
 
-def _script(folder: Path, function: str, **given: Any) -> Callable[[], None]:
+def make_script(folder: Path, function: str, **given: Any) -> Callable[[], None]:
+    """A process that calls one of `scripts`."""
     out = folder / function
 
     def run() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        _call("benchmarks.scripts", function, json.dumps({**given, "out": str(out)}))
+        call_module("benchmarks.scripts", function, json.dumps({**given, "out": str(out)}))
 
     return run
 
 
-def _call(module: str, *arguments: str) -> None:
+def call_module(module: str, *arguments: str) -> None:
+    """Run ``python -m``, and fail where it does."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{module} {arguments} failed: {done.stderr[-2000:]}")
@@ -137,12 +139,12 @@ def measure_clustered(
         sides = {
             "ours": Side(_command(folder, "ours", settings | {"engine": "arrow"})),
             "script": Side(
-                _script(folder, "prune_clustered", **peer, shard_keys=1_000_000 if memory_limit else 0)
+                make_script(folder, "prune_clustered", **peer, shard_keys=1_000_000 if memory_limit else 0)
             ),
         }
         if with_sql:
             sides["ours, sql"] = Side(_command(folder, "ours-sql", settings | {"engine": "sql"}))
-        _measure(sides, runs)
+        measure_sides(sides, runs)
         same = kept_rows(folder / "prune_clustered")
         rows = [(name, str(side)) for name, side in sides.items()]
         for name in sorted(sides.keys() - {"script"}):
@@ -175,9 +177,11 @@ def measure_embeddings(n_rows: int, runs: int, dim: int = 384, n_clusters: int =
         settings = _cluster_and_prune(source, n_clusters)
         sides = {
             "ours": Side(_command(folder, "ours", settings)),
-            "script": Side(_script(folder, "prune_embeddings", source=str(source), n_clusters=n_clusters)),
+            "script": Side(
+                make_script(folder, "prune_embeddings", source=str(source), n_clusters=n_clusters)
+            ),
         }
-        _measure(sides, runs)
+        measure_sides(sides, runs)
         rows = [(name, str(side)) for name, side in sides.items()]
         rows.append(("ours to the script", f"{sides['ours'].median / sides['script'].median:.2f}"))
         rows += _describe(folder, "ours", sides["ours"], source)
@@ -203,7 +207,7 @@ def measure_small(runs: int, n_rows: int = 63_666, dim: int = 384, n_clusters: i
 
         def demo() -> None:
             shutil.rmtree(folder / "demo", ignore_errors=True)
-            _call("spark_dbp", "demo", str(folder / "demo"))
+            call_module("spark_dbp", "demo", str(folder / "demo"))
 
         def empty() -> None:
             subprocess.run([sys.executable, "-c", _EMPTY], check=True, capture_output=True)
@@ -215,10 +219,10 @@ def measure_small(runs: int, n_rows: int = 63_666, dim: int = 384, n_clusters: i
             "the demo": Side(demo),
         }
         if runs > 1:
-            _measure(sides, 1)
+            measure_sides(sides, 1)
         for side in sides.values():
             side.seconds.clear()
-        _measure(sides, runs)
+        measure_sides(sides, runs)
         nothing, classic, over_connect, _ = sides.values()
         rows = [
             (name, f"{side.median:.1f} s, {side.median / nothing.median:.2f} of the empty session")
@@ -241,7 +245,7 @@ def measure_dedup(n_rows: int, runs: int, dim: int = 384, n_clusters: int = 500)
         }
         settings = _cluster_and_prune(source, n_clusters) | {"dedup": dedup}
         side = Side(_command(folder, "ours", settings))
-        _measure({"ours": side}, runs)
+        measure_sides({"ours": side}, runs)
         rows = [("ours", str(side)), *_describe(folder, "ours", side, source)]
     report(f"the whole command with exact, MinHash and semantic deduplication, {n_rows:,} x {dim}", rows)
 
