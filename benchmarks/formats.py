@@ -35,12 +35,11 @@ def measure(form: str, n_rows: int, dim: int, runs: int) -> None:
     with scratch() as folder:
         source = folder / "in"
         _WRITERS[form](source, n_rows, dim)
-        took = in_turn(
-            runs,
-            1,
-            ours=lambda: _read(form, str(source)),
-            numpy=lambda: sum(len(r) for r, _ in load_pairs(source)),
-        )
+        sides_read = {
+            "ours": lambda: _read(form, str(source)),
+            "numpy": lambda: sum(len(rows) for rows, _ in load_pairs(source)),
+        }
+        took = in_turn(runs, 1, **sides_read)
         rows = [(f"{side}, one process", f"{seconds:.2f} s") for side, seconds in took.items()]
         rows.append(("time of ours to that of numpy and pyarrow", f"{took['ours'] / took['numpy']:.2f}"))
         sides = {
