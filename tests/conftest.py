@@ -60,6 +60,9 @@ def spark(viewed, tmp_path_factory) -> Iterator[object]:
     options = " ".join(sessions.list_java_options())
     conf = {
         "spark.sql.shuffle.partitions": "4",
+        # To compile a query takes longer than to interpret it, for so few rows. Commands, lanes and faults compile.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         "spark.driver.memory": "1g",
         "spark.driver.extraJavaOptions": f"{options} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         **view_settings(viewed),

@@ -100,8 +100,9 @@ def open_format(
     # What a predicate names is seen only when Spark reads it, so then all columns are there.
     needed = [*columns, *(name for _, sql in computed for name in find_names(sql))]
     known = dataset.schema.names
-    wanted = known if how.get("predicate") is not None else [name for name in known if name in needed]
-    given = dataset.plan_rows(spark, {name: name for name in wanted}).to_frame()
+    if how.get("predicate") is None:  # a field is of the column that its name begins with
+        known = [name for name in known if any(one == name or one.startswith(f"{name}.") for one in needed)]
+    given = dataset.plan_rows(spark, {name: name for name in known}).to_frame()
     name = f"input.path {', '.join(paths)}"
 
     def look_again() -> Snapshot:

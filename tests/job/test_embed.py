@@ -176,11 +176,10 @@ def test_new_files_add_only_their_own(spark, tmp_path, notes):
     assert verify(done, spark)
 
 
-@pytest.mark.parametrize("engine", ["arrow", "sql"])
 @pytest.mark.slow
-def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, engine):
+def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes):
     source = write_texts(tmp_path / "in", make_texts(700))
-    narrow = text_config(source, tmp_path / "out", notes, input={"filter": "n < 500"}, engine=engine)
+    narrow = text_config(source, tmp_path / "out", notes, input={"filter": "n < 500"}, engine="arrow")
     done = do(narrow, spark)
     assert done.document["accounting"]["dropped"]["input.filter"] == 200
     first = count_notes(notes)
@@ -188,11 +187,11 @@ def test_other_columns_and_filters_embed_nothing_again(spark, tmp_path, notes, e
     done = do(with_dedup, spark)
     assert count_notes(notes) == first
     assert set(pq.read_table(done.table_path("embeddings")).column_names) == {"key", "vector", "text"}
-    wider = {**with_dedup, "input": {"path": str(source), "filter": "n < 600"}}
+    wider = {**with_dedup, "input": {"path": str(source), "filter": "n < 600"}, "engine": "sql"}
     done = do(wider, spark)
     assert count_notes(notes) == first + 100 + 2
     assert done.document["rows"]["embeddings"] == 600
-    fresh = do({**wider, "output": {"path": str(tmp_path / "fresh")}}, spark)
+    fresh = do({**wider, "output": {"path": str(tmp_path / "fresh")}, "engine": "arrow"}, spark)
     assert done.document["digests"]["keep_list"] == fresh.document["digests"]["keep_list"]
     assert verify(done, spark)
 
@@ -635,15 +634,19 @@ def test_vectors_that_are_there_and_others_for_the_score(spark, tmp_path):
 # With everything else that a run can do.
 
 OPTIONS = {
-    "exact": {"dedup": {"exact": {"columns": ["text"], "order_by": "n"}}},
-    "minhash and semantic": {
-        "dedup": {"minhash": {"column": "text"}, "semantic": {"eps": [0.05, 0.2], "n_clusters": 4}}
+    "exact and a score": {
+        "dedup": {"exact": {"columns": ["text"], "order_by": "n"}},
+        "score_filter": {"column": "n", "keep_fraction": 0.5, "within": {"sql": "n % 7"}},
     },
-    "full passes": {"cluster": {"train": "full", "n_clusters": 5, "n_iter": 3}},
-    "a score": {"score_filter": {"column": "n", "keep_fraction": 0.5, "within": {"sql": "n % 7"}}},
-    "a condition": {"score_filter": {"expr": "n % 3 != 0"}, "prune": {"keep_ratio": 0.5, "which_to_keep": "stratified"}},
-    "an SQL key": {"input": {"key": {"sql": "concat(key, '/', text)"}}, "trie": {"key": "substring_index(key, '/', 1)"}},
-    "drop": {"embed": {"on_bad_items": "drop", "max_bad_share": 1.0}, "input": {"on_bad_rows": "drop"}},
+    "minhash, semantic, an SQL key": {
+        "dedup": {"minhash": {"column": "text"}, "semantic": {"eps": [0.05, 0.2], "n_clusters": 4}},
+        "input": {"key": {"sql": "concat(key, '/', text)"}}, "trie": {"key": "substring_index(key, '/', 1)"},
+    },
+    "full passes, a condition, drop": {
+        "cluster": {"train": "full", "n_clusters": 5, "n_iter": 3},
+        "score_filter": {"expr": "n % 3 != 0"}, "prune": {"keep_ratio": 0.5, "which_to_keep": "stratified"},
+        "embed": {"on_bad_items": "drop", "max_bad_share": 1.0}, "input": {"on_bad_rows": "drop"},
+    },
     "published": {"output": {"table": "spark_catalog.default.embedded"}},
 }  # fmt: skip
 
