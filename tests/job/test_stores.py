@@ -74,9 +74,10 @@ def test_a_store_that_only_spark_opens(spark, tmp_path):
         made.document["digests"] == run_on_disk(spark, tmp_path / "disk", more, sections).document["digests"]
     )
     assert "Writing the trie: reused" in start("run", conf).stderr
-    assert "ok  keep list as selected again" in start("verify", f"{VIEW}/run", *given).stdout
     start("select", f"{VIEW}/run", *given, "prune.keep_ratio=0.2", "--out", f"{VIEW}/run2")
-    assert "ok  trie holds the keys" in start("verify", f"{VIEW}/run2", *given).stdout
+    checked = start("verify", f"{VIEW}/run2", *given).stdout
+    assert "ok  keep list as selected again" in checked
+    assert "ok  trie holds the keys" in checked
     (tmp_path / "lake/run/tables/keep_list/failed").mkdir()
     assert "deleted" in start("clean", f"{VIEW}/run", *given).stdout
     assert not (tmp_path / "lake/run/tables/keep_list/failed").exists()
@@ -99,6 +100,5 @@ def test_a_directory_that_renames_nothing(spark, whole_files_only, tmp_path):
     )
     assert "Writing the trie: reused" in start("run", conf, **whole_files_only).stderr
     start("select", base / "run", "--set", "prune.keep_ratio=0.2", "--out", base / "run2", **whole_files_only)
-    for name in ("run", "run2"):
-        assert "ok  trie holds the keys" in start("verify", base / name, **whole_files_only).stdout
+    assert "ok  trie holds the keys" in start("verify", base / "run2", **whole_files_only).stdout
     assert "nothing to delete" in start("clean", base / "run", **whole_files_only).stdout

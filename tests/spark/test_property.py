@@ -108,7 +108,7 @@ def test_some_jobs_equal_the_oracle(spark, job):
 
 
 @pytest.mark.long
-@settings(max_examples=25, derandomize=True, print_blob=True, **UNHURRIED)
+@settings(max_examples=12, derandomize=True, print_blob=True, **UNHURRIED)
 @given(job=jobs())
 def test_many_jobs_equal_the_oracle(spark, job):
     check(spark, job)
