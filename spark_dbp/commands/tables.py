@@ -1,0 +1,60 @@
+"""The commands between a run and what others read and write: export. Imports `exchange`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from spark_dbp.commands.shared import Options, keep_spark_settings, open_run
+from spark_dbp.secrets import redact
+
+_FORMATS = "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval or shard_counts (docs/formats.md)"
+
+
+def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
+    """Add the parsers of these commands."""
+    export = commands.add_parser(
+        "export",
+        parents=[options.common, options.settings],
+        help="write what a run kept, or left out, in a form that others read",
+    )
+    export.add_argument("run", metavar="RUN", help="directory of a finished run")
+    export.add_argument("--to", metavar="FORMAT", required=True, help=_FORMATS)
+    export.add_argument("--out", metavar="PATH", required=True, help="file or folder to write")
+    export.add_argument("--rows", metavar="kept|dropped", help="which rows (default: kept; curator: dropped)")
+    export.add_argument(
+        "--reason",
+        metavar="R",
+        help="with dropped: exact, minhash, semantic, score_filter, prune, bad_rows, or a problem's name",
+    )
+    export.add_argument("--key", metavar="EXPR", help="SQL for what is written of a row (default: its key)")
+    export.add_argument("--row", metavar="EXPR", help="semdedup: SQL for the row in the embeddings; or none")
+    export.add_argument("--shard", metavar="EXPR", help="shard_counts: SQL for the name of a row's shard")
+    export.add_argument(
+        "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
+    )
+    export.add_argument("--json", action="store_true", help="print what was written as one JSON document")
+    export.set_defaults(command=_export)
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.exchange.export import export
+    from spark_dbp.settings import apply_settings
+
+    settings = keep_spark_settings("export", parsed.settings)
+    run, spark = open_run(parsed.run, settings)
+    report = export(
+        run,
+        parsed.to,
+        parsed.out,
+        spark or get_session(apply_settings({}, settings).get("spark")),
+        rows=parsed.rows,
+        reason=parsed.reason,
+        key=parsed.key,
+        row=parsed.row,
+        shard=parsed.shard,
+        research_keys=parsed.research_keys,
+    )
+    print(redact(json.dumps(report.to_document(), indent=2) if parsed.json else str(report)))
+    return 0
