@@ -110,14 +110,17 @@ class KeySink(ABC):
         self._note_equal(keys)
         for what, is_bad in self.find_bad(keys).items():
             self.refusals.note(what, keys.filter(is_bad))
-        if not self.refusals:
+        if self.goes_on():
             self.write(keys)
+
+    def goes_on(self) -> bool:
+        """Whether keys are still written: not once the file will be refused."""
+        return not self.refusals
 
     def _note_equal(self, keys: pa.Array) -> None:
         import pyarrow.compute as pc
 
-        first, self._last = keys[0].as_py(), self._last
-        if first == self._last and self.n_keys > len(keys):
+        if keys[0].as_py() == self._last:  # of the batch before
             self.refusals.note(TWICE, keys[:1])
         same = pc.equal(keys[1:], keys[:-1])
         if pc.any(same).as_py():
@@ -206,10 +209,6 @@ class SubsetSink(ArraySink):
     """DataComp's subset: the two halves of each uid as numbers."""
 
     dtype = SUBSET
-
-    def __init__(self, form: str, path: Path) -> None:
-        super().__init__(form, path)
-        self.n_upper = 0
 
     def find_bad(self, keys: pa.Array) -> dict[str, pa.Array]:
         """Keys that are no uid."""
