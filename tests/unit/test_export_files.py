@@ -72,7 +72,12 @@ def test_headers_are_numpys():
     for dtype, shape in (("<f2", (7, 3)), ("<U59", (12345, 4)), ("S32", (1, 4)), ("u8,u8", (10**9,))):
         sink = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            sink, {"descr": np.dtype(dtype).descr if "," in dtype else np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            sink,
+            {
+                "descr": np.dtype(dtype).descr if "," in dtype else np.dtype(dtype).str,
+                "fortran_order": False,
+                "shape": shape,
+            },
         )
         assert make_header(np.dtype(dtype), *shape) == sink.getvalue()
 
@@ -127,7 +132,12 @@ def cluster_batch(rows) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-CLUSTERED = [(b"b", 3, 0.75, 1), (b"a", 4, 1e-07, 1), ("é/".encode() * 20, 0, 0.1, 1), (b"c", 10**12, -0.0, 7)]
+CLUSTERED = [
+    (b"b", 3, 0.75, 1),
+    (b"a", 4, 1e-07, 1),
+    ("é/".encode() * 20, 0, 0.1, 1),
+    (b"c", 10**12, -0.0, 7),
+]
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
@@ -139,7 +149,11 @@ def test_clusters_are_texts_in_arrays(tmp_path, as_bytes, cuts):
     n_rows = cluster_files.write_clusters(iter(batches), tmp_path, sizes, [1, 2, 7], as_bytes=as_bytes)
     assert n_rows == 4
     folder = tmp_path / "sorted_clusters"
-    assert sorted(path.name for path in folder.iterdir()) == ["cluster_1.npy", "cluster_2.npy", "cluster_7.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cluster_1.npy",
+        "cluster_2.npy",
+        "cluster_7.npy",
+    ]
     assert np.load(folder / "cluster_2.npy").shape == (0,)
     found = np.load(folder / "cluster_1.npy", allow_pickle=False)
     assert found.dtype == np.dtype("S60" if as_bytes else "<U40")
@@ -174,7 +188,11 @@ def test_embeddings_are_in_files_of_a_number_of_rows(tmp_path, monkeypatch, step
         "vector": [vector.tobytes() for vector in vectors],
     }  # fmt: skip
     table = pa.table(columns)
-    schema = table.drop_columns("vector").rename_columns(["image_path", "cluster_id", "distance_to_centroid"]).schema
+    schema = (
+        table.drop_columns("vector")
+        .rename_columns(["image_path", "cluster_id", "distance_to_centroid"])
+        .schema
+    )
     batches = iter(table.to_batches(max_chunksize=step))
     assert row_folders.write_embeddings(batches, tmp_path, 305, 6, schema) == 305
     arrays, tables = sorted((tmp_path / "img_emb").iterdir()), sorted((tmp_path / "metadata").iterdir())
@@ -215,7 +233,10 @@ def test_what_is_there_is_not_replaced(tmp_path, is_folder):
         with pytest.raises(ConflictError, match="exists"):
             check_output(tmp_path / name, str(tmp_path / "run"))
     # It may appear meanwhile.
-    with pytest.raises(ConflictError, match="exists"), write_whole(str(tmp_path / "z"), is_folder=is_folder) as draft:
+    with (
+        pytest.raises(ConflictError, match="exists"),
+        write_whole(str(tmp_path / "z"), is_folder=is_folder) as draft,
+    ):
         (draft / "y" if is_folder else draft).write_text("whole")
         (tmp_path / "z").write_text("of another one")
     assert (tmp_path / "z").read_text() == "of another one"
