@@ -20,7 +20,8 @@ from spark_dbp.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EXAMPLES, _SHOWN = 5, 80
+# Examples in a message, of how many keys of a batch, and characters that are shown of one.
+_EXAMPLES, _LOOKED_AT, _SHOWN = 5, 100, 80
 _HEX_DIGITS = 32
 SUBSET = np.dtype("u8,u8")
 NULL, TWICE, NOT_TEXT = "are null", "are written by more than one row", "are not UTF-8"
@@ -56,7 +57,9 @@ class Refusals:
             return
         self.counts[what] += n_keys
         shown = self._examples.setdefault(what, [])
-        shown += [show_key(key) for key in keys[: _EXAMPLES - len(shown)].to_pylist()]
+        if len(shown) < _EXAMPLES:
+            new = dict.fromkeys(show_key(key) for key in keys[:_LOOKED_AT].to_pylist())
+            shown += [key for key in new if key not in shown][: _EXAMPLES - len(shown)]
 
     def raise_any(self, n_keys: int) -> None:
         """Raise what was noted, if anything was.

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from spark_dbp.exchange.pygtrie_file import TrieSink, shorten_key
 from spark_dbp.exchange.whole_output import check_output, write_whole
 
 RNG = np.random.default_rng(0)
-UIDS = sorted(RNG.bytes(16).hex() for _ in range(200)) + ["f" * 32]
+UIDS = [*sorted(RNG.bytes(16).hex() for _ in range(200)), "f" * 32]
 
 
 def fill(sink, keys, kind=None, at=(70, 71)) -> int:
@@ -84,7 +85,7 @@ def test_headers_are_numpys():
 
 REFUSED = {
     "a null": (LineSink, [None, None, b"a"], "2 of 3 keys are null"),
-    "two are equal": (LineSink, [b"a", b"a", b"b", b"b", b"b"], "3 of 5 keys are written by more than one row, such as 'a', 'b', 'b'"),
+    "two are equal": (LineSink, [b"a", b"a", b"b", b"b", b"b"], "3 of 5 keys are written by more than one row, such as 'a', 'b'"),
     "newline": (LineSink, [b"a\n", b"b", b"\r"], r"2 of 3 keys hold a newline or a carriage return, such as 'a\n', '\r'"),
     "latin-1": (LineSink, [b"caf\xe9", b"d"], "1 of 2 keys are not UTF-8, such as 'caf\ufffd'"),
     "two reasons": (LineSink, [b"\xe9", b"\xe9\n"], "\n  - 2 of 2 keys are not UTF-8"),
@@ -144,7 +145,7 @@ CLUSTERED = [
 @pytest.mark.parametrize("cuts", [[4], [1, 3], [2, 1, 1]])
 def test_clusters_are_texts_in_arrays(tmp_path, as_bytes, cuts):
     ends = np.cumsum([0, *cuts])
-    batches = [cluster_batch(CLUSTERED[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    batches = [cluster_batch(CLUSTERED[a:b]) for a, b in pairwise(ends)]
     sizes = {1: (3, 60 if as_bytes else 40), 7: (1, 1)}
     n_rows = cluster_files.write_clusters(iter(batches), tmp_path, sizes, [1, 2, 7], as_bytes=as_bytes)
     assert n_rows == 4
