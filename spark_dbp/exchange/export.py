@@ -9,6 +9,7 @@ to reach the run, and the bytes do not depend on partitions. docs/formats.md say
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +171,7 @@ def export(
         _tell(run, found, which, to, base)
         task = Task(run, spark, found, to, key, row, shard, research_keys, _measure_keys(run, spark))
         with write_whole(base, is_folder=form.is_folder) as draft:
+            _tell_size(task, form, draft)
             n_rows = form.write(task, draft)
             if n_rows != found.n_rows:
                 raise DamagedRunError(
@@ -244,6 +246,17 @@ def _tell(run: Run, found: ExportedRows, which: str, to: str, base: str) -> None
         log.warning("  what reads this folder REMOVES the ids in it, and these are the rows that were kept")
     if to == "pygtrie":
         log.warning("  the file is a pickle: whoever loads one runs what it says, so load your own only")
+
+
+def _tell_size(task: Task, form: Form, draft: Path) -> None:
+    """Say how much will be written, and where there must be room for it."""
+    if form.row_bytes is None or not task.rows.n_rows:
+        return
+    a_row = form.row_bytes + (task.key_bytes if form.has_key else 0)
+    if task.form == "clip_retrieval":
+        a_row += 2.0 * (task.run.document["stages"]["ingest"]["info"]["dimension"] or 0)
+    megabytes = math.ceil(task.rows.n_rows * a_row / 1e6)
+    log.info("  about %s MB, made in %s first", f"{megabytes:,}", draft.parent)
 
 
 def _list_files(draft: Path) -> list[Path]:

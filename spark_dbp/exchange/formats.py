@@ -74,12 +74,18 @@ class Form:
         Which rows are written unless it is said.
     options : tuple of str
         Options that it takes, besides those that all take.
+    row_bytes : float or None
+        About how many bytes of output a row makes besides its key; None where it makes none.
+    has_key : bool
+        Whether the key itself is written.
     """
 
     write: Callable[[Task, Path], int]
     is_folder: bool = False
     rows: str = KEPT
     options: tuple[str, ...] = ("key",)
+    row_bytes: float | None = 1
+    has_key: bool = True
 
 
 def _write_texts(task: Task, sink: key_files.KeySink) -> int:
@@ -224,11 +230,11 @@ def _write_shard_counts(task: Task, path: Path) -> int:
 
 FORMS = {
     "txt": Form(_write_txt),
-    "datacomp": Form(_write_subset),
-    "npy": Form(_write_npy),
-    "pygtrie": Form(_write_pygtrie, options=("key", "research_keys")),
-    "semdedup": Form(_write_semdedup, is_folder=True, options=("key", "row")),
+    "datacomp": Form(_write_subset, row_bytes=16, has_key=False),
+    "npy": Form(_write_npy, row_bytes=8, has_key=False),
+    "pygtrie": Form(_write_pygtrie, options=("key", "research_keys"), row_bytes=20),
+    "semdedup": Form(_write_semdedup, is_folder=True, options=("key", "row"), row_bytes=500),
     "curator": Form(_write_curator, is_folder=True, rows=DROPPED),
     "clip_retrieval": Form(_write_clip_retrieval, is_folder=True),
-    "shard_counts": Form(_write_shard_counts, options=("shard",)),
+    "shard_counts": Form(_write_shard_counts, options=("shard",), row_bytes=None),
 }

@@ -94,9 +94,7 @@ def find_draft(base: str) -> tuple[Path, bool]:
         try:
             if local_files.can_rename(place.parent):
                 return place.with_name(f".{place.name}.{uuid4().hex[:8]}"), True
-        except NotADirectoryError:
-            raise ConfigError(f"--out {base}: {place.parent} is a file", mend="name another place") from None
-        except FileExistsError:
+        except (NotADirectoryError, FileExistsError):
             raise ConfigError(f"--out {base}: {place.parent} is a file", mend="name another place") from None
     return Path(tempfile.mkdtemp(prefix="spark-dbp-export-")) / "draft", False
 

@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
 from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.exchange import cluster_files, row_folders
 from spark_dbp.exchange.key_files import LineSink, NumberSink, SubsetSink, make_header
 from spark_dbp.exchange.pygtrie_file import TrieSink, shorten_key
 from spark_dbp.exchange.whole_output import check_output, write_whole
+from spark_dbp.lake import files, mounts
 
 RNG = np.random.default_rng(0)
 UIDS = [*sorted(RNG.bytes(16).hex() for _ in range(200)), "f" * 32]
@@ -271,3 +274,34 @@ def test_places_that_are_refused(tmp_path):
         base = check_output(tmp_path / "file" / "x", str(tmp_path / "run"))
         with write_whole(base, is_folder=False):
             pass
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_store_gets_what_is_whole(tmp_path, monkeypatch, is_folder):
+    """moto's server stands for S3."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    folder = f"s3a://lake/{is_folder}"  # what servers of one process hold is the same
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "us-east-1"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        mounts.forget_clients()
+        fs.FileSystem.from_uri("s3://lake/?allow_bucket_creation=true")[0].create_dir("lake")
+        base = check_output(f"{folder}/x é", "s3://lake/run")
+        with pytest.raises(RuntimeError), write_whole(base, is_folder=is_folder) as draft:
+            (draft / "y" if is_folder else draft).write_text("half")
+            raise RuntimeError
+        assert files.list_tree(folder) == {}
+        with write_whole(base, is_folder=is_folder) as draft:
+            (draft / "y" if is_folder else draft).write_text("whole")
+            assert files.list_tree(folder) == {}
+        assert files.list_tree(base) == {"y" if is_folder else "": 5}
+        with pytest.raises(ConflictError, match="exists"):
+            check_output(f"{folder}/x é", "s3://lake/run")
+        with pytest.raises(ConfigError, match="lies in the run directory"):
+            check_output("s3a://lake/run/x", "s3://lake/run")
+    finally:
+        mounts.forget_clients()
+        server.stop()
