@@ -21,8 +21,8 @@ from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, ge
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
+from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task
 from spark_dbp.exchange.exported_rows import BAD, ExportedRows, find_dropped, find_kept
-from spark_dbp.exchange.formats import DROPPED, FORMS, KEPT, Form, Task
 from spark_dbp.exchange.pygtrie_file import open_pygtrie
 from spark_dbp.exchange.whole_output import check_output, write_whole
 from spark_dbp.lake import files
