@@ -34,16 +34,22 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
     )
     export.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    export.set_defaults(command=_export)
+    export.set_defaults(command=_export, interrupted="nothing was written; the same command begins anew")
 
 
 def _export(parsed: argparse.Namespace) -> int:
     from spark_dbp.engine.session import get_session
-    from spark_dbp.exchange.export import export
+    from spark_dbp.exchange.export import check_options, export
+    from spark_dbp.exchange.whole_output import check_output
+    from spark_dbp.lake import files
     from spark_dbp.settings import apply_settings
 
     settings = keep_spark_settings("export", parsed.settings)
+    options = {name: getattr(parsed, name) for name in ("key", "row", "shard", "research_keys")}
+    check_options(parsed.to, parsed.rows, parsed.reason, **options)
     run, spark = open_run(parsed.run, settings)
+    if files.is_local(parsed.out):  # before Spark starts
+        check_output(parsed.out, run.path)
     report = export(
         run,
         parsed.to,
@@ -51,10 +57,7 @@ def _export(parsed: argparse.Namespace) -> int:
         spark or get_session(apply_settings({}, settings).get("spark")),
         rows=parsed.rows,
         reason=parsed.reason,
-        key=parsed.key,
-        row=parsed.row,
-        shard=parsed.shard,
-        research_keys=parsed.research_keys,
+        **options,
     )
     print(redact(json.dumps(report.to_document(), indent=2) if parsed.json else str(report)))
     return 0

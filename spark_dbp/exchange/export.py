@@ -149,10 +149,8 @@ def export(
     >>> export("demo-run/run", "txt", "kept.txt").n_rows  # doctest: +SKIP
     539
     """
-    form = _find_form(to, rows, reason, key=key, row=row, shard=shard, research_keys=research_keys)
+    form = check_options(to, rows, reason, key=key, row=row, shard=shard, research_keys=research_keys)
     which = rows or form.rows
-    if to == "pygtrie":
-        open_pygtrie()
     if not isinstance(run, Run):
         run = open_run(run, spark)
     base = check_output(out, run.path) if files.is_local(os.fspath(out)) else ""
@@ -185,8 +183,13 @@ def export(
     )  # fmt: skip
 
 
-def _find_form(to: str, rows: str | None, reason: str | None, **options: Any) -> Form:
-    """The format, when the options go with it."""
+def check_options(to: str, rows: str | None, reason: str | None, **options: Any) -> Form:
+    """The format, when the options go with it. Needs no run and no session.
+
+    Raises
+    ------
+    ConfigError
+    """
     if to not in FORMS:
         raise ConfigError(f"--to {to}: there is no such format", mend=f"name one of: {', '.join(FORMATS)}")
     form = FORMS[to]
@@ -204,6 +207,8 @@ def _find_form(to: str, rows: str | None, reason: str | None, **options: Any) ->
             mend="where keys are row numbers: --row key; for readers that look at keys, clusters and "
             "distances alone: --row none, which leaves it empty",
         )
+    if to == "pygtrie":
+        open_pygtrie()
     return form
 
 
@@ -263,4 +268,4 @@ def _list_files(draft: Path) -> list[Path]:
     return [draft] if draft.is_file() else [path for path in draft.rglob("*") if path.is_file()]
 
 
-__all__ = ["FORMATS", "ExportReport", "export"]
+__all__ = ["FORMATS", "ExportReport", "check_options", "export"]
