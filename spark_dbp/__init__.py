@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spark_dbp import loaders
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
+    from spark_dbp.exchange.export import export
     from spark_dbp.exchange.import_embeddings import import_embeddings
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
@@ -51,6 +52,7 @@ _HOME = {
     "embed_images": "stages.embed",
     "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
+    "export": "exchange.export",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
     "import_embeddings": "exchange.import_embeddings",
@@ -85,6 +87,7 @@ __all__ = [
     "embed_images",
     "embed_texts",
     "exact_dedup",
+    "export",
     "get_session",
     "good_samples",
     "import_embeddings",

@@ -47,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spark-dbp: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(
-            "spark-dbp: interrupted; the same command goes on after the last finished step", file=sys.stderr
-        )
+        default = "the same command goes on after the last finished step"
+        print(f"spark-dbp: interrupted; {getattr(parsed, 'interrupted', default)}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a directory that may not be written
         if parsed.debug:

@@ -18,7 +18,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         help="show how many samples each eps of semantic deduplication removes",
     )
     sweep.add_argument("run", metavar="RUN", help="directory of a finished run with dedup.semantic")
-    sweep.set_defaults(command=_sweep)
+    sweep.set_defaults(command=_sweep, interrupted="the same command begins anew")
 
     verify = commands.add_parser(
         "verify",
@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         help="check every table of a finished run against the others",
     )
     verify.add_argument("run", metavar="RUN", help="directory of a finished run")
-    verify.set_defaults(command=_verify)
+    verify.set_defaults(command=_verify, interrupted="the same command begins anew")
 
     clean = commands.add_parser(
         "clean",
@@ -35,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     )
     clean.add_argument("run", metavar="RUN", help="run directory, finished or not")
     clean.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
-    clean.set_defaults(command=_clean)
+    clean.set_defaults(command=_clean, interrupted="the same command begins anew")
 
     doctor = commands.add_parser(
         "doctor",
@@ -45,7 +45,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     doctor.add_argument("conf", metavar="CONF", nargs="?", help="configuration of that job")
     doctor.add_argument("--output", metavar="PATH", help="where it would write (default: output.path)")
     doctor.add_argument("--json", action="store_true", help="print the findings as one JSON document")
-    doctor.set_defaults(command=_doctor)
+    doctor.set_defaults(command=_doctor, interrupted="the same command begins anew")
 
 
 def _sweep(parsed: argparse.Namespace) -> int:

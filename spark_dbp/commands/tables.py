@@ -1,4 +1,4 @@
-"""The commands on tables of others: ``import``. Imports `exchange` and what is below."""
+"""The commands between a run and what others read and write: import, export. Imports `exchange`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import shlex
 from typing import TYPE_CHECKING
 
-from spark_dbp.commands.shared import Options
+from spark_dbp.commands.shared import Options, keep_spark_settings, open_run
 from spark_dbp.errors import ConfigError
 from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from spark_dbp.exchange.import_embeddings import ImportedTable
 
+_WRITTEN = "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval or shard_counts (docs/formats.md)"
 _NEXT = "what next\n  prune it    input: {{path: {path}}} in a configuration, then spark-dbp run"
 
 
@@ -34,7 +35,30 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         "--key", metavar="COLUMN", help="column that becomes the key (default: the format's)"
     )
     import_.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    import_.set_defaults(command=_import)
+    import_.set_defaults(command=_import, interrupted="the same command begins anew")
+
+    export = commands.add_parser(
+        "export",
+        parents=[options.common, options.settings],
+        help="write what a run kept, or left out, in a form that others read",
+    )
+    export.add_argument("run", metavar="RUN", help="directory of a finished run")
+    export.add_argument("--to", metavar="FORMAT", required=True, help=_WRITTEN)
+    export.add_argument("--out", metavar="PATH", required=True, help="file or folder to write")
+    export.add_argument("--rows", metavar="kept|dropped", help="which rows (default: kept; curator: dropped)")
+    export.add_argument(
+        "--reason",
+        metavar="R",
+        help="with dropped: exact, minhash, semantic, score_filter, prune, bad_rows, or a problem's name",
+    )
+    export.add_argument("--key", metavar="EXPR", help="SQL for what is written of a row (default: its key)")
+    export.add_argument("--row", metavar="EXPR", help="semdedup: SQL for the row in the embeddings; or none")
+    export.add_argument("--shard", metavar="EXPR", help="shard_counts: SQL for the name of a row's shard")
+    export.add_argument(
+        "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
+    )
+    export.add_argument("--json", action="store_true", help="print what was written as one JSON document")
+    export.set_defaults(command=_export, interrupted="nothing was written; the same command begins anew")
 
 
 def _import(parsed: argparse.Namespace) -> int:
@@ -61,3 +85,29 @@ def _import(parsed: argparse.Namespace) -> int:
 def _describe(table: ImportedTable) -> str:
     columns = ", ".join(f"{name} {data_type.upper()}" for name, data_type in table.columns.items())
     return f"{table.path}\nrows  {table.rows:,}\n{columns}\n{_NEXT.format(path=shlex.quote(table.path))}"
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.exchange.export import check_options, export
+    from spark_dbp.exchange.whole_output import check_output
+    from spark_dbp.lake import files
+    from spark_dbp.settings import apply_settings
+
+    settings = keep_spark_settings("export", parsed.settings)
+    options = {name: getattr(parsed, name) for name in ("key", "row", "shard", "research_keys")}
+    check_options(parsed.to, parsed.rows, parsed.reason, **options)
+    run, spark = open_run(parsed.run, settings)
+    if files.is_local(parsed.out):  # before Spark starts
+        check_output(parsed.out, run.path)
+    report = export(
+        run,
+        parsed.to,
+        parsed.out,
+        spark or get_session(apply_settings({}, settings).get("spark")),
+        rows=parsed.rows,
+        reason=parsed.reason,
+        **options,
+    )
+    print(redact(json.dumps(report.to_document(), indent=2) if parsed.json else str(report)))
+    return 0

@@ -349,6 +349,33 @@ def copy_to_local(path: str, target: str) -> None:
             shutil.copyfileobj(source, sink, _CHUNK_BYTES)
 
 
+def copy_from_local(source: str, path: str) -> None:
+    """Copy a local file to a path of any store, a part at a time. Directories are made as needed.
+
+    Other than `write_bytes` it may show a part of the file for a moment, where a store is no object store.
+    """
+    with reached(path) as (filesystem, inner), Path(source).open("rb") as content:
+        if is_local(path):
+            Path(inner).parent.mkdir(parents=True, exist_ok=True)
+        with filesystem.open_output_stream(inner) as sink:
+            shutil.copyfileobj(content, sink, _CHUNK_BYTES)
+
+
+def move_within(source: str, target: str) -> bool:
+    """Rename a file or a directory of a store; False where this store could only copy it."""
+    with reached(source) as (filesystem, inner):
+        if filesystem.type_name not in _RENAMING:
+            return False
+        filesystem.move(inner, _open_filesystem(target)[1])
+    return True
+
+
+def renames(path: str) -> bool:
+    """Whether the store of a path renames without copying."""
+    with reached(path) as (filesystem, _):
+        return filesystem.type_name in _RENAMING
+
+
 def delete_if_empty(path: str) -> None:
     """Delete an empty directory. Most object stores have none."""
     if is_local(path):

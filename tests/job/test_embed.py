@@ -21,6 +21,7 @@ from spark_dbp import (
     build_embeddings,
     embed_images,
     embed_texts,
+    export,
     open_run,
     prune_again,
     read_webdataset,
@@ -399,6 +400,33 @@ def test_shards_to_keep_list(spark, tmp_path, engine):
     kept = set(pq.read_table(done.table_path("keep_list")).column("key").to_pylist())
     trie = open_run(done.path).keep_trie()
     assert {key for key in keys if key in trie} == kept
+
+
+@pytest.mark.slow
+def test_exports_know_the_shards_and_the_rejected(spark, tmp_path):
+    folder = write_shards(tmp_path / "in", 120, 30, {40: b"no image"})
+    values = shard_config(
+        folder, tmp_path / "out", embed={"on_bad_items": "drop"}, prune={"keep_ratio": 0.12}
+    )
+    done = do(values, spark)
+    export(done, "shard_counts", tmp_path / "sizes.json", spark)
+    kept = pq.read_table(done.table_path("keep_list")).column("key").to_pylist()
+    sizes = json.loads((tmp_path / "sizes.json").read_text())
+    assert sizes == {f"{n:05d}.tar": sum(int(key) // 30 == n for key in kept) for n in range(4)}
+    report = export(done, "txt", tmp_path / "bad.txt", spark, rows="dropped", reason="bad_rows")
+    assert (tmp_path / "bad.txt").read_text() == "000040\n"
+    assert report.not_in_tables == {}
+    report = export(done, "curator", tmp_path / "ids", spark)
+    assert report.by_reason["bad_rows"] == 1
+    assert report.n_rows == 120 - len(kept)
+    # Shards of one name in two folders: open_clip would mix them up.
+    write_shards(tmp_path / "more" / "a", 60, 60)
+    write_shards(tmp_path / "more" / "b", 120, 60)
+    (tmp_path / "more" / "b" / "00000.tar").unlink()
+    (tmp_path / "more" / "b" / "00001.tar").rename(tmp_path / "more" / "b" / "00000.tar")
+    values = shard_config(tmp_path / "more" / "*" / "00000.tar", tmp_path / "two")
+    with pytest.raises(InputError, match="1 names are of more than one shard"):
+        export(do(values, spark), "shard_counts", tmp_path / "none.json", spark)
 
 
 @pytest.mark.parametrize("engine", ["arrow", "sql"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, config_of, make_embeddings, make_keys, write_table
@@ -82,6 +83,10 @@ def test_every_step_where_workers_can_read_neither_input_nor_output(command, tmp
     )
     assert verified.returncode == 0, verified.stderr[-3000:]
     assert "3 clusters computed again in numpy, for workers cannot read the run" in verified.stdout
+    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    exported = command("export", "run", "--to", "clip_retrieval", "--out", "kept", *settings, hidden=hidden)
+    assert exported.returncode == 0, exported.stderr[-3000:]
+    assert len(np.load(tmp_path / "kept/img_emb/img_emb_0.npy")) == run.document["rows"]["keep_list"]
 
 
 def test_arrow_is_refused(command, tmp_path):
