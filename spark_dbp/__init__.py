@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from spark_dbp import loaders
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
+    from spark_dbp.exchange.index_shards import index_shards
+    from spark_dbp.exchange.reshard import reshard
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -52,6 +54,7 @@ _HOME = {
     "exact_dedup": "stages.exact_dedup",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
+    "index_shards": "exchange.index_shards",
     "ingest": "stages.ingest",
     "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",
@@ -60,6 +63,7 @@ _HOME = {
     "prune_again": "runner",
     "read_embeddings": "stages.read_embeddings",
     "read_webdataset": "stages.list_shards",
+    "reshard": "exchange.reshard",
     "run": "runner",
     "score_filter": "stages.score_filter",
     "select": "stages.select",
@@ -85,6 +89,7 @@ __all__ = [
     "exact_dedup",
     "get_session",
     "good_samples",
+    "index_shards",
     "ingest",
     "loaders",
     "minhash_dedup",
@@ -94,6 +99,7 @@ __all__ = [
     "prune_again",
     "read_embeddings",
     "read_webdataset",
+    "reshard",
     "run",
     "score_filter",
     "select",
