@@ -14,6 +14,7 @@ from benchmarks import (
     loaders,
     minhash,
     pruning,
+    reshard,
     semantic,
     trie,
     whole_run,
@@ -132,6 +133,11 @@ def _loaders(given: argparse.Namespace) -> None:
         loaders.measure_store(5000, 30_000, [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
 
 
+def _reshard(given: argparse.Namespace) -> None:
+    runs = 1 if given.quick else given.runs
+    reshard.measure(2 if given.quick else 8, 1000 if given.quick else 5000, 100_000, [0.3, 1.0], runs)
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "whole-run": _whole_run,
     "whole-run-large": _whole_run_large,
@@ -146,6 +152,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "growth": _growth,
     "encoders": _encoders,
     "loaders": _loaders,
+    "reshard": _reshard,
 }
 
 

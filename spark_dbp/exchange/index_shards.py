@@ -103,15 +103,17 @@ def index_shards(
     reach_storage(spark, base, "--out", writes=True)
     found = find_shards_named(spark, shards)
     _check_empty(base)
-    with guard_session(spark), acquire_lock(base, "--out"):
-        try:
-            for name in _OURS:
-                files.delete(files.join(base, name))
-            report = build_index(spark, opened, found, base, form)
-        except BaseException:
-            _abandon(base)
-            raise
-    return report
+    try:
+        with guard_session(spark), acquire_lock(base, "--out"):
+            try:
+                for name in _OURS:
+                    files.delete(files.join(base, name))
+                return build_index(spark, opened, found, base, form)
+            except BaseException:
+                _abandon(base)
+                raise
+    finally:
+        files.delete_if_empty(base)
 
 
 def open_given_run(run: str | os.PathLike[str] | Run, spark: SparkSession) -> Run:

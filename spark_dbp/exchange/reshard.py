@@ -166,16 +166,19 @@ def reshard(
         "shards": digest_shards(found),
     }
     _check_plan(base, wanted)
-    with guard_session(spark), acquire_lock(base, "--out") as lock:
-        if not _check_plan(base, wanted):
-            _clean(base)
-        done = _read(files.join(base, DONE))
-        if done is not None and _is_whole(base, done):
-            log.info("%s is complete already", base)
-            _clean(base)
-            return ReshardReport(base, done, len(done["shards"]), time.monotonic() - started)
-        files.delete(files.join(base, DONE))
-        return _Resharding(spark, base, lock, form, wanted).carry_out(opened, found, started)
+    try:
+        with guard_session(spark), acquire_lock(base, "--out") as lock:
+            if not _check_plan(base, wanted):
+                _clean(base)
+            done = _read(files.join(base, DONE))
+            if done is not None and _is_whole(base, done):
+                log.info("%s is complete already", base)
+                _clean(base)
+                return ReshardReport(base, done, len(done["shards"]), time.monotonic() - started)
+            files.delete(files.join(base, DONE))
+            return _Resharding(spark, base, lock, form, wanted).carry_out(opened, found, started)
+    finally:
+        files.delete_if_empty(base)
 
 
 def _check_options(samples: int | None, size: int | str | None) -> dict[str, int | None]:
