@@ -167,7 +167,13 @@ def _abandon(base: str) -> None:
 
 
 def build_index(
-    spark: SparkSession, run: Run, shards: Sequence[Shard], base: str, form: KeyForm
+    spark: SparkSession,
+    run: Run,
+    shards: Sequence[Shard],
+    base: str,
+    form: KeyForm,
+    *,
+    workers_reach: bool = False,
 ) -> IndexReport:
     """Write an index to the directory `base`, of which nothing is there yet.
 
@@ -180,17 +186,21 @@ def build_index(
     base : str
         Normalized.
     form : KeyForm
+    workers_reach : bool
+        Whether workers are known to read the shards, and to write to `base`. Else they are asked.
 
     Returns
     -------
     IndexReport
     """
     log.info("indexing %s shards, %s bytes ...", f"{len(shards):,}", f"{sum(s.size for s in shards):,}")
-    problem = find_problem_of_workers(spark, base)
+    problem = "" if workers_reach else find_problem_of_workers(spark, base)
     if problem:
         log.info("  the driver writes the index, for workers do not: %s", problem)
+    by_spark = not workers_reach and not can_workers_read(spark, shards[0].path)
     with translate_errors(SETTING):
-        blocks, n_tasks, trie = _plan_blocks(spark, run, shards, base if not problem else None, form)
+        target = None if problem else base
+        blocks, n_tasks, trie = _plan_blocks(spark, run, shards, target, form, by_spark)
         counted = map_in_arrow(shuffle_blocks(blocks, n_tasks), _count(trie), "part INT, report BINARY")
         rows: list[ShardRow] = []
         reports: list[str] = []
@@ -224,7 +234,12 @@ def describe_report(report: IndexReport) -> bytes:
 
 
 def _plan_blocks(
-    spark: SparkSession, run: Run, shards: Sequence[Shard], base: str | None, form: KeyForm
+    spark: SparkSession,
+    run: Run,
+    shards: Sequence[Shard],
+    base: str | None,
+    form: KeyForm,
+    by_spark: bool,
 ) -> tuple[DataFrame, int, Any]:
     """Rows of shards and found keys, as blocks; how many tasks they go to; how a worker opens the trie."""
     keep = run.keep_trie()
@@ -232,7 +247,6 @@ def _plan_blocks(
     n_tasks = min(keep.n_shards, count_shuffle_partitions(spark))
     n_readers = max(1, min(len(shards), count_shuffle_partitions(spark)))
     paths = [(shard.path, shard.size) for shard in shards]
-    by_spark = not can_workers_read(spark, shards[0].path)
     source = _read_by_spark(spark, shards) if by_spark else spark.range(0, len(shards), 1, n_readers)
     tasks = number_tasks(source, n_tasks)
     numbers = {path: number for number, (path, _) in enumerate(paths)} if by_spark else {}

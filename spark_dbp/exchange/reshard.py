@@ -304,10 +304,11 @@ class _Resharding:
 
     def check_workers(self, shards: Sequence[Shard]) -> None:
         """Refuse storage that workers do not reach: they read and write the bytes themselves."""
-        reads = sorted({shards[0].path, shards[-1].path})
-        problem = find_problem_of_readers(self.spark, [*reads, self.at(PLAN)])
-        if not problem and (self.renames or not files.is_local(self.base)):
-            problem = find_problem_of_workers(self.spark, self.base)
+        reads = [*sorted({shards[0].path, shards[-1].path}), self.at(PLAN)]
+        if self.renames or not files.is_local(self.base):
+            problem = find_problem_of_workers(self.spark, self.base, reads)
+        else:  # whether they can write to such a mount shows with the first shard
+            problem = find_problem_of_readers(self.spark, reads)
         if problem:
             self.abandon()
             raise ConfigError(
@@ -321,7 +322,7 @@ class _Resharding:
         at = self.at(INDEX)
         if not files.exists(files.join(at, MANIFEST)):
             files.delete(at)
-            build_index(self.spark, run, shards, at, self.form)
+            build_index(self.spark, run, shards, at, self.form, workers_reach=True)
         return dict(json.loads(files.read_bytes(files.join(at, REPORT))))
 
     def find_finished(self, cuts: ShardPlan) -> set[int]:

@@ -292,7 +292,7 @@ def test_bad_options_and_inputs(command, run, shards, tmp_path):
 
 
 def test_workers_that_do_not_reach_it_are_refused(spark, run, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_problem_of_readers", lambda *_: "a task on x does not see it")
+    monkeypatch.setattr(module, "find_problem_of_workers", lambda *_: "a task on x does not see it")
     with pytest.raises(
         ConfigError, match=r"workers must read --shards and write .*: a task on x does not see it"
     ):
@@ -306,8 +306,8 @@ def test_a_shard_that_changes_meanwhile_is_refused(spark, run, shards, tmp_path,
     mine = [shutil.copy(path, tmp_path) for path in shards]
     build = module.build_index
 
-    def change(*given):
-        report = build(*given)
+    def change(*given, **more):
+        report = build(*given, **more)
         with Path(mine[3]).open("ab") as stream:
             stream.write(bytes(512))
         return report
