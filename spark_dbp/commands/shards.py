@@ -125,7 +125,7 @@ def _summarize(report: ReshardReport) -> list[tuple[str, str]]:
         ("bytes", f"{info['bytes_in']:,} in, {info['bytes_out']:,} out; {report.share_kept:.1%} kept"),
         ("an epoch", f"that streams whole shards reads {info['bytes_in']:,} bytes of the old ones, "
                      f"{info['bytes_out']:,} of the new ones"),
-        ("so", f"with {dropped:.0%} dropped {advice} (new shards pay from 50 to 80 % on)"),
+        ("advice", f"with {dropped:.0%} dropped, {advice}"),
         *_tell(info, info["samples"]),
     ]  # fmt: skip
 

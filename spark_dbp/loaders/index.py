@@ -210,7 +210,7 @@ class ShardIndex:
                 f"{shard} has {self.kept[shard]}",
                 mend=_MEND,
             )
-        return table.drop_columns(["shard"])
+        return table.select(list(columns))
 
     def _open_samples(self, path: str) -> Any:
         import pyarrow.parquet as pq
