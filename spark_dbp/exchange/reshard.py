@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,11 @@ class ReshardReport:
     info: dict[str, Any]
     taken_over: int = 0
     seconds: float = 0.0
-    shards: dict[str, list[int]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shards", self.info["shards"])
+    @property
+    def shards(self) -> dict[str, list[int]]:
+        """Samples and bytes of each new shard, by its name."""
+        return dict(self.info["shards"])
 
     @property
     def missing(self) -> int:
