@@ -15,6 +15,7 @@ from benchmarks import (
     loaders,
     minhash,
     pruning,
+    reshard,
     semantic,
     trie,
     whole_run,
@@ -139,6 +140,11 @@ def _formats(given: argparse.Namespace) -> None:
         formats.measure(form, n_rows, 384, 1 if given.quick else given.runs)
 
 
+def _reshard(given: argparse.Namespace) -> None:
+    runs = 1 if given.quick else given.runs
+    reshard.measure(2 if given.quick else 8, 1000 if given.quick else 5000, 100_000, [0.3, 1.0], runs)
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "whole-run": _whole_run,
     "whole-run-large": _whole_run_large,
@@ -154,6 +160,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "encoders": _encoders,
     "formats": _formats,
     "loaders": _loaders,
+    "reshard": _reshard,
 }
 
 

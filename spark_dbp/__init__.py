@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spark_dbp.engine.session import get_session, start_local_session
     from spark_dbp.exchange.export import export
     from spark_dbp.exchange.import_embeddings import import_embeddings
+    from spark_dbp.exchange.index_shards import index_shards
+    from spark_dbp.exchange.reshard import reshard
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -56,6 +58,7 @@ _HOME = {
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
     "import_embeddings": "exchange.import_embeddings",
+    "index_shards": "exchange.index_shards",
     "ingest": "stages.ingest",
     "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",
@@ -64,6 +67,7 @@ _HOME = {
     "prune_again": "runner",
     "read_embeddings": "stages.read_embeddings",
     "read_webdataset": "stages.list_shards",
+    "reshard": "exchange.reshard",
     "run": "runner",
     "score_filter": "stages.score_filter",
     "select": "stages.select",
@@ -91,6 +95,7 @@ __all__ = [
     "get_session",
     "good_samples",
     "import_embeddings",
+    "index_shards",
     "ingest",
     "loaders",
     "minhash_dedup",
@@ -100,6 +105,7 @@ __all__ = [
     "prune_again",
     "read_embeddings",
     "read_webdataset",
+    "reshard",
     "run",
     "score_filter",
     "select",

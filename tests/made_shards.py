@@ -118,3 +118,27 @@ def write_trie(folder: Path, keys: list[str]) -> None:
     }
     manifest |= {"key_type": "string", "expression": None}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def write_run(folder: Path, keys: list[str], digest: str = "abc") -> str:
+    """As much of a finished run as a reader of its tries looks at. Returns its directory."""
+    folder.mkdir()
+    write_trie(folder / "keep_trie", keys)
+    document = {"tables": {"keep_trie": "keep_trie"}, "digests": {"keep_list": digest}, "format_version": 2}
+    document |= {"summary": {}, "stages": {}, "config": {}, "accounting": {}}
+    (folder / "run.json").write_text(json.dumps(document))
+    return str(folder)
+
+
+def read_members(path: str | Path) -> dict[str, list[tuple[str, bytes, bytes]]]:
+    """Of each sample of a tar, by its key, the members in their order: name, headers, data; as tarfile finds them."""
+    found: dict[str, list[tuple[str, bytes, bytes]]] = {}
+    raw = Path(path).read_bytes()
+    with tarfile.open(path) as tar:
+        for member in tar:
+            folders, _, name = member.name.rpartition("/")
+            key = f"{folders}/" * bool(folders) + name.partition(".")[0]
+            if member.isfile() and "." in name and not name.startswith("__meta__") and folders != "__meta__":
+                data = raw[member.offset_data : member.offset_data + member.size]
+                found.setdefault(key, []).append((member.name, raw[member.offset : member.offset_data], data))
+    return found

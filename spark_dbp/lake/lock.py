@@ -48,8 +48,8 @@ Result = TypeVar("Result")
 class Lock:
     """A lock that this process holds. `acquire_lock` makes one."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, setting: str = "output.path") -> None:
+        self.path, self.setting = path, setting
         self._owner = {
             **_find_process_space(),
             "pid": os.getpid(),
@@ -143,8 +143,8 @@ class Lock:
 
 
 @contextmanager
-def acquire_lock(base: str) -> Iterator[Lock]:
-    """Take the lock of the directory `base`, and make the directory if needed.
+def acquire_lock(base: str, setting: str = "output.path") -> Iterator[Lock]:
+    """Take the lock of the directory `base`, which `setting` names, and make the directory if needed.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def acquire_lock(base: str) -> Iterator[Lock]:
     ConfigError
         When the directory cannot be written.
     """
-    lock = Lock(files.join(base, LOCK))
+    lock = Lock(files.join(base, LOCK), setting)
     _acquire(lock, base)
     lock.start()
     try:
@@ -164,7 +164,7 @@ def acquire_lock(base: str) -> Iterator[Lock]:
 
 def _acquire(lock: Lock, base: str) -> None:
     for _ in range(3):
-        if _create_exclusively(lock.path, lock.content()):
+        if _create_exclusively(lock):
             return
         before = _try_patiently(lambda: _read(lock.path))
         if before is None:
@@ -190,12 +190,13 @@ def _named(holder: dict[str, Any]) -> str:
     return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
 
 
-def _create_exclusively(path: str, content: bytes) -> bool:
+def _create_exclusively(lock: Lock) -> bool:
+    path, content = lock.path, lock.content()
     try:
         is_created, is_certain = files.create_file(path, content)
     except OSError as error:
         raise ConfigError(
-            f"output.path: cannot write to {Path(path).parent}: {error.strerror}",
+            f"{lock.setting}: cannot write to {Path(path).parent}: {error.strerror}",
             mend="name a directory that can be written",
         ) from None
     if is_certain or not is_created:
@@ -277,7 +278,7 @@ def _replace_dead(lock: Lock, dead: bytes) -> bool:
     if _try_patiently(lambda: _read(lock.path)) != dead:
         return False
     files.delete(lock.path)
-    return _create_exclusively(lock.path, lock.content())
+    return _create_exclusively(lock)
 
 
 def _try_patiently(action: Callable[[], Result]) -> Result:

@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,9 @@ from spark_dbp.loaders.index_writer import (
     finish_index,
     write_index,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "IndexReport",
@@ -160,8 +164,6 @@ class ShardIndex:
         InputError
             When the index is damaged.
         """
-        if self._pid != os.getpid():  # a forked process shares no open file
-            self._open, self._pid = OrderedDict(), os.getpid()
         rows = self._rows.get(shard)
         if rows is not None:
             self._rows.move_to_end(shard)
@@ -177,12 +179,25 @@ class ShardIndex:
         if not self.kept[shard]:
             none = np.zeros(0, np.int64)
             return KeptRows([], none, none, np.zeros(1, np.int64), [], none, none)
-        columns = ["sample", "shard", "start", "stop", "suffixes", "offsets", "sizes"]
+        columns = ["sample", "start", "stop", "suffixes", "offsets", "sizes"]
+        return _to_rows(self.read_columns(shard, columns))
+
+    def read_columns(self, shard: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of ``samples/*.parquet`` for a shard of which something is kept. They are not held.
+
+        Raises
+        ------
+        InputError
+            When the index is damaged.
+        """
+        if self._pid != os.getpid():  # a forked process shares no open file
+            self._open, self._pid = OrderedDict(), os.getpid()
         name = self._files[shard].as_py()
         path = files.join(self.path, SAMPLES, str(name))
         try:
             file = self._open_samples(path)
-            table = file.read_row_group(int(self._groups[shard]), columns, use_threads=False).combine_chunks()
+            wanted = [*columns, "shard"]
+            table = file.read_row_group(int(self._groups[shard]), wanted, use_threads=False).combine_chunks()
         except SparkDbpError:
             raise
         except Exception as error:  # errors of Arrow have several bases
@@ -195,7 +210,7 @@ class ShardIndex:
                 f"{shard} has {self.kept[shard]}",
                 mend=_MEND,
             )
-        return _to_rows(table)
+        return table.select(list(columns))
 
     def _open_samples(self, path: str) -> Any:
         import pyarrow.parquet as pq

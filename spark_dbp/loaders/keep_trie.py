@@ -12,7 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -196,6 +196,55 @@ class KeepTrie:
         """
         for number in sorted(self._shards):
             yield from self._open_shard(number).keys()
+
+    def find_places(self, keys: Sequence[Any]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Of keys that are all kept, the shard of each and its number in that shard, from 0.
+
+        Raises
+        ------
+        KeyError
+            When one is not kept.
+        """
+        texts = self.list_texts(keys)
+        shards = find_shards(texts, self.n_shards)
+        numbers = (self._find_shard(n).key_id(text) for n, text in zip(shards.tolist(), texts, strict=True))
+        return shards, np.fromiter(numbers, np.uint32, len(texts))
+
+    def count_in_shard(self, shard: int) -> int:
+        """Keys in a shard."""
+        return len(self._find_shard(shard))
+
+    def restore_text(self, shard: int, number: int) -> bytes:
+        """The text of the key that has this number in this shard, as `find_places` says it."""
+        return self._find_shard(shard).restore_key(number)
+
+    def _find_shard(self, number: int) -> Any:
+        trie = self._tries[number]
+        if trie is None:
+            trie = self._tries[number] = self._open_shard(number)
+        return trie
+
+    @classmethod
+    def from_bytes(cls, manifest: dict[str, Any], contents: Mapping[int, bytes]) -> KeepTrie:
+        """Tries that somebody else has read.
+
+        Parameters
+        ----------
+        manifest : dict
+        contents : mapping of int to bytes
+            Content of the file of each shard that has keys.
+        """
+        import marisa_trie
+
+        trie = cls("", manifest)
+        for number, content in contents.items():
+            trie._tries[number] = marisa_trie.BinaryTrie().frombytes(content)
+        return trie
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Content of ``manifest.json``."""
+        return self._manifest
 
     def _write_text(self, key: Any) -> bytes:
         try:  # the shortest way for a str: `_encode_str` is `str.encode`, but for few types of keys

@@ -27,9 +27,9 @@ from spark_dbp.columns import (
 from spark_dbp.engine.compat import collect_arrow, count_shuffle_partitions, map_in_arrow
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.engine.spark_errors import refuse_in_worker
-from spark_dbp.engine.whole_files import MOST_BYTES, iter_contents, read_whole_files
+from spark_dbp.engine.whole_files import iter_contents
 from spark_dbp.errors import InputError
-from spark_dbp.io.shards import SETTING, Shard, list_shards
+from spark_dbp.io.shards import SETTING, Shard, list_shards, read_by_spark
 from spark_dbp.lake import files
 from spark_dbp.lake.progress import name_pass, report_progress
 from spark_dbp.lake.tar_samples import TarSample, read_tar_samples
@@ -142,14 +142,7 @@ def plan_shard_samples(
             yield from report_progress(batches, notes) if notes else batches
 
     if by_spark:
-        large = next((shard for shard in shards if shard.size > MOST_BYTES), None)
-        if large is not None:
-            raise InputError(
-                f"{SETTING}: shard {large.path} has {large.size:,} bytes, and Spark, which alone reaches it, "
-                "reads files as whole values of at most 1 GiB",
-                mend="let workers reach the store themselves (a mount, credentials), or write smaller shards",
-            )
-        source = read_whole_files(spark, [shard.path for shard in shards])
+        source = read_by_spark(spark, shards, SETTING)
 
         def over_contents(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             return refuse(

@@ -22,7 +22,9 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402
 
 from spark_dbp.errors import ConfigError, InputError  # noqa: E402
-from spark_dbp.loaders.index import write_index  # noqa: E402
+from spark_dbp.exchange.plan_shards import plan_shards  # noqa: E402
+from spark_dbp.exchange.write_shards import NewShard, write_shard  # noqa: E402
+from spark_dbp.loaders.index import open_index, write_index  # noqa: E402
 from spark_dbp.loaders.torch import KeptDataset, KeptLoader  # noqa: E402
 from spark_dbp.loaders.webdataset import KeptShards, kept, read_kept  # noqa: E402
 
@@ -463,6 +465,31 @@ def test_a_tenth_of_real_images(folder, num_workers, tmp_path):
             got += [*names, *rest]
         assert set(got) == keep
         assert len(got) == len(keep) + loader.dataset.n_padded
+
+
+def test_webdataset_reads_new_shards(tmp_path):
+    """Of real images: the same samples as webdataset filters out of the old ones; sizes.json says how many."""
+    wds = pytest.importorskip("webdataset")
+    shards = [str(path) for path in sorted(PART.glob("*.tar"))]
+    uids = [
+        json.loads(sample["json"])["uid"]
+        for sample in wds.WebDataset(shards, shardshuffle=False, empty_check=False)
+    ]
+    write_index(tmp_path / "index", shards, set(uids[::3]), key="json:uid")
+    index = open_index(tmp_path / "index")
+    plan = plan_shards(index, samples=50)
+    for n in range(len(plan)):
+        new = NewShard(plan.name(n), plan.list_pieces(n, index.kept), plan.samples[n], plan.bytes[n])
+        write_shard(index, new, str(tmp_path), renames=True)
+
+    def read(paths: list[str]) -> list[dict]:
+        samples = wds.WebDataset(paths, shardshuffle=False, empty_check=False)
+        return [{name: value for name, value in sample.items() if name[:2] != "__"} for sample in samples]
+
+    new = sorted(map(str, tmp_path.glob("*.tar")))
+    kept_uids = set(uids[::3])
+    assert read(new) == [sample for sample in read(shards) if json.loads(sample["json"])["uid"] in kept_uids]
+    assert [len(read([path])) for path in new] == plan.samples == [50, 50, 34]
 
 
 # The docs.

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_shards import keys_of, number_of, write_shards
+from made_shards import keys_of, number_of, read_members, write_shards
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from spark_dbp.errors import InputError, SparkDbpError
+from spark_dbp.exchange.plan_shards import plan_shards
+from spark_dbp.exchange.write_shards import NewShard, write_shard
 from spark_dbp.lake import files, mounts
 from spark_dbp.loaders import open_index, write_index
 from spark_dbp.loaders.webdataset import KeptShards
@@ -63,3 +65,27 @@ def test_what_is_not_there(bucket):
         write_index(f"{bucket}/other", [f"{bucket}/shards/9.tar"], {"a"})
     with pytest.raises(SparkDbpError, match="s3://no-such-bucket"):
         open_index("s3://no-such-bucket/index")
+
+
+def test_new_shards_on_s3(bucket, tmp_path):
+    """From a bucket to the bucket, each put as a whole."""
+    shards = [f"{bucket}/shards/{number:05d}.tar" for number in range(3)]
+    keys = keys_of(SIZES)
+    write_index(f"{bucket}/index-of-new", shards, set(keys[::3]))
+    index = open_index(f"{bucket}/index-of-new")
+    plan = plan_shards(index, samples=10)
+    for n in range(len(plan)):
+        new = NewShard(plan.name(n), plan.list_pieces(n, index.kept), plan.samples[n], plan.bytes[n])
+        write_shard(index, new, f"{bucket}/new", renames=False)
+    assert files.list_sizes(f"{bucket}/new") == {
+        **{f"{plan.name(n)}.tar": plan.size(n) for n in range(3)},
+        **{
+            f"{plan.name(n)}_stats.json": files.look_up(f"{bucket}/new/{plan.name(n)}_stats.json")[0]
+            for n in range(3)
+        },
+    }
+    found = []
+    for n in range(3):
+        (tmp_path / f"{n}.tar").write_bytes(files.read_bytes(f"{bucket}/new/{plan.name(n)}.tar"))
+        found += list(read_members(tmp_path / f"{n}.tar"))
+    assert found == keys[::3]

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-# Notebooks that embed need torch: tests/encoders runs those.
-WITH_TORCH = {"04_from_images.ipynb"}
+# Notebooks that embed or train need torch: tests/encoders runs those.
+WITH_TORCH = {"03_train_with_keep_list.ipynb", "04_from_images.ipynb"}
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if path.name not in WITH_TORCH)
 
 
