@@ -141,8 +141,11 @@ def _formats(given: argparse.Namespace) -> None:
 
 
 def _reshard(given: argparse.Namespace) -> None:
-    runs = 1 if given.quick else given.runs
-    reshard.measure(2 if given.quick else 8, 1000 if given.quick else 5000, 100_000, [0.3, 1.0], runs)
+    if given.quick:
+        reshard.measure(2, 1000, 100_000, [0.3, 1.0], 1)
+    else:
+        reshard.measure(8, 5000, 100_000, [0.3, 1.0], given.runs)
+        reshard.measure(32, 5000, 100_000, [0.3], given.runs)
 
 
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {

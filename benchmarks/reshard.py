@@ -51,7 +51,7 @@ def measure(n_shards: int, n_samples: int, sample_bytes: int, shares: list[float
                 out = folder / "new"
                 os.sync()
                 started = time.perf_counter()
-                done = reshard(run, str(folder / "shards"), out, spark, samples=5000)
+                done = reshard(run, str(folder / "shards"), out, spark, samples=2000)
                 took["reshard"].append(time.perf_counter() - started)
                 n_bytes = done.info["bytes_out"]
                 assert done.missing == 0
