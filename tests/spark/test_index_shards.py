@@ -237,6 +237,7 @@ def test_what_else_is_refused(command, shards, tmp_path):
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_attempt_left_is_replaced(spark, shards, tmp_path):
     run = write_run(tmp_path / "run", keys_by_form("webdataset"))
     out = tmp_path / "index"

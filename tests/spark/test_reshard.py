@@ -210,13 +210,15 @@ def test_a_shard_that_is_gone_or_cut_is_written_again(spark, run, shards, copy, 
     assert finish(spark, run, shards, copy, made) == len(list(made.glob("*.tar"))) - 2
 
 
+@pytest.mark.slow
 def test_a_failed_job_goes_on(spark, run, shards, tmp_path, made, monkeypatch):
     """The second shard cannot be written; what was finished before is taken over, and the index is not made again."""
     write = module._write_in_worker
 
     def fail(spark, index, new, out, renames):
         if new[0].name == "00001":
-            while not Path(out, "00002_stats.json").exists():
+            until = time.monotonic() + 60
+            while not Path(out, "00002_stats.json").exists() and time.monotonic() < until:
                 time.sleep(0.05)
             raise OSError("the disk is full")
         write(spark, index, new, out, renames)
@@ -231,6 +233,7 @@ def test_a_failed_job_goes_on(spark, run, shards, tmp_path, made, monkeypatch):
     assert finish(spark, run, shards, tmp_path / "new", made) in (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_without_renames_shards_are_put_as_a_whole(spark, run, shards, tmp_path, made, monkeypatch):
     monkeypatch.setattr(module, "can_rename", lambda _: False)
     finish(spark, run, shards, tmp_path / "new", made)
@@ -302,6 +305,7 @@ def test_workers_that_do_not_reach_it_are_refused(spark, run, shards, tmp_path, 
         reshard(run, shards, tmp_path / "new", spark, samples=1, size=10**6)
 
 
+@pytest.mark.slow
 def test_a_shard_that_changes_meanwhile_is_refused(spark, run, shards, tmp_path, monkeypatch):
     mine = [shutil.copy(path, tmp_path) for path in shards]
     build = module.build_index
