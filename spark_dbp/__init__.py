@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
     from spark_dbp.exchange.import_embeddings import import_embeddings
+    from spark_dbp.explore.choose_eps import find_eps
+    from spark_dbp.explore.sweep import find_temperature, sweep
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -51,6 +53,8 @@ _HOME = {
     "embed_images": "stages.embed",
     "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
+    "find_eps": "explore.choose_eps",
+    "find_temperature": "explore.sweep",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
     "import_embeddings": "exchange.import_embeddings",
@@ -68,6 +72,7 @@ _HOME = {
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
+    "sweep": "explore.sweep",
     "verify": "explore.verify",
 }
 
@@ -85,6 +90,8 @@ __all__ = [
     "embed_images",
     "embed_texts",
     "exact_dedup",
+    "find_eps",
+    "find_temperature",
     "get_session",
     "good_samples",
     "import_embeddings",
@@ -103,6 +110,7 @@ __all__ = [
     "semantic_dedup",
     "solve_quotas",
     "start_local_session",
+    "sweep",
     "verify",
 ]
 

@@ -18,7 +18,7 @@ _Floats = npt.NDArray[np.float64]
 _Pair = tuple[_Floats, _Floats]
 
 _DECIMAL = Context(prec=25)
-_LN2 = Fraction(Decimal("0.693147180559945309417232121458176568075500134360255254120680009493393621969694716"))
+_LN2 = Fraction("0.6931471805599453094172321214581765680755001343602552541206800094933936219696947")
 # exp(x) is 0 below the first, and may be no normal float below the second.
 _ZERO_BELOW, _NORMAL_FROM = -746.0, -700.0
 # The series is summed for x / 2**8, and the result squared eight times.
@@ -31,7 +31,7 @@ _SPLITTER = 2.0**27 + 1
 
 
 def _split_ln2() -> tuple[float, float, float]:
-    """ln 2 as a sum of floats. The first two have 42 bits, so 11-bit multiples of them are exact."""
+    """The logarithm of 2 as a sum. The first two have 42 bits, so 11-bit multiples of them are exact."""
     first = float(Fraction(int(_LN2 * 2**42), 2**42))
     second = float(Fraction(int((_LN2 - Fraction(first)) * 2**84), 2**84))
     return first, second, float(_LN2 - Fraction(first) - Fraction(second))
@@ -41,7 +41,7 @@ _LN2_PARTS = _split_ln2()
 
 
 def compute_exponential(values: npt.ArrayLike) -> _Floats:
-    """exp of every value, rounded to the nearest float.
+    """The exponential of every value, rounded to the nearest float.
 
     Parameters
     ----------

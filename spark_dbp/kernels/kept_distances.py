@@ -1,7 +1,8 @@
-"""What histograms tell of the distances of kept samples, for any quotas. Imports numpy, `histogram`, `ranking`.
+"""What histograms tell of the distances of kept samples, for any quotas.
 
-A bin is 1/1024 of distance, so the mean of what is kept is known within half of that, and closer where most of
-a cluster is kept: the mean of all its samples (d_intra) is known exactly, so what is left out bounds it too.
+Imports numpy, `histogram` and `ranking`. A bin is 1/1024 of distance, so the mean of what is kept is known
+within half of that, and closer where most of a cluster is kept: the mean of all its samples (d_intra) is
+known exactly, so what is left out bounds it too.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ class KeptDistances:
         part = slice(int(self._starts[cluster]), int(self._ends[cluster]))
         bins, n_items = self.bins[part], self.n_items[part]
         until = np.cumsum(n_items)
+        kept: FloatVector
         if self.which_to_keep == "random":
-            kept = n_items * (quota / max(1, int(until[-1]) if len(until) else 0))
+            kept = n_items.astype(np.float64) * (quota / max(1, int(n_items.sum())))
         elif self.which_to_keep == "stratified":
-            kept = np.diff(count_spread(until, max(1, int(n_items.sum())), quota), prepend=0).astype(float)
+            spread = count_spread(until, max(1, int(n_items.sum())), quota)
+            kept = np.diff(spread, prepend=0).astype(np.float64)
         else:
-            kept = np.clip(quota - (until - n_items), 0, n_items).astype(float)
+            kept = np.clip(quota - (until - n_items), 0, n_items).astype(np.float64)
         order = np.argsort(bins)
         return bins[order], n_items[order], kept[order]
 
@@ -101,8 +104,8 @@ class KeptDistances:
         Returns
         -------
         mean, error : float
-            The mean lies in ``mean - error`` to ``mean + error``. For ``random`` this is no bound: the mean is
-            the one expected, and the error three standard errors.
+            The mean lies in ``mean - error`` to ``mean + error``. For ``random`` this is no bound: it is the
+            mean expected, and three standard errors.
 
         Notes
         -----
@@ -145,7 +148,7 @@ class KeptDistances:
 
     @cached_property
     def _wide_bins(self) -> tuple[IntVector, IntVector, IntVector, IntVector, int]:
-        """Cluster, first bin, samples and samples until the end of bins, joined to `MOST_BINS`; their width."""
+        """Cluster, first bin, samples and samples until the end of joined bins; their width in bins."""
         cluster, bins, n_items, width = self._cluster, self.bins, self.n_items, 1
         while len(bins) > MOST_BINS and width < N_BINS:
             width *= 2

@@ -118,9 +118,7 @@ def plan_quotas(
     >>> plan["quota"].tolist(), plan["target"].round(2).tolist()
     ([3, 7], [2.69, 7.31])
     """
-    values, weight = weigh_clusters(
-        n_items, d_intra, d_inter, complexity=complexity, temperature=temperature
-    )
+    values, weight = weigh_clusters(n_items, d_intra, d_inter, complexity=complexity, temperature=temperature)
     return share_out(n_items, values, weight, n_keep, min_per_cluster, cluster_balance)
 
 
@@ -136,8 +134,8 @@ def weigh_clusters(
 
     Examples
     --------
-    >>> values, weight = weigh_clusters([1, 3, 0], [0, 0, 0], [0, 0, 0], complexity="cluster_size", temperature=1)
-    >>> weight.tolist()
+    >>> zeros = [0, 0, 0]
+    >>> weigh_clusters([1, 3, 0], zeros, zeros, complexity="cluster_size", temperature=1)[1].tolist()
     [0.25, 0.75, 0.0]
     """
     sizes = np.asarray(n_items, dtype=np.int64)

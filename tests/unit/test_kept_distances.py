@@ -24,9 +24,29 @@ def exp_of_decimal(values):
 def test_the_exponential_is_that_of_decimal_to_the_bit():
     rng = np.random.default_rng(0)
     steps = np.arange(0, 1074)
-    odd = [0.0, -0.0, 5e-324, 2.0**-53, 2.0**-54, 2.0**-55, 699.99999, 700.0, 708.5, 744.9, 745.2, 746.1, 1e300]
+    odd = [
+        0.0,
+        -0.0,
+        5e-324,
+        2.0**-53,
+        2.0**-54,
+        2.0**-55,
+        699.99999,
+        700.0,
+        708.5,
+        744.9,
+        745.2,
+        746.1,
+        1e300,
+    ]
     values = -np.concatenate(
-        [rng.uniform(0, 1, 3000), rng.uniform(0, 750, 3000), 10.0 ** rng.uniform(-320, 3, 3000), odd, steps * np.log(2)]
+        [
+            rng.uniform(0, 1, 3000),
+            rng.uniform(0, 750, 3000),
+            10.0 ** rng.uniform(-320, 3, 3000),
+            odd,
+            steps * np.log(2),
+        ]
     )
     assert compute_exponential(values).tolist() == exp_of_decimal(values)
     assert compute_exponential([-np.inf]).tolist() == [0.0]
@@ -48,7 +68,9 @@ def test_what_is_too_close_to_call_is_left_to_decimal(monkeypatch):
 
 def make_clusters(rng, sizes, spread=0.15):
     """Distances of each cluster, and the columns of their histograms."""
-    distances = [np.clip(rng.normal(rng.uniform(0.1, 1.9), spread, n), 0, 2).astype(np.float32) for n in sizes]
+    distances = [
+        np.clip(rng.normal(rng.uniform(0.1, 1.9), spread, n), 0, 2).astype(np.float32) for n in sizes
+    ]
     counted = [np.unique(find_bins(d), return_counts=True) for d in distances]
     n_bins = np.array([len(bins) for bins, _ in counted])
     means = np.array([d.astype(float).mean() if len(d) else np.nan for d in distances])
@@ -107,11 +129,13 @@ def test_random_is_within_three_standard_errors_nearly_always():
     quota = np.array([20, 30, 100])
     mean, error = KeptDistances(*columns, "random").bound_mean(quota)
     drawn = [
-        np.concatenate([rng.choice(d, n, replace=False) for d, n in zip(distances, quota, strict=True)]).mean()
+        np.concatenate(
+            [rng.choice(d, n, replace=False) for d, n in zip(distances, quota, strict=True)]
+        ).mean()
         for _ in range(1000)
     ]
     missed = (np.abs(np.array(drawn) - mean) > error).mean()
     assert missed < 0.02
     assert np.std(drawn) * 3 == pytest.approx(error, rel=0.2)
-    bins, n_items, kept = KeptDistances(*columns, "random").count_kept(1, 30)
+    _, n_items, kept = KeptDistances(*columns, "random").count_kept(1, 30)
     assert kept.tolist() == pytest.approx((n_items * 0.75).tolist())
