@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 from collections.abc import Callable
 from decimal import Decimal
@@ -131,12 +130,10 @@ def _sweep_pruning(run: Run, parsed: argparse.Namespace) -> tuple[list[dict[str,
         most = _read_count("--saturated-at-most", parsed.saturated_at_most)
         found = find_temperature(run, most, ratios, kinds)
     if parsed.plot is not None:
-        drawn = io.BytesIO()
-        # Without the time, the same figure gives the same file.
-        when = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        from spark_dbp.explore.plots import encode_figure
+
         suffix = parsed.plot.lower().rpartition(".")[2]
-        found.plot().savefig(drawn, format=suffix, metadata=when[suffix])
-        Path(parsed.plot).expanduser().write_bytes(drawn.getvalue())
+        Path(parsed.plot).expanduser().write_bytes(encode_figure(found.plot(), suffix))
     return found.to_dicts(), str(found)
 
 

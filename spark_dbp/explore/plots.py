@@ -5,6 +5,7 @@ Imports numpy, `run_clusters`, `sweep`, kernels and the stage `quota`; matplotli
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -41,7 +42,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e6e8eb",
     "legend.frameon": False,
     "savefig.dpi": 150,
-    "svg.hashsalt": "spark-dbp",  # the same figure gives the same file
+    "svg.hashsalt": "spark-dbp",  # names in the file do not depend on chance
     "xtick.color": "#555555",
     "ytick.color": "#555555",
 }
@@ -74,6 +75,17 @@ def _in_style(draw: Callable[_Parameters, Figure]) -> Callable[_Parameters, Figu
             return draw(*args, **kwargs)
 
     return draw_in_style
+
+
+def encode_figure(figure: Figure, kind: str) -> bytes:
+    """A figure as a file: ``png``, ``svg`` or ``pdf``. The same figure gives the same bytes."""
+    import matplotlib
+
+    without = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}[kind]
+    drawn = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(drawn, format=kind, metadata={without: None})
+    return drawn.getvalue()
 
 
 @_in_style

@@ -77,7 +77,7 @@ class RunClusters:
         """The histograms of distances."""
         bins = self._histogram.flatten()
         n_bins = self._histogram.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-        numbers, counts = (bins.field(name).to_numpy().astype(np.int64) for name in (BIN, N_ITEMS))
+        numbers, counts = (bins.field(name).to_numpy() for name in (BIN, N_ITEMS))
         return KeptDistances(n_bins, numbers, counts, self.d_intra, self.prune.which_to_keep)
 
     def find_row(self, cluster: int) -> int:

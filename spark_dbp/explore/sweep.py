@@ -117,10 +117,11 @@ def find_temperature(
     -----
     The number of saturated clusters mostly grows as the temperature falls, but it need not. At a temperature
     near 0 one cluster has all the weight, and the others get equal quotas, so fewer may be saturated there.
-    Where large clusters are complex, fewer may be saturated at some temperature than at a higher one. So exact
-    quotas are computed at 41 temperatures, from nearly equal weights to a single one that counts. From the
-    highest that will do the search goes down to the first that will not, and halves the gap between the two.
-    The temperature has three digits.
+    Where large clusters are complex, fewer may be saturated at some temperature than at a higher one.
+
+    So exact quotas are computed at 41 temperatures, from nearly equal weights to a single one that counts.
+    From the highest that will do, the search goes down to the first that will not, and halves the gap between
+    the two. The temperature has three digits.
 
     Examples
     --------

@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.kernels.histogram import BINS_PER_UNIT, DISTANCE_UNIT, N_BINS
-from spark_dbp.kernels.ranking import FARTHEST_FIRST, count_spread
+from spark_dbp.kernels.ranking import count_spread
 
 IntVector = npt.NDArray[np.int64]
 FloatVector = npt.NDArray[np.float64]
 
 # With more bins of all clusters together, neighbouring ones are counted as one: `stratified` goes over all of
 # them for every quota.
-MOST_BINS = 2**20
+MOST_BINS = 2**18
 # What `random` keeps is a sample: of its mean, so many standard errors are given.
 STANDARD_ERRORS = 3.0
 
 
 class KeptDistances:
-    """The histograms of all clusters of a run, in the order in which samples are kept.
+    """The histograms of all clusters of a run.
 
     Parameters
     ----------
@@ -50,16 +50,13 @@ class KeptDistances:
         self, n_bins: IntVector, bins: IntVector, n_items: IntVector, d_intra: FloatVector, which_to_keep: str
     ) -> None:
         self.which_to_keep = which_to_keep
+        self.bins, self.n_items = bins, n_items
         self._ends = np.cumsum(n_bins)
         self._starts = self._ends - n_bins
-        self._cluster = np.repeat(np.arange(len(n_bins)), n_bins)
-        if which_to_keep in FARTHEST_FIRST:  # turn the order of the bins around, in each cluster
-            at = (self._starts + self._ends - 1)[self._cluster] - np.arange(len(bins))
-            bins, n_items = bins[at], n_items[at]
-        self.bins, self.n_items = bins, n_items
         # Sums over all earlier bins of all clusters: samples, and samples times the number of their bin.
-        self._rows = np.concatenate(([0], np.cumsum(n_items)))
-        self._steps = np.concatenate(([0], np.cumsum(n_items * bins)))
+        self._rows, self._steps = np.zeros((2, len(bins) + 1), dtype=np.int64)
+        np.cumsum(n_items, out=self._rows[1:])
+        np.cumsum(n_items * bins, out=self._steps[1:])
         self.sizes = self._rows[self._ends] - self._rows[self._starts]
         self._sums = np.where(self.sizes > 0, d_intra, 0.0) * self.sizes
 
@@ -80,18 +77,18 @@ class KeptDistances:
             Whole numbers, but for ``random``: what is expected.
         """
         part = slice(int(self._starts[cluster]), int(self._ends[cluster]))
-        bins, n_items = self.bins[part], self.n_items[part]
-        until = np.cumsum(n_items)
+        bins, n_items = self.bins[part].astype(np.int64), self.n_items[part]
+        n_rows, until = int(n_items.sum()), np.cumsum(n_items)
         kept: FloatVector
         if self.which_to_keep == "random":
-            kept = n_items.astype(np.float64) * (quota / max(1, int(n_items.sum())))
+            kept = n_items.astype(np.float64) * (quota / max(1, n_rows))
         elif self.which_to_keep == "stratified":
-            spread = count_spread(until, max(1, int(n_items.sum())), quota)
-            kept = np.diff(spread, prepend=0).astype(np.float64)
+            kept = _spread(until, n_items, n_rows, quota).astype(np.float64)
+        elif self.which_to_keep == "hard":
+            kept = np.clip(until - (n_rows - quota), 0, n_items).astype(np.float64)
         else:
             kept = np.clip(quota - (until - n_items), 0, n_items).astype(np.float64)
-        order = np.argsort(bins)
-        return bins[order], n_items[order], kept[order]
+        return bins, n_items, kept
 
     def bound_mean(self, quota: IntVector) -> tuple[float, float]:
         """Mean distance of all samples that these quotas keep, and by how much it may be off.
@@ -114,37 +111,48 @@ class KeptDistances:
         n_keep = int(quota.sum())
         if self.which_to_keep == "random":
             return self._expect_mean(quota, n_keep)
-        find_bounds = self._bound_spread if self.which_to_keep == "stratified" else self._bound_first
-        low, high = find_bounds(quota)
+        if self.which_to_keep == "stratified":
+            low, high = self._bound_spread(quota)
+        elif self.which_to_keep == "easy":
+            low, high = self._bound_nearest(quota)
+        else:  # what is left out are the nearest
+            left_low, left_high = self._bound_nearest(self.sizes - quota)
+            low, high = self._sums - left_high, self._sums - left_low
         middle = float((low + high).sum()) / 2
         # The sums of distances that are known are those of distances rounded to a unit.
         error = float(np.maximum(high - low, 0.0).sum()) / 2 / n_keep + DISTANCE_UNIT
         return middle / n_keep, error
 
-    def _bound_first(self, quota: IntVector) -> tuple[FloatVector, FloatVector]:
-        """Least and largest sum of the first `quota` distances of each cluster."""
-        rows = self._rows[self._starts] + quota
+    def _bound_nearest(self, n: IntVector) -> tuple[FloatVector, FloatVector]:
+        """Least and largest sum of the `n` smallest distances of each cluster."""
+        rows = self._rows[self._starts] + n
         cut = np.searchsorted(self._rows, rows, side="right") - 1  # the bin that the cut lies in
         steps = self._steps[cut] - self._steps[self._starts]
         steps = steps + (rows - self._rows[cut]) * self.bins[np.minimum(cut, len(self.bins) - 1)]
         low = steps / BINS_PER_UNIT
-        # What is left out bounds the sum as well. Of a cluster that is kept whole it tells it exactly.
-        left = (self._steps[self._ends] - self._steps[self._starts]) / BINS_PER_UNIT - low
-        left_high = left + (self.sizes - quota) / BINS_PER_UNIT
-        return np.maximum(low, self._sums - left_high), np.minimum(
-            low + quota / BINS_PER_UNIT, self._sums - left
-        )
+        # The sum of the others bounds it as well. Where there are none, it is known exactly.
+        others = (self._steps[self._ends] - self._steps[self._starts]) / BINS_PER_UNIT - low
+        others_high = others + (self.sizes - n) / BINS_PER_UNIT
+        low, high = np.maximum(low, self._sums - others_high), low + n / BINS_PER_UNIT
+        return low, np.minimum(high, self._sums - others)
 
     def _bound_spread(self, quota: IntVector) -> tuple[FloatVector, FloatVector]:
         """Least and largest sum of the distances that ``stratified`` keeps."""
         cluster, first, n_items, until, width = self._wide_bins
-        of_cluster = self.sizes[cluster], quota[cluster]
-        kept = count_spread(until, *of_cluster) - count_spread(until - n_items, *of_cluster)
+        kept = _spread(until, n_items, self.sizes[cluster], quota[cluster])
         low = np.bincount(cluster, kept * first, len(self.sizes)) / BINS_PER_UNIT
-        is_whole = quota == self.sizes
-        return np.where(is_whole, self._sums, low), np.where(
-            is_whole, self._sums, low + quota * (width / BINS_PER_UNIT)
-        )
+        high = low + quota * (width / BINS_PER_UNIT)
+        # Of the first r rows r N / M are kept, but for at most a half. So (summing by parts) the sum of the
+        # kept differs from N / M of the sum of all by at most half the gap between farthest and nearest.
+        even, ends = self._sums * (quota / np.maximum(self.sizes, 1)), np.maximum(self._ends - 1, 0)
+        range_ = self.bins[ends] + 1 - self.bins[np.minimum(self._starts, ends)]
+        off = np.where(quota == self.sizes, 0.0, range_ / (2 * BINS_PER_UNIT))
+        return np.maximum(low, even - off), np.minimum(high, even + off)
+
+    @cached_property
+    def _cluster(self) -> IntVector:
+        """The row of the cluster of each bin."""
+        return np.repeat(np.arange(len(self._starts)), self._ends - self._starts)
 
     @cached_property
     def _wide_bins(self) -> tuple[IntVector, IntVector, IntVector, IntVector, int]:
@@ -168,3 +176,14 @@ class KeptDistances:
         of_sums = quota * variance * (sizes - quota) / np.maximum(sizes - 1, 1)
         error = STANDARD_ERRORS * float(np.sqrt(of_sums.sum())) / n_keep
         return float((quota * (self._sums / sizes)).sum()) / n_keep, error + DISTANCE_UNIT
+
+
+def _spread(until: IntVector, n_items: IntVector, n_rows: npt.ArrayLike, quota: npt.ArrayLike) -> IntVector:
+    """How many rows of each bin ``stratified`` keeps.
+
+    `until` counts the rows of the cluster from the nearest to the end of the bin. The rule counts from the
+    farthest.
+    """
+    n_rows = np.asarray(n_rows, dtype=np.int64)
+    farther = n_rows - until
+    return count_spread(farther + n_items, n_rows, quota) - count_spread(farther, n_rows, quota)
