@@ -191,6 +191,7 @@ def draw_distances(run: Run, cluster: int) -> Figure:
         f"$d_{{intra}}$ {clusters.d_intra[row]:.3f}, $d_{{inter}}$ {clusters.d_inter[row]:.3f}",
     )
     axes.set_ylim(top=1.06 * float(heights.max()))
+    axes.locator_params(axis="y", integer=True)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     return figure
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
-from conftest import config_of, make_embeddings, make_keys, write_table
+from conftest import VIEW, config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import RunConfig, find_eps, find_temperature, open_run, prune_again, run, sweep
 from spark_dbp.cli import main
@@ -204,6 +205,17 @@ def test_tables_that_are_gone_or_damaged_are_named(spark, done, tmp_path, capsys
     file.unlink()
     assert main(["sweep", again.path, "--keep-ratio", "0.2"]) == 3
     assert open_run(done.path).plot_quotas() is not None
+
+
+def test_a_store_that_only_spark_opens(spark, viewed, done, capsys):
+    shutil.copytree(done.path, viewed / "swept run")
+    asked = ["--keep-ratio", "0.1,0.4", "--json"]
+    assert main(["sweep", done.path, *asked]) == 0
+    by_python = capsys.readouterr().out
+    assert main(["sweep", f"{VIEW}/swept run", *asked]) == 0
+    assert capsys.readouterr().out == by_python
+    assert main(["sweep", f"{VIEW}/swept run", "--dedup-to", "750", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [find_eps(done, 750)]
 
 
 def test_figures(done):
