@@ -218,6 +218,7 @@ def draw_sweep(found: Sweep) -> Figure:
     over, other = ("keep_ratio", "temperature")
     if len({row.temperature for row in found}) > len({row.keep_ratio for row in found}):
         over, other = other, over
+    about = found.about
     lines: dict[tuple[str, float | None], list[SweepRow]] = {}
     for row in found:
         lines.setdefault((row.complexity, getattr(row, other)), []).append(row)
@@ -226,8 +227,9 @@ def draw_sweep(found: Sweep) -> Figure:
     several = len({name for name, _ in lines}) > 1
     for number, ((name, value), rows) in enumerate(lines.items()):
         label = f"{name}, {_label(other, value)}" if several else _label(other, value)
-        _draw_line(panels, over, rows, label, _COLOURS[number % len(_COLOURS)], number // len(_COLOURS))
-    about = found.about
+        rows = [row for row in rows if row.feasible]
+        places = [_place(row, over, about) for row in rows]
+        _draw_line(panels, places, rows, label, number)
     for axes, title in zip(panels, _PANELS, strict=False):
         axes.set(title=title, xlabel=over.replace("_", " "))
         if over == "temperature":
@@ -263,15 +265,20 @@ _RING: dict[str, Any] = {
 _POINTS: dict[str, Any] = {"cmap": "viridis", "alpha": 0.85, "linewidths": 0.3, "edgecolors": "white"}
 
 
+def _place(row: SweepRow, over: str, about: dict[str, Any]) -> float:
+    """Where a row stands: its temperature, or its ratio (n_keep of the run gives one where there is none)."""
+    if over == "temperature" or row.keep_ratio is not None:
+        return float(getattr(row, over))
+    return (row.n_keep or 0) / int(about["rows_to_prune"])
+
+
 def _draw_line(
-    panels: list[Axes], over: str, rows: list[SweepRow], label: str, colour: str, style: int
+    panels: list[Axes], places: list[float], rows: list[SweepRow], label: str, number: int
 ) -> None:
-    rows = sorted(
-        (row for row in rows if row.feasible and getattr(row, over) is not None),
-        key=lambda r: getattr(r, over),
-    )
-    x = _list(rows, over)
-    how: dict[str, Any] = {"color": colour, "marker": "os^D"[style % 4], "ms": 4, "lw": 1.6}
+    order = np.argsort(places, kind="stable").tolist()
+    x, rows = [places[at] for at in order], [rows[at] for at in order]
+    colour, marker = _COLOURS[number % len(_COLOURS)], "os^D"[number // len(_COLOURS) % 4]
+    how: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4, "lw": 1.6}
     panels[0].plot(x, _list(rows, "saturated"), label=label, **how)
     panels[0].plot(x, _list(rows, "at_floor"), **{**how, "ls": "--", "lw": 1, "ms": 2})
     panels[1].plot(x, _list(rows, "effective_clusters"), **how)
@@ -290,11 +297,9 @@ def _list(rows: list[SweepRow], name: str) -> Any:
 def _mark_run(panels: list[Axes], found: Sweep, over: str) -> None:
     """A ring around the settings of the run, where they can be placed."""
     now = found.now
-    at = getattr(now, over)
-    if at is None:
-        at = None if now.n_keep is None else now.n_keep / found.about["rows_to_prune"]
-    if at is None or not now.feasible:
+    if not now.feasible:
         return
+    at = _place(now, over, found.about)
     values: tuple[Any, ...] = (now.saturated, now.effective_clusters, now.mean_distance_kept, now.overlap)
     for axes, value in zip(panels, values, strict=False):
         label = "this run" if axes is panels[0] else None

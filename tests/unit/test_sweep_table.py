@@ -94,6 +94,12 @@ def test_figures_without_matplotlib_say_what_to_install(monkeypatch, capsys):
     assert "matplotlib, which is not installed" in capsys.readouterr().err
 
 
+def test_a_figure_of_rows_that_cannot_be():
+    figure = sweep(open_run(RUN), [0.001, 0.01], [0.1, 1.0, 3.0]).plot()
+    figure.canvas.draw()
+    assert len(figure.axes) == 4
+
+
 def test_a_figure_is_the_same_file_each_time(tmp_path):
     written = []
     for name in ("a", "b"):
