@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from spark_dbp.exchange.import_embeddings import import_embeddings
     from spark_dbp.exchange.index_shards import index_shards
     from spark_dbp.exchange.reshard import reshard
+    from spark_dbp.explore.choose_eps import find_eps
+    from spark_dbp.explore.sweep import find_temperature, sweep
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -55,6 +57,8 @@ _HOME = {
     "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
     "export": "exchange.export",
+    "find_eps": "explore.choose_eps",
+    "find_temperature": "explore.sweep",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
     "import_embeddings": "exchange.import_embeddings",
@@ -74,6 +78,7 @@ _HOME = {
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
+    "sweep": "explore.sweep",
     "verify": "explore.verify",
 }
 
@@ -92,6 +97,8 @@ __all__ = [
     "embed_texts",
     "exact_dedup",
     "export",
+    "find_eps",
+    "find_temperature",
     "get_session",
     "good_samples",
     "import_embeddings",
@@ -112,6 +119,7 @@ __all__ = [
     "semantic_dedup",
     "solve_quotas",
     "start_local_session",
+    "sweep",
     "verify",
 ]
 

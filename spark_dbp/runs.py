@@ -1,7 +1,7 @@
 """Read a finished run.
 
-Imports `config`, `lake`, `kernels.vectors` and `secrets`; `loaders.keep_trie` and `engine.storage` inside
-functions. Only methods that return DataFrames need pandas or pyspark.
+Imports `config`, `lake`, `kernels.vectors`, `run_plots` and `secrets`; `loaders.keep_trie` and
+`engine.storage` inside functions. Only methods that return DataFrames need pandas or pyspark.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from spark_dbp.lake.marks import FORMAT_VERSION, describe_version
 from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.published import read_published
 from spark_dbp.lake.store import RUN_JSON
+from spark_dbp.run_plots import RunPlots
 from spark_dbp.secrets import HIDDEN
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _WHICH = {
 _PARTS = ("tables", "summary", "stages", "config", "accounting")
 
 
-class Run:
+class Run(RunPlots):
     """A finished run.
 
     Attributes
@@ -165,6 +166,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.path!r})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<div><code>{escape(self.path)}</code></div>{self.summary()._repr_html_()}"
 
 
 class RunSummary:

@@ -1,10 +1,9 @@
-"""The commands that look at what is there: sweep, verify, clean, doctor. Imports `explore`."""
+"""The commands that look at what is there: verify, clean, doctor. Imports `explore`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from decimal import Decimal
 
 from spark_dbp.commands.shared import Options, find_session, keep_spark_settings, open_run
 from spark_dbp.secrets import redact
@@ -12,14 +11,6 @@ from spark_dbp.secrets import redact
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parsers of these commands."""
-    sweep = commands.add_parser(
-        "sweep",
-        parents=[options.common, options.settings],
-        help="show how many samples each eps of semantic deduplication removes",
-    )
-    sweep.add_argument("run", metavar="RUN", help="directory of a finished run with dedup.semantic")
-    sweep.set_defaults(command=_sweep, interrupted="the same command begins anew")
-
     verify = commands.add_parser(
         "verify",
         parents=[options.common, options.settings],
@@ -46,27 +37,6 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     doctor.add_argument("--output", metavar="PATH", help="where it would write (default: output.path)")
     doctor.add_argument("--json", action="store_true", help="print the findings as one JSON document")
     doctor.set_defaults(command=_doctor, interrupted="the same command begins anew")
-
-
-def _sweep(parsed: argparse.Namespace) -> int:
-    run, _ = open_run(parsed.run, keep_spark_settings("sweep", parsed.settings))
-    print(f"{'eps':>8}{'similarity above':>18}{'removed':>14}{'share':>9}")
-    for row in run.semantic_sweep():
-        used = "  applied" if row["applied"] else ""
-        above = _write_least_similarity(row["eps"])
-        print(f"{row['eps']:>8g}{above:>18}{row['removed']:>14,}{row['share']:>9.1%}{used}")
-    return 0
-
-
-def _write_least_similarity(eps: float) -> str:
-    """1 - eps, never rounded to 1, which no similarity is above.
-
-    Examples
-    --------
-    >>> _write_least_similarity(0.05), _write_least_similarity(1e-9), _write_least_similarity(1e-20)
-    ('0.95', '0.999999999', '1 - 1e-20')
-    """
-    return f"1 - {eps:g}" if eps < 1e-12 else f"{1 - Decimal(str(eps)):f}"
 
 
 def _verify(parsed: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         help="find out where the kept samples lie in the shards of a WebDataset, for the loaders",
     )
     _add_shards(index, "directory of the index, new or empty")
-    index.set_defaults(command=_index)
+    index.set_defaults(command=_index, interrupted="the same command begins anew")
 
     reshard = commands.add_parser(
         "reshard",

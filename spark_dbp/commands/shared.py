@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spark_dbp.errors import ConfigError
+from spark_dbp.errors import ConfigError, SparkDbpError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from spark_dbp.runs import Run
+
+# How long, in seconds, a store may take to answer before a session is asked.
+_PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,39 @@ def open_run(path: str, settings: list[str]) -> tuple[Run, SparkSession | None]:
 
     spark = find_session(path, settings)
     return runs.open_run(path, spark), spark
+
+
+def open_run_without_spark(path: str, settings: list[str], tables: Iterable[str]) -> Run:
+    """A finished run of which this process reads some tables; through a session only where it has to.
+
+    Settings of Spark name a session, so they ask for one where the run is not local.
+    """
+    from spark_dbp import runs
+    from spark_dbp.engine.patience import finish_within
+    from spark_dbp.engine.session import get_session
+    from spark_dbp.lake import files
+    from spark_dbp.settings import apply_settings
+
+    def reach() -> Run | None:
+        run = runs.open_run(path)
+        places = [run.table_path(table) for table in tables if table in run.document["tables"]]
+        try:
+            reached = all(files.is_local(place) or files.exists(place) for place in places)
+        except SparkDbpError:
+            reached = False
+        return run if reached else None
+
+    found = None
+    if files.is_local(path):
+        found = reach()
+    elif not settings:
+        with suppress(SparkDbpError, OSError):  # another store of that name may be the session's
+            found = finish_within(_PATIENCE, reach)
+    if found is None:
+        spark = get_session(apply_settings({}, settings).get("spark"))
+        found = runs.open_run(path, spark)
+        found.reach_storage(spark)
+    return found
 
 
 def find_session(path: str, settings: list[str]) -> SparkSession | None:

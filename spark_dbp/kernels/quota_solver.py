@@ -119,7 +119,10 @@ def _fill_up(start: IntVector, wanted: FloatVector, high: IntVector, n_keep: int
         nth = np.arange(len(index)) - np.repeat(np.cumsum(room) - room, room)
         step = (quotas[index] + nth).astype(np.float64)
         gap, error = _exact_difference(step, wanted[index])
-        order = np.lexsort((index, error, gap))
+        order = np.argsort(gap, kind="stable")  # units are listed by index
+        ties = gap[order[1:]] == gap[order[:-1]]
+        if (error[order[1:]] != error[order[:-1]])[ties].any():
+            order = np.lexsort((index, error, gap))
         # A cluster with room beyond `depth` has units that are not listed here. After its last listed unit
         # one of these may be the cheapest, so the units of this round end there.
         cut = (nth == depth - 1) & (high[index] - quotas[index] > depth)

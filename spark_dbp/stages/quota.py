@@ -1,4 +1,4 @@
-"""Compute how many samples each cluster keeps. Imports numpy, `columns` and `quota_solver`.
+"""Compute how many samples each cluster keeps. Imports numpy, `columns`, `exponential` and `quota_solver`.
 
 Equations of arXiv 2401.04578, section 3: the complexity is ``C_j = d_intra,j * d_inter,j``, the weight is
 ``P_j = softmax(C_j / temperature)``. The quotas are the integers x_j that minimise
@@ -8,18 +8,14 @@ Equations of arXiv 2401.04578, section 3: the complexity is ``C_j = d_intra,j * 
 from __future__ import annotations
 
 import math
-from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import D_INTER, D_INTRA
+from spark_dbp.kernels.exponential import compute_exponential
 from spark_dbp.kernels.quota_solver import FloatVector, solve_quotas
-
-# exp of numpy and of the C library differ in the last bit between versions and processors. That of `decimal`
-# does not.
-_EXACTLY = Context(prec=25)
 
 # Complexities whose weights are no softmax.
 WITHOUT_TEMPERATURE = ("cluster_size", "uniform")
@@ -55,8 +51,8 @@ def weigh_by_softmax(complexity: npt.ArrayLike, temperature: float) -> FloatVect
         return values
     with np.errstate(over="ignore"):  # a temperature near 0 makes all but the largest minus infinity
         exponents = (values - values.max()) / temperature
-    powers = [float(_EXACTLY.exp(Decimal(x))) for x in exponents.tolist()]
-    return np.asarray(powers, dtype=np.float64) / math.fsum(powers)
+    powers = compute_exponential(exponents)
+    return powers / math.fsum(powers)
 
 
 def weigh_by_size(sizes: npt.ArrayLike) -> FloatVector:
@@ -122,6 +118,26 @@ def plan_quotas(
     >>> plan["quota"].tolist(), plan["target"].round(2).tolist()
     ([3, 7], [2.69, 7.31])
     """
+    values, weight = weigh_clusters(n_items, d_intra, d_inter, complexity=complexity, temperature=temperature)
+    return share_out(n_items, values, weight, n_keep, min_per_cluster, cluster_balance)
+
+
+def weigh_clusters(
+    n_items: npt.ArrayLike,
+    d_intra: npt.ArrayLike,
+    d_inter: npt.ArrayLike,
+    *,
+    complexity: str,
+    temperature: float,
+) -> tuple[FloatVector, FloatVector]:
+    """Complexity and weight of every cluster: nan and 0 where it has no samples. See `plan_quotas`.
+
+    Examples
+    --------
+    >>> zeros = [0, 0, 0]
+    >>> weigh_clusters([1, 3, 0], zeros, zeros, complexity="cluster_size", temperature=1)[1].tolist()
+    [0.25, 0.75, 0.0]
+    """
     sizes = np.asarray(n_items, dtype=np.int64)
     used = sizes > 0
     weight = np.zeros(len(sizes))
@@ -132,14 +148,39 @@ def plan_quotas(
         measures = {D_INTRA: np.asarray(d_intra, float), D_INTER: np.asarray(d_inter, float)}
         values = np.prod([measures[name] for name in complexity.split("*")], axis=0)
         weight[used] = weigh_by_softmax(values[used], temperature)
-    values = np.where(used, values, np.nan)
-    floor = min_per_cluster
-    if used.any():
-        floor = max(floor, int(cluster_balance * n_keep / int(used.sum())))
+    return np.where(used, values, np.nan), weight
+
+
+def share_out(
+    n_items: npt.ArrayLike,
+    complexity: FloatVector,
+    weight: FloatVector,
+    n_keep: int,
+    min_per_cluster: int = 1,
+    cluster_balance: float = 0.0,
+) -> dict[str, Any]:
+    """Share `n_keep` samples out by weights, within floors and sizes: what `plan_quotas` returns.
+
+    Parameters
+    ----------
+    n_items : array_like of int, shape (k,)
+    complexity, weight : ndarray of float64, shape (k,)
+        From `weigh_clusters`. Several `n_keep` need them only once.
+    n_keep, min_per_cluster, cluster_balance
+        As for `plan_quotas`.
+
+    Raises
+    ------
+    InfeasibleError
+        When no quotas add up to `n_keep`.
+    """
+    sizes = np.asarray(n_items, dtype=np.int64)
+    n_used = int((sizes > 0).sum())
+    floor = max(min_per_cluster, int(cluster_balance * n_keep / n_used) if n_used else 0)
     target = weight * n_keep
     lower = np.minimum(floor, sizes)
     quota = solve_quotas(target, lower, sizes, n_keep)
-    return {"complexity": values, "weight": weight, "target": target, "floor": lower, "quota": quota}
+    return {"complexity": complexity, "weight": weight, "target": target, "floor": lower, "quota": quota}
 
 
 def propose_temperature(complexity: npt.ArrayLike, spread: float = SPREAD) -> float | None:
