@@ -40,7 +40,8 @@ MOST_LISTED, MOST_HISTOGRAMS, MOST_IN_FULL = 2000, 500, 60
 # A histogram of the page has at most so many bars; a figure of counts so many cells along its sides.
 _MOST_BARS, _CELLS = 64, (56, 36)
 
-Ints, Floats = npt.NDArray[np.int64], npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

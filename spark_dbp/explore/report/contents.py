@@ -58,6 +58,7 @@ class Contents:
         """For the page."""
         return {
             "examples": self.examples,
+            "shown": [int(cluster) for cluster in self.examples],  # in order, which a browser does not keep
             "pairs": self.pairs,
             "thumbnails": self.thumbnails,
             "hasImages": self.has_images,

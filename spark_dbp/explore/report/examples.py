@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spark_dbp.runs import Run
 
 # Rows of each kind that are shown of a cluster; pairs of each method and bar, and of each method.
-EXAMPLES, _PAIRS_A_BAR, _PAIRS = 5, 2, 16
+EXAMPLES, _PAIRS_A_BAR, _PAIRS = 6, 2, 12
 _BATCH_ROWS, _BATCH_BYTES = 1 << 17, 64 << 20
 # Bars of the similarities of a method.
 _BARS = 40

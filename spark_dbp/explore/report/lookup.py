@@ -163,7 +163,7 @@ def look_up(run: Run, config: RunConfig, spark: SparkSession, keys: pa.Array, ke
                 found.captions.setdefault(text, _shorten(row[_CAPTION]))
             if row[_PLACE] is not None:
                 found.thumbnails.setdefault(text, Thumbnail(row[_PLACE], row["width"], row["height"]))
-            elif row[_PROBLEM] is not None:
+            elif found.has_images and row[_PROBLEM] is not None:
                 found.problems[row[_PROBLEM]] += 1
     return found
 

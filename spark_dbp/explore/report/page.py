@@ -129,7 +129,7 @@ def write_figure(name: str, caption: str, alt: str) -> str:
     """A place for a figure that the script draws. `alt` says what it shows to those who do not see it."""
     return (
         f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f'<div class="chart" id="{name}" data-alt="{escape(alt)}"></div></figure>'
+        f'<div class="chart" id="chart-{name}" data-alt="{escape(alt)}"></div></figure>'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.explore.report import page, words
@@ -57,6 +58,26 @@ def list_sections(
     funnel = page.write_funnel(words.list_steps(account), account["rows_in"], account["kept"])
     text = "From the rows of the input to the kept ones, step by step. Every row is accounted for."
     sections = [("rows", "Rows", page.write_section("Rows", words.say_funnel(account), text, funnel))]
+    title = words.say_complexity(clusters)
+    figure = page.write_figure(
+        "complexity", "Distance to other concepts (d_inter) against width (d_intra)", title
+    )
+    sections.append(("concepts", "Concepts", page.write_section("Concepts", title, _COMPLEXITY, figure)))
+    title, weights = words.say_quotas(clusters), words.say_weights(clusters, prune)
+    figures = page.write_figure("quotas", "Rows kept against rows of the cluster", title)
+    figures += page.write_figure("weights", "Weight against complexity", weights)
+    content = f'<div class="columns">{figures}</div><p class="text">{escape(weights)}. {_WEIGHTS}</p>'
+    sections.append(("quotas", "Quotas", page.write_section("Quotas", title, _QUOTAS, content)))
+    title = words.say_distances(document["summary"])
+    figure = page.write_figure("distances", "Rows by distance to the centroid, kept and left out", title)
+    sections.append(("distances", "Distances", page.write_section("Distances", title, _DISTANCES, figure)))
+    text = _STRATIFIED if prune["which_to_keep"] == "stratified" else _LOOK
+    look = page.write_section("A closer look", "What a cluster holds, and where it is cut", text, _EXPLORER)
+    sections.append(("look", "A closer look", look))
+    title = f"All {len(clusters):,} clusters"
+    if data["cells"]:
+        title = f"{len(data['clusters']['id']):,} of {len(clusters):,} clusters"
+    sections.append(("clusters", "Clusters", page.write_section("Clusters", title, _TABLE, _CLUSTER_TABLE)))
     if duplicates:
         counts = {method: sum(of.counts) for method, of in duplicates.items()}
         content = "".join(
@@ -73,26 +94,6 @@ def list_sections(
         sections.append(
             ("duplicates", "Duplicates", page.write_section("Duplicates", title, _DUPLICATES, content))
         )
-    title = words.say_complexity(clusters)
-    figure = page.write_figure(
-        "complexity", "Distance to other concepts (d_inter) against width (d_intra)", title
-    )
-    sections.append(("concepts", "Concepts", page.write_section("Concepts", title, _COMPLEXITY, figure)))
-    title, weights = words.say_quotas(clusters), words.say_weights(clusters, prune)
-    figures = page.write_figure("quotas", "Rows kept against rows of the cluster", title)
-    figures += page.write_figure("weights", f"Weight against complexity. {weights}", weights)
-    content = f'<div class="columns">{figures}</div><p class="text">{_WEIGHTS}</p>'
-    sections.append(("quotas", "Quotas", page.write_section("Quotas", title, _QUOTAS, content)))
-    title = words.say_distances(document["summary"])
-    figure = page.write_figure("distances", "Rows by distance to the centroid, kept and left out", title)
-    sections.append(("distances", "Distances", page.write_section("Distances", title, _DISTANCES, figure)))
-    text = _STRATIFIED if prune["which_to_keep"] == "stratified" else _LOOK
-    look = page.write_section("A closer look", "What a cluster holds, and where it is cut", text, _EXPLORER)
-    sections.append(("look", "A closer look", look))
-    title = f"All {len(clusters):,} clusters"
-    if data["cells"]:
-        title = f"{len(data['clusters']['id']):,} of {len(clusters):,} clusters"
-    sections.append(("clusters", "Clusters", page.write_section("Clusters", title, _TABLE, _CLUSTER_TABLE)))
     if data["kmeans"]:
         title = words.say_kmeans(document["kmeans"])
         figure = page.write_figure("kmeans", "Objective by pass", title)

@@ -10,8 +10,8 @@ import numpy as np
 from spark_dbp.explore.report.clusters import Clusters
 
 _ORDERS = {
-    "hard": "the samples farthest from the centroid first",
-    "easy": "the samples nearest to the centroid first",
+    "hard": "the samples farthest from its centroid",
+    "easy": "the samples nearest to its centroid",
     "random": "samples at random, by a hash of the key",
     "stratified": "samples evenly over the distances",
 }
@@ -59,16 +59,16 @@ def write_share(part: float, whole: float) -> str:
     Examples
     --------
     >>> write_share(1, 3), write_share(1, 10**6), write_share(0, 5)
-    ('33.3 %', 'under 0.1 %', '0 %')
+    ('33.3%', 'under 0.1%', '0%')
     """
     if not part or not whole:
-        return "0 %"
+        return "0%"
     share = 100 * part / whole
     if share < 0.1:
-        return "under 0.1 %"
+        return "under 0.1%"
     if 99.9 < share < 100:
-        return "over 99.9 %"
-    return f"{share:.1f} %"
+        return "over 99.9%"
+    return f"{share:.1f}%"
 
 
 def say_summary(document: dict[str, Any]) -> str:
@@ -76,12 +76,11 @@ def say_summary(document: dict[str, Any]) -> str:
     account, summary = document["accounting"], document["summary"]
     reached = summary["rows_to_prune"]
     early = account["rows_in"] - reached
-    left = f" after {write_count(early, 'row')} had been filtered out or deduplicated" if early else ""
-    return (
-        f"Of {write_count(account['rows_in'], 'row')}, {account['kept']:,} are kept. "
-        f"{write_count(reached, 'row')} in {write_count(summary['clusters'], 'concept cluster')} "
-        f"reached pruning{left}; within each cluster’s quota it keeps {_ORDERS[summary['which_to_keep']]}."
-    )
+    kept = f"{account['kept']:,} of {write_count(account['rows_in'], 'row')} are kept."
+    rest = f"Filters and deduplication left out {early:,}; the other {reached:,}" if early else "They"
+    clusters = write_count(summary["clusters"], "concept cluster")
+    order = _ORDERS[summary["which_to_keep"]]
+    return f"{kept} {rest} fall into {clusters}, each with a quota of its own, filled with {order}."
 
 
 def say_funnel(account: dict[str, Any]) -> str:
@@ -107,14 +106,9 @@ def say_quotas(clusters: Clusters) -> str:
     whole, floor = int(clusters.saturated.sum()), int(clusters.at_floor.sum())
     if not whole and not floor:
         return "Every cluster keeps more than its floor and less than all it has"
-    parts = [f"{write_count(whole, 'cluster')} {'is' if whole == 1 else 'are'} kept whole"] if whole else []
-    parts += (
-        [f"{write_count(floor, 'cluster')} {'keeps' if floor == 1 else 'keep'} only the floor"]
-        if floor
-        else []
-    )
-    return f"Of {len(clusters):,} clusters, " + " and ".join(part.replace(" clusters", "").replace(" cluster", "")
-                                                             for part in parts)  # fmt: skip
+    parts = [f"{whole:,} {'is' if whole == 1 else 'are'} kept whole"] if whole else []
+    parts += [f"{floor:,} {'keeps' if floor == 1 else 'keep'} only the floor"] if floor else []
+    return f"Of {write_count(len(clusters), 'cluster')}, {' and '.join(parts)}"
 
 
 def say_weights(clusters: Clusters, prune: dict[str, Any]) -> str:

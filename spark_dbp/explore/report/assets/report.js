@@ -7,8 +7,9 @@
   const rows = d3.range(count);
   const isDark = matchMedia("(prefers-color-scheme: dark)");
   const whole = n => d3.format(",")(n);
-  const percent = share => share === 0 || share === 1 ? `${100 * share}\u202f%` : `${d3.format(".1f")(100 * share)}\u202f%`;
+  const percent = share => share === 0 || share === 1 ? `${100 * share}%` : `${d3.format(".1f")(100 * share)}%`;
   const short = value => Math.abs(value) >= 0.001 || value === 0 ? d3.format(".3~r")(value) : value.toExponential(1);
+  const brief = value => value < 1000 ? String(value) : d3.format("~s")(value);
   const state = row => C.quota[row] === C.n[row] ? "whole" : C.quota[row] === C.floor[row] ? "floor" : "between";
   const stateName = {whole: "kept whole", floor: "at its floor", between: ""};
   const stateColor = {whole: "var(--whole)", floor: "var(--floor)", between: "var(--kept)"};
@@ -30,8 +31,8 @@
   // Figures. Each is drawn anew when its width, or light and dark, change.
   const figures = [];
   function draw(id, build) {
-    const place = document.getElementById(id);
-    if (place) figures.push({place, build, width: 0});
+    const place = document.getElementById(`chart-${id}`);
+    if (place) figures.push({id, place, build, width: 0});
   }
   function paint(figure) {
     const width = Math.floor(figure.place.clientWidth);
@@ -58,8 +59,9 @@
     make("li", {class: kind, style: `--of: ${color}`}, text)));
   const ramp = t => d3.interpolateViridis(isDark.matches ? 0.3 + 0.7 * t : 0.92 - 0.92 * t);
   const grid = {stroke: "var(--grid)", strokeOpacity: 0.6};
+  const gridX = ticks => Plot.gridX({...grid, ticks}), gridY = ticks => Plot.gridY({...grid, ticks});
   const common = width => ({
-    width, marginTop: 18, marginRight: 12, marginBottom: 42, marginLeft: 58,
+    width, marginTop: 30, marginRight: 12, marginBottom: 42, marginLeft: 58,
     style: {background: "transparent", color: "var(--soft)", fontSize: "12px", overflow: "visible"},
   });
   const tip = {fill: "var(--plot-background)", stroke: "var(--grid)", textPadding: 9, fontSize: 12, lineHeight: 1.25};
@@ -77,11 +79,15 @@
   }
   const ring = (x, y) => chosen === null ? null
     : Plot.dot([chosen], {x, y, r: 7, stroke: "var(--ink)", strokeWidth: 2, fill: "none"});
-  const legend = (color, label, width) => {
-    const made = Plot.legend({color, label, width: Math.min(240, width - 20), height: 42, marginTop: 16, tickFormat: short, ticks: 3,
-      style: {color: "var(--soft)", fontSize: "12px", overflow: "visible"}});
-    return make("div", {class: "ramp"}, made);
-  };
+  // The colours of a scale, with its ends.
+  const legend = (label, [low, high]) => make("div", {class: "ramp"}, make("span", {}, label), make("b", {}, short(low)),
+    make("i", {style: `background: linear-gradient(to right, ${d3.range(0, 1.01, 0.125).map(ramp).join(", ")})`}), make("b", {}, short(high)));
+  // Round values of a logarithmic axis: 1, 2, 5 and so on, or powers of ten where there are many.
+  function roundValues([low, high]) {
+    const steps = Math.log10(high / low) > 2.5 ? [1] : Math.log10(high / low) > 0.9 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+    return d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1).flatMap(e => steps.map(step => step * 10 ** e))
+      .filter(value => value >= low && value <= high && (value >= 1 && Number.isInteger(value)));
+  }
 
   draw("complexity", width => {
     const values = data.cells ? data.cells.complexity.map(cell => cell[5]) : C.complexity;
@@ -101,20 +107,21 @@
     ];
     const plot = Plot.plot({...common(width), height: Math.max(260, Math.min(440, width * 0.5)), color,
       x: {label: "d_intra: mean distance of samples to their centroid", labelAnchor: "right", nice: true, ticks: width < 500 ? 5 : 9},
-      y: {label: "d_inter: distance to near centroids", nice: true, ticks: 6}, marks: [Plot.gridX(grid), Plot.gridY(grid), ...marks]});
-    return [legend(color, data.cells ? "mean complexity of a cell" : "complexity", width), data.cells ? plot : clickable(plot)];
+      y: {label: "d_inter: distance to near centroids", nice: true, ticks: 6}, marks: [gridX(width < 500 ? 5 : 9), gridY(6), ...marks]});
+    return [legend(data.cells ? "mean complexity of a cell" : "complexity", color.domain), data.cells ? plot : clickable(plot)];
   });
 
   draw("quotas", width => {
     const x = row => C.n[row], y = row => Math.max(C.quota[row], 0.5);
     const least = Math.max(1, d3.min(C.n)), most = Math.max(2, d3.max(C.n));
     const bound = [[least, least], [most, most]];
-    const floor = d3.max(C.floor);
+    const floor = d3.max(C.floor), lowest = d3.min(rows, y);
     const cells = data.cells && data.cells.quota.map(c => [10 ** c[0], 10 ** c[1], 10 ** c[2], 10 ** c[3], c[4], c[5]]);
     const top = cells && d3.max(cells, c => c[4]);
     const domain = cells ? [d3.min(cells, c => c[0]), d3.max(cells, c => c[1])] : [least / 1.1, most * 1.1];
+    const isBelow = floor < lowest / 8;
     const range = cells ? [d3.min(cells, c => c[2]), d3.max(cells, c => c[3])]
-      : [Math.max(0.5, Math.min(d3.min(rows, y), Math.max(floor, 0.5)) / 1.2), Math.max(d3.max(rows, y), least) * 1.2];
+      : [Math.max(0.5, (isBelow ? lowest : Math.min(lowest, Math.max(floor, 0.5))) / 1.25), Math.max(d3.max(rows, y), least) * 1.2];
     const inside = bound.map(([a]) => Math.min(Math.max(a, range[0]), Math.min(range[1], domain[1])));
     const marks = cells ? [
       Plot.rect(cells, {x1: c => c[0], x2: c => c[1], y1: c => c[2], y2: c => c[3], fill: "var(--kept)",
@@ -127,13 +134,13 @@
       Plot.tip(rows, Plot.pointer({x, y, title: describe, maxRadius: 30, ...tip})),
     ];
     const plot = Plot.plot({...common(width), height: 320,
-      x: {type: "log", domain, label: "rows of the cluster", tickFormat: "~s", ticks: 4, labelAnchor: "right"},
-      y: {type: "log", domain: range, label: "rows kept", tickFormat: "~s", ticks: 4},
-      marks: [Plot.gridX(grid), Plot.gridY(grid),
+      x: {type: "log", domain, label: "rows of the cluster", tickFormat: brief, ticks: roundValues(domain), labelAnchor: "right"},
+      y: {type: "log", domain: range, label: "rows kept", tickFormat: brief, ticks: roundValues(range)},
+      marks: [Plot.gridX(roundValues(domain), grid), Plot.gridY(roundValues(range), grid),
         Plot.line(inside.map(v => [v, v]), {stroke: "var(--whole)", strokeWidth: 1.5, strokeDasharray: "5 4"}),
         floor >= range[0] && floor <= range[1] ? Plot.ruleY([floor], {stroke: "var(--floor)", strokeWidth: 1.5, strokeDasharray: "2 4"}) : null,
         ...marks]});
-    return [key(["kept whole", "var(--whole)", "line"], ["floor", "var(--floor)", "line"],
+    return [key(["kept whole", "var(--whole)", "line"], [isBelow && !cells ? `floor (${whole(floor)}, below the figure)` : "floor", "var(--floor)", "line"],
       ...(cells ? [["more clusters, darker cell", "var(--kept)"]] : [["between", "var(--kept)", "dot"]])), cells ? plot : clickable(plot)];
   });
 
@@ -143,7 +150,7 @@
     const plot = Plot.plot({...common(width), height: 320,
       x: {label: "complexity", labelAnchor: "right", ticks: width < 500 ? 4 : 7, tickFormat: short},
       y: {type: isLog ? "log" : "linear", zero: !isLog, label: "weight, in even shares", ticks: 5, tickFormat: short, nice: true},
-      marks: [Plot.gridX(grid), Plot.gridY(grid), Plot.ruleY([1], {stroke: "var(--soft)", strokeDasharray: "5 4"}),
+      marks: [gridX(width < 500 ? 4 : 7), gridY(5), Plot.ruleY([1], {stroke: "var(--soft)", strokeDasharray: "5 4"}),
         Plot.dot(rows, {x, y, r: count > 500 ? 2.6 : 4, fill: row => stateColor[state(row)], fillOpacity: 0.8, stroke: "var(--bg)", strokeWidth: 0.6}),
         ring(x, y), Plot.tip(rows, Plot.pointer({x, y, title: describe, maxRadius: 30, ...tip}))]});
     return [key(["an even share", "var(--soft)", "line"], ["one cluster", "var(--kept)", "dot"]), clickable(plot)];
@@ -155,8 +162,8 @@
     const about = data.which === "random" ? "about " : "";
     const plot = Plot.plot({...common(width), height,
       x: {label: "distance to the centroid", labelAnchor: "right", ticks: width < 500 ? 5 : 9},
-      y: {label: "rows", tickFormat: "~s", ticks: 4, nice: true},
-      marks: [Plot.gridY(grid),
+      y: {label: "rows", tickFormat: brief, ticks: 4, nice: true},
+      marks: [gridY(4),
         Plot.rectY(bars, {x1: "from", x2: "to", y1: "kept", y2: "n", fill: "var(--out)", insetLeft: 0.5, insetRight: 0.5}),
         Plot.rectY(bars, {x1: "from", x2: "to", y1: 0, y2: "kept", fill: "var(--kept)", insetLeft: 0.5, insetRight: 0.5}),
         Plot.ruleY([0], {stroke: "var(--grid)"}),
@@ -173,8 +180,8 @@
     draw(`duplicates-${method}`, width => {
       const bars = counts.map((n, i) => ({n, from: low + (1 - low) * i / counts.length, to: low + (1 - low) * (i + 1) / counts.length}));
       return Plot.plot({...common(width), height: 220, x: {label: "similarity", labelAnchor: "right", domain: [low, 1], ticks: 5},
-        y: {label: "duplicates", tickFormat: "~s", ticks: 4, nice: true},
-        marks: [Plot.gridY(grid), Plot.rectY(bars, {x1: "from", x2: "to", y: "n", fill: "var(--left)", insetLeft: 0.5, insetRight: 0.5}),
+        y: {label: "duplicates", tickFormat: brief, ticks: 4, nice: true},
+        marks: [gridY(4), Plot.rectY(bars, {x1: "from", x2: "to", y: "n", fill: "var(--left)", insetLeft: 0.5, insetRight: 0.5}),
           Plot.ruleY([0], {stroke: "var(--grid)"}),
           Plot.tip(bars, Plot.pointerX({x: d => (d.from + d.to) / 2, y: "n", ...tip,
             title: d => `${d3.format(".4~f")(d.from)} to ${d3.format(".4~f")(d.to)}\n${whole(d.n)} duplicates`}))]});
@@ -186,7 +193,7 @@
     return Plot.plot({...common(width), height: 240,
       x: {label: "pass", labelAnchor: "right", ticks: d3.ticks(1, passes.length, Math.min(passes.length, width < 500 ? 5 : 10)).filter(Number.isInteger), tickFormat: "d"},
       y: {label: "objective", nice: true, ticks: 5},
-      marks: [Plot.gridY(grid), Plot.lineY(passes, {x: "number", y: "objective", stroke: "var(--kept)", strokeWidth: 2, curve: "monotone-x"}),
+      marks: [gridY(5), Plot.lineY(passes, {x: "number", y: "objective", stroke: "var(--kept)", strokeWidth: 2, curve: "monotone-x"}),
         Plot.dot(passes, {x: "number", y: "objective", fill: "var(--kept)", r: 3}),
         Plot.tip(passes, Plot.pointerX({x: "number", y: "objective", ...tip,
           title: d => `pass ${d.number}\nobjective ${d3.format(".4f")(d.objective)}\n${whole(d.moved)} rows moved`}))]});
@@ -213,22 +220,24 @@
   }
   const pairs = document.getElementById("pairs");
   if (pairs) {
+    const names = {exact: "Exact duplicates", minhash: "Near-duplicate texts (MinHash)", semantic: "Semantic duplicates"};
+    const openMethod = ["semantic", "minhash", "exact"].find(method => (data.pairs[method] || []).length);
     for (const [method, found] of Object.entries(data.pairs)) {
       if (!found.length) continue;
       const side = (name, caption, image) => make("span", {class: "side"}, thumbnail(image, caption || name),
         make("span", {}, caption === null ? null : make("span", {class: "c"}, caption), make("span", {class: "k"}, name)));
       const lines = found.map(([similarity, one, captionOne, imageOne, other, captionOther, imageOther]) => make("li", {},
-        make("span", {class: "s"}, d3.format(".4~f")(similarity), make("small", {}, "similar")),
-        side(one, captionOne, imageOne), side(other, captionOther, imageOther)));
-      const box = make("details", {open: method === "semantic" || Object.keys(data.pairs).length === 1},
-        make("summary", {}, `Pairs by ${method}: left out, and what stands for it`), make("ul", {class: "pairs"}, ...lines));
+        make("span", {class: "s"}, d3.format(".4f")(similarity)), side(one, captionOne, imageOne), side(other, captionOther, imageOther)));
+      const box = make("details", {open: method === openMethod},
+        make("summary", {}, `${names[method] || method}: pairs to look at`),
+        make("ul", {class: "pairs"}, make("li", {class: "head", "aria-hidden": "true"}, ...["similarity", "left out", "stands for it"].map(text => make("span", {}, text))), ...lines));
       pairs.append(box);
     }
   }
 
   // The explorer.
   const select = document.getElementById("which"), panel = document.getElementById("cluster");
-  const inFull = Object.keys(data.examples).map(Number).filter(id => rowOf.has(id));
+  const inFull = data.shown.filter(id => rowOf.has(id));
   const numeric = [...rows].sort((a, b) => C.id[a] - C.id[b]);
   const option = row => make("option", {value: row}, `${C.id[row]} · ${whole(C.n[row])} rows`);
   const isFull = new Set(inFull);
@@ -264,22 +273,23 @@
     const numbers = make("dl", {class: "numbers"}, ...pair("rows", whole(C.n[row])), ...pair("kept (quota)", `${whole(C.quota[row])} (${percent(share(row))})`),
       ...pair("target", d3.format(",.1f")(C.target[row])), ...pair("floor", whole(C.floor[row])), ...pair("weight", `${short(C.weight[row] * data.total)} × even`),
       ...pair("d_intra", d3.format(".4f")(C.intra[row])), ...pair("d_inter", d3.format(".4f")(C.inter[row])), ...pair("complexity", short(C.complexity[row])));
-    const chart = make("div", {class: "chart", id: "one", "data-alt": `Distances of the rows of cluster ${id}: ${whole(C.quota[row])} of ${whole(C.n[row])} kept`});
-    const left = make("div", {}, make("h3", {}, `Cluster ${id}`), make("p", {class: "why"}, why.join(", ") || "\u00a0"), numbers);
+    const chart = make("div", {class: "chart", id: "chart-one", "data-alt": `Distances of the rows of cluster ${id}: ${whole(C.quota[row])} of ${whole(C.n[row])} kept`});
+    const left = make("div", {}, make("h3", {}, `Cluster ${id}`), why.length ? make("p", {class: "why"}, why.join(", ")) : null, numbers);
     const right = make("figure", {}, make("figcaption", {}, "Rows by distance to the centroid"), histogram ? chart : make("p", {class: "why"}, "Its histogram is not on this page."));
-    const groups = make("div", {class: "groups"}, ...(found ? ["nearest", "kept", "dropped"].map(name => make("div",
-      {class: "group", style: `--of: ${name === "nearest" ? "var(--left)" : name === "kept" ? "var(--kept)" : "var(--out)"}`},
-      make("h4", {}, titles[name][0], make("span", {}, titles[name][1])),
-      name === "dropped" && C.quota[row] === C.n[row] ? make("p", {class: "why"}, "none: the cluster is kept whole") : listRows(found[name])))
-      : [make("p", {class: "why"}, "Examples of this cluster are not on this page.")]));
+    const isWhole = C.quota[row] === C.n[row];
+    const group = (name, color) => make("div", {class: "group", style: `--of: ${color}`},
+      make("h4", {}, titles[name][0], make("span", {}, titles[name][1])), listRows(found[name]));
+    const groups = make("div", {class: "groups"}, ...(!found ? [make("p", {class: "why"}, "Examples of this cluster are not on this page.")]
+      : isWhole ? [group("nearest", "var(--left)"), make("p", {class: "why"}, "Every row of this cluster is kept, so there is no cut to look at.")]
+      : [group("nearest", "var(--left)"), group("kept", "var(--kept)"), group("dropped", "var(--out)")]));
     panel.replaceChildren(make("div", {class: "cluster"}, left, right), groups);
-    const old = figures.findIndex(figure => figure.place.id === "one");
+    const old = figures.findIndex(figure => figure.id === "one");
     if (old >= 0) figures.splice(old, 1);
     if (histogram) {
       draw("one", width => drawHistogram(histogram, width, 250, histogram.cut));
       paint(figures[figures.length - 1]);
     }
-    figures.filter(figure => ["complexity", "quotas", "weights"].includes(figure.place.id) && figure.width).forEach(paint);
+    figures.filter(figure => ["complexity", "quotas", "weights"].includes(figure.id) && figure.width).forEach(paint);
     for (const line of body.rows) {
       if (Number(line.dataset.row) === row) line.setAttribute("aria-current", "true"); else line.removeAttribute("aria-current");
     }
@@ -289,7 +299,7 @@
   // The table.
   const columns = [
     ["cluster", row => C.id[row]], ["rows", row => C.n[row], whole], ["kept", row => C.quota[row], whole], ["share kept", share],
-    ["d_intra", row => C.intra[row], d3.format(".3f")], ["d_inter", row => C.inter[row], d3.format(".3f")], ["complexity", row => C.complexity[row], short],
+    ["d_intra", row => C.intra[row], d3.format(".3f")], ["d_inter", row => C.inter[row], d3.format(".3f")], ["complexity", row => C.complexity[row], value => value >= 0.0001 || value === 0 ? d3.format(".3r")(value) : value.toExponential(1)],
     ["weight × k", row => C.weight[row] * data.total, d3.format(".2f")], ["", row => stateName[state(row)]],
   ];
   const table = document.getElementById("table"), search = document.getElementById("search"), more = document.getElementById("more");
@@ -335,7 +345,8 @@
 
   fill();
   repaint();
-  if (count) choose(inFull.length ? rowOf.get(inFull[0]) : numeric[0]);
+  const first = inFull.map(id => rowOf.get(id)).find(row => state(row) !== "whole");
+  if (count) choose(first ?? numeric[0]);
 
   // The navigation says where one is.
   const links = new Map([...document.querySelectorAll("nav a")].map(link => [link.hash.slice(1), link]));
