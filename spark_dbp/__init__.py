@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
     from spark_dbp.exchange.import_embeddings import import_embeddings
+    from spark_dbp.explore.report.show import show_cluster
+    from spark_dbp.explore.report.write import write_report
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -66,9 +68,11 @@ _HOME = {
     "score_filter": "stages.score_filter",
     "select": "stages.select",
     "semantic_dedup": "stages.semantic_dedup",
+    "show_cluster": "explore.report.show",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
     "verify": "explore.verify",
+    "write_report": "explore.report.write",
 }
 
 __all__ = [
@@ -101,9 +105,11 @@ __all__ = [
     "score_filter",
     "select",
     "semantic_dedup",
+    "show_cluster",
     "solve_quotas",
     "start_local_session",
     "verify",
+    "write_report",
 ]
 
 

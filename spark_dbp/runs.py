@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp._version import __version__
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
+    from spark_dbp.explore.report.show import ShownCluster
     from spark_dbp.loaders.keep_trie import KeepTrie
 
 
@@ -150,6 +153,19 @@ class Run:
             )
         info = step["info"]
         return [{**row, "applied": row["eps"] == info["eps"]} for row in info["sweep"]]
+
+    def show_cluster(
+        self, cluster_id: int, settings: Iterable[str] = (), spark: SparkSession | None = None
+    ) -> ShownCluster:
+        """Examples of one cluster: nearest to the centroid, just kept and just left out.
+
+        It shows as a table in a notebook. See `spark_dbp.explore.report.show.show_cluster`.
+        """
+        # By name: a run does not depend on what is asked of it.
+        shown: ShownCluster = import_module("spark_dbp.explore.report.show").show_cluster(
+            self, cluster_id, settings, spark
+        )
+        return shown
 
     def published(self) -> dict[str, str]:
         """Names of the catalog tables that hold this run (``output.table``), by its own tables.

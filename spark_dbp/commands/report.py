@@ -48,7 +48,8 @@ def _report(parsed: argparse.Namespace) -> int:
     print(redact(f"{written.path}\n{written.describe()}"))
     print(
         redact(
-            f"what next\n  look at it    open {shlex.quote(written.path)} in a browser, or send it to a colleague"
+            f"what next\n  look at it    open {shlex.quote(written.path)} in a browser, or send it to a "
+            "colleague"
         )
     )
     return 0

@@ -1,8 +1,8 @@
-"""The clusters of a run as arrays, and what the figures of the report need of them. Imports numpy, `columns`, kernels,
-the stage `quota` and `runs`.
+"""The clusters of a run as arrays, and what the figures of the report need of them. Imports numpy,
+`columns`, kernels, the stage `quota` and `runs`.
 
-What the page holds is bounded, whatever k is: at most `MOST_LISTED` clusters are points and rows of the table,
-beyond that the figures show counts in cells.
+What the page holds is bounded, whatever k is: at most `MOST_LISTED` clusters are points and rows of the
+table, beyond that the figures show counts in cells.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from spark_dbp.stages.quota import plan_quotas
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
 
-# Clusters that are points of the figures and rows of the table; those whose histogram is there; those with examples.
+# Clusters that are points of the figures and rows of the table; those whose histogram is there; those with
+# examples.
 MOST_LISTED, MOST_HISTOGRAMS, MOST_IN_FULL = 2000, 500, 60
 # A histogram of the page has at most so many bars; a figure of counts so many cells along its sides.
 _MOST_BARS, _CELLS = 64, (56, 36)
@@ -102,7 +103,7 @@ class Clusters:
         return np.rint(n * (quota / size)).astype(np.int64)
 
     def choose_in_full(self) -> dict[int, list[str]]:
-        """Rows of the clusters that are shown with examples, and why each is: those at the ends of every scale.
+        """Rows of the clusters with examples, at the ends of every scale, and why each is among them.
 
         The first ones matter most: where the page is full, later ones are left out.
         """
@@ -124,7 +125,7 @@ class Clusters:
         return {row: [why for why in whys if why] for row, whys in chosen.items()}
 
     def choose_listed(self, in_full: dict[int, list[str]]) -> Ints:
-        """Rows of the clusters that are listed, rising: all, or those in full and others evenly by complexity."""
+        """Rows of the clusters that are listed: all, or those in full and others evenly by complexity."""
         if len(self) <= MOST_LISTED:
             return np.arange(len(self))
         order = np.lexsort((self.cluster_id, self.complexity))
@@ -164,12 +165,14 @@ def read_clusters(run: Run) -> Clusters:
         min_per_cluster=prune.min_per_cluster,
         cluster_balance=prune.cluster_balance,
     )
+    of_stats = {name: take(stats, name) for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER, COMPLEXITY)}
+    of_quotas = {name: take(quotas, name) for name in (WEIGHT, TARGET, QUOTA)}
     return Clusters(
-        *(take(stats, name) for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER, COMPLEXITY)),
-        *(take(quotas, name) for name in (WEIGHT, TARGET, QUOTA)),
-        plan["floor"][used],
-        prune.which_to_keep,
-        _read_bins(stats, used),
+        **of_stats,
+        **of_quotas,
+        floor=plan["floor"][used],
+        which_to_keep=prune.which_to_keep,
+        bins=_read_bins(stats, used),
     )
 
 
@@ -189,7 +192,7 @@ def _read_bins(stats: Any, used: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _to_bars(bins: Ints, n_items: Ints, kept: Ints) -> dict[str, Any]:
-    """A histogram as few bars: where the first begins and how wide one is, in bins; samples and kept ones of each."""
+    """A histogram as few bars: start and width in bins; samples, and kept ones, of each."""
     if not len(bins):
         return {"start": 0, "width": 1, "n": [], "kept": []}
     low, high = int(bins.min()), int(bins.max())
@@ -202,7 +205,7 @@ def _to_bars(bins: Ints, n_items: Ints, kept: Ints) -> dict[str, Any]:
 
 
 def find_cut(clusters: Clusters, row: int) -> float | None:
-    """The distance at which ``hard`` and ``easy`` stop keeping, to a bin; None where no row is left out there.
+    """The distance at which ``hard`` and ``easy`` stop keeping, to a bin; None where there is none.
 
     Examples
     --------
@@ -237,10 +240,11 @@ def list_columns(clusters: Clusters, rows: Ints) -> dict[str, list[Any]]:
 
 
 def count_in_cells(clusters: Clusters) -> dict[str, list[list[float]]]:
-    """For figures of more clusters than points: cells of two figures, each ``[x1, x2, y1, y2, clusters, value]``.
+    """Where there are more clusters than points: cells of two figures.
 
-    ``complexity``: d_intra and d_inter, the value is the mean complexity. ``quota``: logarithms (base 10) of size and
-    quota, the value is the share that is kept.
+    Each is ``[x1, x2, y1, y2, clusters, value]``. ``complexity``:
+    d_intra and d_inter, the value is the mean complexity. ``quota``: logarithms (base 10)
+    of size and quota, the value is the share that is kept.
     """
     quotas = np.log10(np.maximum(clusters.quota, 0.5))
     return {

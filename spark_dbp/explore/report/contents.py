@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from spark_dbp.explore.report.examples import ClusterExamples, Duplicates, write_keys
+from spark_dbp.explore.report.examples import ClusterExamples, Duplicates, write_key
 from spark_dbp.explore.report.lookup import Found
 from spark_dbp.explore.report.page import write_json
 
@@ -96,7 +97,7 @@ def fit_contents(
     """
     contents = Contents(has_images=found.has_images and not found.note)
     room = most_bytes - measure(contents) - _SLACK
-    texts = _KeyTexts(key_type)
+    texts = partial(write_key, key_type=key_type)
     for method, of in duplicates.items():
         rows = [_list_pair(pair, texts, found) for pair in of.pairs]
         cost = _measure(rows)
@@ -118,23 +119,13 @@ def _measure(value: Any) -> int:
     return len(write_json(value).encode())
 
 
-class _KeyTexts:
-    """Texts of keys, as the page shows them and as `look_up` names them."""
-
-    def __init__(self, key_type: str) -> None:
-        self._type = key_type
-
-    def __call__(self, key: Any) -> str:
-        import pyarrow as pa
-
-        return write_keys(pa.array([key.as_py()], key.type), self._type)[0]
-
-
 def _shorten(key: str) -> str:
     return key if len(key) <= _MOST_CHARACTERS else key[: _MOST_CHARACTERS - 1] + "…"
 
 
-def _list_examples(of: ClusterExamples, texts: _KeyTexts, found: Found) -> dict[str, list[list[Any]]]:
+def _list_examples(
+    of: ClusterExamples, texts: Callable[[Any], str], found: Found
+) -> dict[str, list[list[Any]]]:
     listed: dict[str, list[list[Any]]] = {}
     for name in _KINDS:
         listed[name] = []
@@ -152,7 +143,7 @@ def _list_examples(of: ClusterExamples, texts: _KeyTexts, found: Found) -> dict[
     return listed
 
 
-def _list_pair(pair: Any, texts: _KeyTexts, found: Found) -> list[Any]:
+def _list_pair(pair: Any, texts: Callable[[Any], str], found: Found) -> list[Any]:
     one, other = texts(pair.key), texts(pair.duplicate_of)
     return [
         float(f"{pair.similarity:.5g}"),
@@ -166,7 +157,7 @@ def _list_pair(pair: Any, texts: _KeyTexts, found: Found) -> list[Any]:
 
 
 def _add_thumbnails(contents: Contents, found: Found, room: float) -> None:
-    """Put numbers of thumbnails where the rows hold the texts of their keys, and shorten the keys themselves."""
+    """Put numbers of thumbnails where rows hold the texts of their keys, and shorten the keys shown."""
     numbers: dict[str, int] = {}
     spent = 0.0
 

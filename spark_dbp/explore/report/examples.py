@@ -1,9 +1,10 @@
-"""Find rows of a finished run to look at: of a few clusters those just kept, just left out and nearest to the centroid;
-and pairs of duplicates.
+"""Find rows of a finished run to look at: of a few clusters those just kept, just left out and nearest to
+the centroid; and pairs of duplicates.
 
 Imports numpy, `columns`, kernels, `lake`, `key_text` and `runs`; pyarrow inside functions.
 
-The tables are read once, in batches, without Spark. What is held is a few rows of each cluster, however large it is.
+The tables are read once, in batches, without Spark. What is held is a few rows of each cluster, however
+large it is.
 """
 
 from __future__ import annotations
@@ -113,6 +114,13 @@ def write_keys(keys: Any, key_type: str) -> list[str]:
     return [text.decode("utf-8", "replace") for text in texts]
 
 
+def write_key(key: Any, key_type: str) -> str:
+    """One key, a pyarrow scalar, in the same way."""
+    import pyarrow as pa
+
+    return write_keys(pa.array([key.as_py()], key.type), key_type)[0]
+
+
 def find_examples(
     run: Run, clusters: Sequence[int], quotas: Sequence[int], sizes: Sequence[int], n: int = EXAMPLES
 ) -> dict[int, ClusterExamples]:
@@ -130,9 +138,9 @@ def find_examples(
     Returns
     -------
     dict of int to ClusterExamples
-        For ``hard``, ``easy`` and ``random``, ``kept`` are the last ranks within the quota, and ``dropped`` the first
-        beyond it. ``stratified`` keeps rows at all distances: ``kept`` are spread evenly over them, and ``dropped`` follow
-        right after these.
+        For ``hard``, ``easy`` and ``random``, ``kept`` are the last ranks within the quota, and ``dropped``
+        the first beyond it. ``stratified`` keeps rows at all distances: ``kept`` are spread evenly over
+        them, and ``dropped`` follow right after these.
 
     Notes
     -----

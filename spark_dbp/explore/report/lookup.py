@@ -1,9 +1,10 @@
 """Fetch images and texts of a few rows from the input of a run, where it is as it was.
 
-Imports `columns`, `config`, `engine`, `encoders.images`, `io`, the stages `embed` and `list_shards`, and `runs`; pyspark,
-pyarrow and Pillow inside functions.
+Imports `columns`, `config`, `engine`, `encoders.images`, `io`, the stages `embed` and `list_shards`, and
+`runs`; pyspark, pyarrow and Pillow inside functions.
 
-Spark opens the input as the run did, and workers make the thumbnails, so the driver holds a few kilobytes of each row.
+Spark opens the input as the run did, and workers make the thumbnails, so the driver holds a few kilobytes
+of each row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import KEY, find_type
+from spark_dbp.columns import KEY, SHARD, find_type, quote_name
 from spark_dbp.config_base import SqlColumn
 from spark_dbp.encoders.bad_items import BadItemError
 from spark_dbp.encoders.images import decode_image
@@ -98,8 +99,10 @@ def find_wanted(config: RunConfig) -> Wanted:
     Examples
     --------
     >>> from spark_dbp import RunConfig
-    >>> config = RunConfig.from_dict({"input": {"path": "e"}, "output": {"path": "o"}, "cluster": {"n_clusters": 9},
-    ...                               "prune": {"keep_ratio": 0.5}, "report": {"caption": "summary"}})
+    >>> config = RunConfig.from_dict({
+    ...     "input": {"path": "e"}, "output": {"path": "o"}, "cluster": {"n_clusters": 9},
+    ...     "prune": {"keep_ratio": 0.5}, "report": {"caption": "summary"},
+    ... })
     >>> find_wanted(config)
     Wanted(image=None, caption='summary', images_in_shards=False)
     """
@@ -113,14 +116,13 @@ def find_wanted(config: RunConfig) -> Wanted:
     return Wanted(image or None, caption or None, in_shards)
 
 
-def look_up(run: Run, config: RunConfig, spark: SparkSession, keys: pa.Array, key_type: str) -> Found:
+def look_up(run: Run, wanted: Wanted, spark: SparkSession, keys: pa.Array, key_type: str) -> Found:
     """Fetch thumbnails and captions of some rows from the input.
 
     Parameters
     ----------
     run : Run
-    config : RunConfig
-        Of the run, with the section ``report`` as wanted.
+    wanted : Wanted
     spark : SparkSession
     keys : pyarrow.Array
         A few thousand at most.
@@ -138,15 +140,14 @@ def look_up(run: Run, config: RunConfig, spark: SparkSession, keys: pa.Array, ke
     ConfigError
         When SQL of ``report`` is refused, or Pillow is missing.
     """
-    wanted = find_wanted(config)
     found = Found(wanted.image is not None or wanted.images_in_shards, wanted.caption is not None)
     if found.has_images:
         _check_pillow()
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     described = describe_jobs(spark, "spark-dbp report: looking up images and texts")
-    with guard_session(spark, zone), described, translate_errors(config.source_setting):
+    with guard_session(spark, zone), described, translate_errors(run.config().source_setting):
         try:
-            source = _open_input(run, config, spark, wanted)
+            source = _open_input(run, spark, wanted)
         except InputError as error:
             found.note = (
                 f"The input could not be opened, so neither images nor texts are shown ({error.what})."
@@ -155,7 +156,7 @@ def look_up(run: Run, config: RunConfig, spark: SparkSession, keys: pa.Array, ke
         if not _is_as_it_was(source, run.document["input"]):
             found.note = "The input has changed since the run read it, so neither images nor texts are shown."
             return found
-        rows = _read_rows(source, config, spark, wanted, keys)
+        rows = _read_rows(source, str(run.config().input.key), wanted, keys)
         for text, row in zip(
             write_keys(rows.column(KEY).combine_chunks(), key_type), rows.to_pylist(), strict=True
         ):
@@ -178,7 +179,8 @@ def _check_pillow() -> None:
         ) from None
 
 
-def _open_input(run: Run, config: RunConfig, spark: SparkSession, wanted: Wanted) -> Source:
+def _open_input(run: Run, spark: SparkSession, wanted: Wanted) -> Source:
+    config = run.config()
     given = config.input
     for path in config.shards or given.paths:
         reach_storage(spark, path, config.source_setting, is_needed=False)
@@ -207,22 +209,23 @@ def _open_input(run: Run, config: RunConfig, spark: SparkSession, wanted: Wanted
 
 
 def _is_as_it_was(source: Source, before: Mapping[str, Any]) -> bool:
-    """Whether the snapshot is that of the run. Of a view, whose digest is of the columns read, only rows are compared."""
+    """Whether the snapshot is that of the run.
+
+    Of a view, whose digest is of the columns that are read, only the number of rows is compared.
+    """
     now = source.snapshot
     if now.files is None:
         return before["files"] is None and now.rows == before["rows"]
     return (now.rows, now.files, now.digest) == (before["rows"], before["files"], before["digest"])
 
 
-def _read_rows(
-    source: Source, config: RunConfig, spark: SparkSession, wanted: Wanted, keys: pa.Array
-) -> pa.Table:
-    """Of each wanted row the key, the thumbnail (`_PLACE`) with width and height, what was wrong, and the caption."""
+def _read_rows(source: Source, key: str, wanted: Wanted, keys: pa.Array) -> pa.Table:
+    """Key, thumbnail (`_PLACE`), its width and height, what was wrong, and caption of each wanted row."""
     import pyarrow as pa
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    key, nothing = str(config.input.key), F.lit(None)
+    spark, nothing = source.spark, F.lit(None)
     find_type(source.frame, key, "input.key")
     caption = nothing.cast("string")
     if wanted.caption is not None:
@@ -231,7 +234,7 @@ def _read_rows(
         caption = text.cast("binary")  # text that is not UTF-8 passes as bytes
     sought = create_frame(spark, pa.table({"sought": keys}))
     all_rows = source.read_rows()
-    rows = all_rows.join(F.broadcast(sought), all_rows[_quoted(key)] == sought["sought"], "left_semi")
+    rows = all_rows.join(F.broadcast(sought), all_rows[quote_name(key)] == sought["sought"], "left_semi")
     make_reader, problem, place = None, nothing.cast("string"), nothing.cast("binary")
     if wanted.image is not None or wanted.images_in_shards:
         name = str(wanted.image) if wanted.image is not None else None
@@ -256,14 +259,8 @@ def _read_rows(
     return collect_arrow(map_in_arrow(chosen, shrink, schema))
 
 
-def _quoted(name: str) -> str:
-    from spark_dbp.columns import quote_name
-
-    return quote_name(name)
-
-
 def _first_shard(source: Source) -> str:
-    return str(source.given.select("shard").first()[0])
+    return str(source.given.select(SHARD).limit(1).collect()[0][0])
 
 
 def _shrink_batch(batch: pa.RecordBatch, read: Any) -> pa.RecordBatch:

@@ -1,8 +1,10 @@
-"""Put a report together: one HTML file that needs nothing else. Imports the standard library, `words` and `clusters`.
+"""Put a report together: one HTML file that needs nothing else. Imports the standard library, `words` and
+`clusters`.
 
-Nothing of a run is ever markup. Texts of the page are escaped by `html.escape`; what scripts show is JSON in which ``<``,
-``>`` and ``&`` are written as ``\\u003c`` and so on, and they put it on the page as text. The page's security policy names
-the digests of its scripts, so a browser runs no others, and loads nothing from anywhere.
+Nothing of a run is ever markup. Texts of the page are escaped by `html.escape`; what scripts show is JSON
+in which ``<``, ``>`` and ``&`` are written as ``\\u003c`` and so on, and they put it on the page as text.
+The page's security policy names the digests of its scripts, so a browser runs no others, and loads nothing
+from anywhere.
 """
 
 from __future__ import annotations
@@ -89,11 +91,12 @@ def fill_page(title: str, sections: list[tuple[str, str, str]], head: str, data:
 <header>{head}</header>
 <nav aria-label="Sections"><div>{links}</div></nav>
 <main id="main">
-<noscript><p class="note">This page draws its figures and tables with the script inside it. Scripts are switched off here,
-so only the numbers above and in the text are shown.</p></noscript>
+<noscript><p class="note">This page draws its figures and tables with the script inside it. Scripts are
+switched off here, so only the numbers above and in the text are shown.</p></noscript>
 {body}
 </main>
-<footer><p>Written by spark-dbp {escape(__version__)}. Everything is in this file; it loads nothing and sends nothing.</p></footer>
+<footer><p>Written by spark-dbp {escape(__version__)}. Everything is in this file; it loads
+nothing and sends nothing.</p></footer>
 <script type="application/json" id="data">{write_json(data)}</script>
 <!--
 {licences}-->
@@ -140,7 +143,8 @@ def write_funnel(steps: list[Step], rows_in: int, kept: int) -> str:
         rows.append(_write_bar(step.name, step.before - step.dropped, step.dropped, step.before, rows_in))
     rows.append(_write_bar("Kept", kept, 0, kept, rows_in, is_last=True))
     return (
-        '<table class="funnel"><caption class="hidden">Rows that are left after each step</caption><thead class="hidden">'
+        '<table class="funnel"><caption class="hidden">Rows that are left after each step</caption>'
+        '<thead class="hidden">'
         "<tr><th>Step</th><th>Bar</th><th>Left out</th><th>Rows left</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -1,4 +1,6 @@
-"""The sections of the report, and what it says of what it leaves out. Imports `page`, `words`, `clusters` and the like."""
+"""The sections of the report, and what it says of what it leaves out. Imports `page`, `words`, `clusters`
+and the like.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +22,40 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 60_000
 
 _COMPLEXITY = (
-    "A concept is complex when its samples lie far from their centroid (d_intra) and its centroid lies far from the nearest "
-    "other ones (d_inter). Complexity is the product of the two. Each point is a cluster; select one to look into it."
+    "A concept is complex when its samples lie far from their centroid (d_intra) and its centroid lies far "
+    "from the nearest other ones (d_inter). Complexity is the product of the two. Each point is a cluster; "
+    "select one to look into it."
 )
 _QUOTAS = (
-    "Each cluster gets a share of the kept rows by its weight. No quota can be more than the cluster has, and none is "
-    "less than its floor; what one cluster cannot take goes to the others."
+    "Each cluster gets a share of the kept rows by its weight. No quota can be more than the cluster has, "
+    "and none is less than its floor; what one cluster cannot take goes to the others."
 )
 _WEIGHTS = (
     "A weight of 1 is an even share. A lower temperature gives complex clusters more, and simple ones less."
 )
-_DISTANCES = "Distances are 1 minus the cosine of a sample and its centroid. All clusters together; single ones are below."
+_DISTANCES = (
+    "Distances are 1 minus the cosine of a sample and its centroid. All clusters are counted together here; "
+    "single ones follow below."
+)
 _LOOK = (
-    "Rows on both sides of the cut say whether it is in the right place: those just kept, those just left out, and those "
-    "nearest to the centroid, which show what the concept is."
+    "Rows on both sides of the cut say whether it is in the right place: those just kept, those just left "
+    "out, and those nearest to the centroid, which show what the concept is."
 )
 _STRATIFIED = (
-    "This run keeps rows at all distances. Shown are kept rows spread over the distances, the left-out rows that follow "
-    "right after them, and the rows nearest to the centroid, which show what the concept is."
+    "This run keeps rows at all distances. Shown are kept rows spread over the distances, the left-out rows"
+    " that follow right after them, and the rows nearest to the centroid, which show what the concept is."
 )
 _TABLE = (
     "Select a heading to sort, a row to look into the cluster. Search finds ids, keys and texts of examples."
 )
 _DUPLICATES = (
-    "Duplicates are taken out first, else clusters would grow around them. The bars show how similar they were to the row "
-    "that stands for them; pairs of low similarity show whether the threshold is too low."
+    "Duplicates are taken out first, else clusters would grow around them. The bars show how similar they "
+    "were to the row that stands for them; pairs of low similarity show whether the threshold is too low."
 )
-_KMEANS = "The objective is the mean distance of the training sample to its centroids. A flat end means it had settled."
+_KMEANS = (
+    "The objective is the mean distance of the training sample to its centroids. A flat end means that the "
+    "clusters had settled."
+)
 
 
 def list_sections(
@@ -104,12 +113,14 @@ def list_sections(
 
 _EXPLORER = """<div class="controls"><label>Cluster <select id="which"></select></label>
 <span class="steps"><button type="button" id="before" aria-label="Previous cluster">←</button>
-<button type="button" id="after" aria-label="Next cluster">→</button></span><span id="picks" class="picks"></span></div>
+<button type="button" id="after" aria-label="Next cluster">→</button></span>
+<span id="picks" class="picks"></span></div>
 <div id="cluster" aria-live="polite"></div>"""
 
 _CLUSTER_TABLE = """<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"
 placeholder="cluster, key or text"></label><span id="found" role="status"></span></div>
-<div class="scroll"><table id="table" class="clusters"></table></div><button type="button" id="more" hidden></button>"""
+<div class="scroll"><table id="table" class="clusters"></table></div>
+<button type="button" id="more" hidden></button>"""
 
 
 def say_bars(method: str, of: Duplicates) -> str:
@@ -125,13 +136,13 @@ def say_left_out(clusters: Clusters, data: dict[str, Any], contents: Contents, f
     n_listed, n_shown = len(data["clusters"]["id"]), len(contents.examples)
     if n_listed < len(clusters):
         notes.append(
-            f"Figures count all {len(clusters):,} clusters. The table lists {n_listed:,} of them: those at the ends of "
-            "each scale, and others evenly by complexity."
+            f"Figures count all {len(clusters):,} clusters. The table lists {n_listed:,} of them: those at "
+            "the ends of each scale, and others evenly by complexity."
         )
     if n_shown < len(clusters):
         notes.append(
-            f"Examples are shown of {n_shown:,} clusters: the most and the least complex, the largest and the smallest, and "
-            "those kept whole or at their floor."
+            f"Examples are shown of {n_shown:,} clusters: the most and the least complex, the largest and "
+            "the smallest, and those kept whole or at their floor."
         )
     if contents.n_thumbnails_left_out:
         n = words.write_count(contents.n_thumbnails_left_out, "thumbnail")

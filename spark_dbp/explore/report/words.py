@@ -31,7 +31,8 @@ def list_steps(account: dict[str, Any]) -> list[Step]:
 
     Examples
     --------
-    >>> list_steps({"rows_in": 9, "dropped": {"input.filter": 0, "exact duplicates": 2, "pruned": 4}, "kept": 3})
+    >>> dropped = {"input.filter": 0, "exact duplicates": 2, "pruned": 4}
+    >>> list_steps({"rows_in": 9, "dropped": dropped, "kept": 3})
     [Step(name='exact duplicates', before=9, dropped=2), Step(name='pruned', before=7, dropped=4)]
     """
     steps, rows = [], account["rows_in"]

@@ -1,5 +1,5 @@
-"""Write the report of a finished run. Imports the modules beside it, `config`, `lake` and `runs`; Spark only where images or
-texts are looked up.
+"""Write the report of a finished run. Imports the modules beside it, `config`, `lake` and `runs`; Spark
+only where images or texts are looked up.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class WrittenReport:
         Those in the table, and those with examples.
     examples, pairs, thumbnails, captions : int
     left_out : dict of str to int
-        What is not on the page, and how much of it: ``clusters_listed``, ``clusters_shown``, ``thumbnails``, and images
-        by what is wrong with them.
+        What is not on the page, and how much of it: ``clusters_listed``, ``clusters_shown``,
+        ``thumbnails``, and images by what is wrong with them.
     note : str
         Why neither images nor texts are shown, although they were asked for; or empty.
     """
@@ -106,7 +106,8 @@ def write_report(
     out : str or path, optional
         A file on this machine; by default ``RUN-report.html`` here. An earlier report there is replaced.
     settings : iterable of str
-        Items like ``report.image=jpeg``, ``report.caption=caption``; and ``spark.*`` for a session that is started.
+        Items like ``report.image=jpeg``, ``report.caption=caption``; and ``spark.*`` for a session that is
+        started.
     spark : SparkSession, optional
         Used only to look up images and texts in the input; by default that of `get_session`.
 
@@ -176,11 +177,12 @@ def make_report(
     examples = find_shown(run, clusters, list(in_full))
     duplicates = find_duplicates(run)
     found = Found()
-    if find_wanted(config):
+    wanted = find_wanted(config)
+    if wanted:
         from spark_dbp.engine.session import get_session
 
         keys = gather_keys(examples, duplicates)
-        found = look_up(run, config, spark or get_session(config.spark), keys, find_key_type(run))
+        found = look_up(run, wanted, spark or get_session(config.spark), keys, find_key_type(run))
     data = _make_data(run, clusters, in_full)
     head_and_sections = _Writer(run, clusters, duplicates, found)
     contents = fit_contents(
@@ -244,12 +246,13 @@ class _Writer:
         name = os.path.basename(self.run.path.rstrip("/")) or self.run.path  # noqa: PTH119
         document, summary = self.run.document, self.run.document["summary"]
         account = document["accounting"]
+        rows, reached, kept = account["rows_in"], summary["rows_to_prune"], account["kept"]
         tiles = [
-            ("Rows in", f"{account['rows_in']:,}", ""),
-            ("Reached pruning", f"{summary['rows_to_prune']:,}", words.write_share(summary["rows_to_prune"], account["rows_in"])),
-            ("Kept", f"{account['kept']:,}", words.write_share(account["kept"], summary["rows_to_prune"]) + " of these"),
+            ("Rows in", f"{rows:,}", ""),
+            ("Reached pruning", f"{reached:,}", words.write_share(reached, rows)),
+            ("Kept", f"{kept:,}", f"{words.write_share(kept, reached)} of these"),
             ("Clusters", f"{summary['clusters']:,}", f"{summary['saturated']:,} kept whole"),
-        ]  # fmt: skip
+        ]
         notes = [self.found.note] if self.found.note else []
         notes += say_left_out(self.clusters, data, contents, self.found)
         head = page.write_head(name, words.say_summary(document), tiles, [redact(note) for note in notes])
