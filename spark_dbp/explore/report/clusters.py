@@ -96,11 +96,8 @@ class Clusters:
         farther = size - before - n
         if self.which_to_keep == "hard":
             return np.clip(quota - farther, 0, n)
-        ranks = (farther + n, farther)
-        if self.which_to_keep == "stratified":
-            last, first = (count_spread(rank, size, quota) for rank in ranks)
-            return last - first
-        return np.rint(n * (quota / size)).astype(np.int64)
+        # `random` keeps about as many of each bin as `stratified` does.
+        return count_spread(farther + n, size, quota) - count_spread(farther, size, quota)
 
     def choose_in_full(self) -> dict[int, list[str]]:
         """Rows of the clusters with examples, at the ends of every scale, and why each is among them.
