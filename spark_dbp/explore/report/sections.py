@@ -23,9 +23,10 @@ _MOST_CHARACTERS = 60_000
 
 _COMPLEXITY = (
     "A concept is complex when its samples lie far from their centroid (d_intra) and its centroid lies far "
-    "from the nearest other ones (d_inter). Complexity is the product of the two. Each point is a cluster; "
-    "select one to look into it."
+    "from the nearest other ones (d_inter). Complexity is the product of the two."
 )
+_POINTS = "Each point is a cluster; select one to look into it."
+_CELLS = "There are too many clusters for points, so cells count them: the fuller, the stronger the colour."
 _QUOTAS = (
     "Each cluster gets a share of the kept rows by its weight. No quota can be more than the cluster has, "
     "and none is less than its floor; what one cluster cannot take goes to the others."
@@ -68,10 +69,11 @@ def list_sections(
     text = "From the rows of the input to the kept ones, step by step. Every row is accounted for."
     sections = [("rows", "Rows", page.write_section("Rows", words.say_funnel(account), text, funnel))]
     title = words.say_complexity(clusters)
+    text = f"{_COMPLEXITY} {_CELLS if data['cells'] else _POINTS}"
     figure = page.write_figure(
         "complexity", "Distance to other concepts (d_inter) against width (d_intra)", title
     )
-    sections.append(("concepts", "Concepts", page.write_section("Concepts", title, _COMPLEXITY, figure)))
+    sections.append(("concepts", "Concepts", page.write_section("Concepts", title, text, figure)))
     title, weights = words.say_quotas(clusters), words.say_weights(clusters, prune)
     figures = page.write_figure("quotas", "Rows kept against rows of the cluster", title)
     figures += page.write_figure("weights", "Weight against complexity", weights)

@@ -59,11 +59,13 @@ def write_share(part: float, whole: float) -> str:
 
     Examples
     --------
-    >>> write_share(1, 3), write_share(1, 10**6), write_share(0, 5)
-    ('33.3%', 'under 0.1%', '0%')
+    >>> write_share(1, 3), write_share(1, 10**6), write_share(0, 5), write_share(5, 5)
+    ('33.3%', 'under 0.1%', '0%', '100%')
     """
     if not part or not whole:
         return "0%"
+    if part == whole:
+        return "100%"
     share = 100 * part / whole
     if share < 0.1:
         return "under 0.1%"
@@ -105,6 +107,9 @@ def say_complexity(clusters: Clusters) -> str:
 def say_quotas(clusters: Clusters) -> str:
     """How many quotas are bound."""
     whole, floor = int(clusters.saturated.sum()), int(clusters.at_floor.sum())
+    if len(clusters) == 1:
+        rows = write_count(int(clusters.n_items[0]), "row")
+        return f"The cluster keeps {int(clusters.quota[0]):,} of its {rows}"
     if not whole and not floor:
         return "Every cluster keeps more than its floor and less than all it has"
     parts = [f"{whole:,} {'is' if whole == 1 else 'are'} kept whole"] if whole else []

@@ -79,8 +79,16 @@
   }
   const ring = (x, y) => chosen === null ? null
     : Plot.dot([chosen], {x, y, r: 7, stroke: "var(--ink)", strokeWidth: 2, fill: "none"});
+  // Ticks of an axis that counts.
+  const counts = values => d3.ticks(0, d3.max(values) || 1, 4).filter(Number.isInteger);
+  const gridAt = ticks => Plot.gridY(ticks, grid);
+  // The ends of a linear axis: round, and apart also where there is one value.
+  function widen(values) {
+    const [low, high] = d3.extent(values);
+    return low === high ? [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1] : d3.nice(low, high, 8);
+  }
   // The colours of a scale, with its ends.
-  const legend = (label, [low, high]) => make("div", {class: "ramp"}, make("span", {}, label), make("b", {}, short(low)),
+  const legend = (label, [low, high]) => low === high ? make("div", {class: "ramp"}, make("span", {}, label), make("b", {}, short(low))) : make("div", {class: "ramp"}, make("span", {}, label), make("b", {}, short(low)),
     make("i", {style: `background: linear-gradient(to right, ${d3.range(0, 1.01, 0.125).map(ramp).join(", ")})`}), make("b", {}, short(high)));
   // Round values of a logarithmic axis: 1, 2, 5 and so on, or powers of ten where there are many.
   function roundValues([low, high]) {
@@ -92,7 +100,9 @@
   draw("complexity", width => {
     const values = data.cells ? data.cells.complexity.map(cell => cell[5]) : C.complexity;
     const color = {type: "linear", domain: d3.extent(values), interpolate: () => ramp};
-    if (color.domain[0] === color.domain[1]) color.domain = [color.domain[0], color.domain[0] * 1.001 + 1e-9];
+    const ends = color.domain;
+    if (ends[0] === ends[1]) color.domain = [ends[0] * 0.9 - 1e-9, ends[0] * 1.1 + 1e-9];
+    const spread = (values, first) => widen(data.cells ? data.cells.complexity.flatMap(c => [c[first], c[first + 1]]) : values);
     const x = row => C.intra[row], y = row => C.inter[row];
     const radius = count > 800 ? 3 : count > 200 ? 4 : 5.5;
     const marks = data.cells ? [
@@ -106,9 +116,9 @@
       Plot.tip(rows, Plot.pointer({x, y, title: describe, maxRadius: 30, ...tip})),
     ];
     const plot = Plot.plot({...common(width), height: Math.max(260, Math.min(440, width * 0.5)), color,
-      x: {label: "d_intra: mean distance of samples to their centroid", labelAnchor: "right", nice: true, ticks: width < 500 ? 5 : 9},
-      y: {label: "d_inter: distance to near centroids", nice: true, ticks: 6}, marks: [gridX(width < 500 ? 5 : 9), gridY(6), ...marks]});
-    return [legend(data.cells ? "mean complexity of a cell" : "complexity", color.domain), data.cells ? plot : clickable(plot)];
+      x: {label: "d_intra: mean distance of samples to their centroid", labelAnchor: "right", domain: spread(C.intra, 0), ticks: width < 500 ? 5 : 9, labelArrow: "right"},
+      y: {label: "d_inter: distance to near centroids", domain: spread(C.inter, 2), ticks: 6, labelArrow: "up"}, marks: [gridX(width < 500 ? 5 : 9), gridY(6), ...marks]});
+    return [legend(data.cells ? "mean complexity of a cell" : "complexity", ends), data.cells ? plot : clickable(plot)];
   });
 
   draw("quotas", width => {
@@ -148,7 +158,7 @@
     const x = row => C.complexity[row], y = row => C.weight[row] * data.total;
     const least = d3.min(rows, y), isLog = least > 0 && d3.max(rows, y) / least > 50;
     const plot = Plot.plot({...common(width), height: 320,
-      x: {label: "complexity", labelAnchor: "right", ticks: width < 500 ? 4 : 7, tickFormat: short},
+      x: {label: "complexity", labelAnchor: "right", domain: widen(C.complexity), ticks: width < 500 ? 4 : 7, tickFormat: short, labelArrow: "right"},
       y: {type: isLog ? "log" : "linear", zero: !isLog, label: "weight, in even shares", ticks: 5, tickFormat: short, nice: true},
       marks: [gridX(width < 500 ? 4 : 7), gridY(5), Plot.ruleY([1], {stroke: "var(--soft)", strokeDasharray: "5 4"}),
         Plot.dot(rows, {x, y, r: count > 500 ? 2.6 : 4, fill: row => stateColor[state(row)], fillOpacity: 0.8, stroke: "var(--bg)", strokeWidth: 0.6}),
@@ -162,8 +172,8 @@
     const about = data.which === "random" ? "about " : "";
     const plot = Plot.plot({...common(width), height,
       x: {label: "distance to the centroid", labelAnchor: "right", ticks: width < 500 ? 5 : 9},
-      y: {label: "rows", tickFormat: brief, ticks: 4, nice: true},
-      marks: [gridY(4),
+      y: {label: "rows", tickFormat: brief, ticks: counts(found.n), nice: true},
+      marks: [gridAt(counts(found.n)),
         Plot.rectY(bars, {x1: "from", x2: "to", y1: "kept", y2: "n", fill: "var(--out)", insetLeft: 0.5, insetRight: 0.5}),
         Plot.rectY(bars, {x1: "from", x2: "to", y1: 0, y2: "kept", fill: "var(--kept)", insetLeft: 0.5, insetRight: 0.5}),
         Plot.ruleY([0], {stroke: "var(--grid)"}),
@@ -176,12 +186,12 @@
   }
   draw("distances", width => drawHistogram(data.histogram, width, 280, null));
 
-  for (const [method, [low, counts]] of Object.entries(data.duplicates || {})) {
+  for (const [method, [low, numbers]] of Object.entries(data.duplicates || {})) {
     draw(`duplicates-${method}`, width => {
-      const bars = counts.map((n, i) => ({n, from: low + (1 - low) * i / counts.length, to: low + (1 - low) * (i + 1) / counts.length}));
+      const bars = numbers.map((n, i) => ({n, from: low + (1 - low) * i / numbers.length, to: low + (1 - low) * (i + 1) / numbers.length}));
       return Plot.plot({...common(width), height: 220, x: {label: "similarity", labelAnchor: "right", domain: [low, 1], ticks: 5},
-        y: {label: "duplicates", tickFormat: brief, ticks: 4, nice: true},
-        marks: [gridY(4), Plot.rectY(bars, {x1: "from", x2: "to", y: "n", fill: "var(--left)", insetLeft: 0.5, insetRight: 0.5}),
+        y: {label: "duplicates", tickFormat: brief, ticks: counts(numbers), nice: true},
+        marks: [gridAt(counts(numbers)), Plot.rectY(bars, {x1: "from", x2: "to", y: "n", fill: "var(--left)", insetLeft: 0.5, insetRight: 0.5}),
           Plot.ruleY([0], {stroke: "var(--grid)"}),
           Plot.tip(bars, Plot.pointerX({x: d => (d.from + d.to) / 2, y: "n", ...tip,
             title: d => `${d3.format(".4~f")(d.from)} to ${d3.format(".4~f")(d.to)}\n${whole(d.n)} duplicates`}))]});
