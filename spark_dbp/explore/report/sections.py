@@ -76,7 +76,7 @@ def list_sections(
     sections.append(("concepts", "Concepts", page.write_section("Concepts", title, text, figure)))
     title, weights = words.say_quotas(clusters), words.say_weights(clusters, prune)
     figures = page.write_figure("quotas", "Rows kept against rows of the cluster", title)
-    figures += page.write_figure("weights", "Weight against complexity", weights)
+    figures += page.write_figure("weights", f"Weight against {_name_measure(prune)}", weights)
     content = f'<div class="columns">{figures}</div><p class="text">{escape(weights)}. {_WEIGHTS}</p>'
     sections.append(("quotas", "Quotas", page.write_section("Quotas", title, _QUOTAS, content)))
     title = words.say_distances(document["summary"])
@@ -123,6 +123,11 @@ _CLUSTER_TABLE = """<div class="controls"><label>Search <input type="search" id=
 placeholder="cluster, key or text"></label><span id="found" role="status"></span></div>
 <div class="scroll"><table id="table" class="clusters"></table></div>
 <button type="button" id="more" hidden></button>"""
+
+
+def _name_measure(prune: dict[str, Any]) -> str:
+    names = {"d_intra": "d_intra", "d_inter": "d_inter", "cluster_size": "size"}
+    return names.get(prune["complexity"], "complexity")
 
 
 def say_bars(method: str, of: Duplicates) -> str:

@@ -148,7 +148,7 @@ def choose_target(run: Run, out: str | os.PathLike[str] | None) -> str:
         raise ConfigError(
             f"--out {given} is no file on this machine", mend="name a local file, and copy it from there"
         )
-    target = files.normalize(given)
+    target = os.path.abspath(files.normalize(given))  # noqa: PTH100  (it may not be there yet)
     if files.is_local(run.path) and paths.lies_in(str(Path(target).resolve()), str(Path(run.path).resolve())):
         raise ConfigError(
             f"--out {target} lies in the run {run.path}, which holds only what the run wrote",
