@@ -100,8 +100,10 @@ def say_complexity(clusters: Clusters) -> str:
     most, least = (
         int(clusters.cluster_id[i]) for i in (clusters.complexity.argmax(), clusters.complexity.argmin())
     )
-    times = f"{ratio:.1f} times" if ratio < 100 else f"{ratio:,.0f} times" if ratio < 1e6 else "far more than"
-    return f"Cluster {most} is {times} as complex as cluster {least}"
+    if ratio > 1e6:
+        return f"Cluster {most} is far more complex than cluster {least}"
+    times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+    return f"Cluster {most} is {times} times as complex as cluster {least}"
 
 
 def say_quotas(clusters: Clusters) -> str:
@@ -134,10 +136,10 @@ def say_weights(clusters: Clusters, prune: dict[str, Any]) -> str:
 def say_distances(summary: dict[str, Any]) -> str:
     """Whether the kept samples are farther out than all."""
     all_, kept = summary["mean_distance"], summary["mean_distance_kept"]
-    what = (
-        "as far out as" if abs(all_ - kept) < 0.0005 else "farther out than" if kept > all_ else "nearer than"
-    )
-    return f"Kept samples are {what} the average: {kept:.3f} against {all_:.3f}"
+    if abs(all_ - kept) < 0.0005:
+        return f"Kept samples are as far out as all: {all_:.3f} on average"
+    what = "farther out" if kept > all_ else "nearer"
+    return f"Kept samples are {what}: {kept:.3f} on average, against {all_:.3f} for all"
 
 
 def say_kmeans(kmeans: dict[str, Any]) -> str:

@@ -155,10 +155,12 @@
   });
 
   draw("weights", width => {
-    const x = row => C.complexity[row], y = row => C.weight[row] * data.total;
+    const [values, name] = {d_intra: [C.intra, "d_intra"], d_inter: [C.inter, "d_inter"], cluster_size: [C.n, "rows of the cluster"]}[data.measure]
+      || [C.complexity, "complexity"];
+    const x = row => values[row], y = row => C.weight[row] * data.total;
     const least = d3.min(rows, y), isLog = least > 0 && d3.max(rows, y) / least > 50;
     const plot = Plot.plot({...common(width), height: 320,
-      x: {label: "complexity", labelAnchor: "right", domain: widen(C.complexity), ticks: width < 500 ? 4 : 7, tickFormat: short, labelArrow: "right"},
+      x: {label: name, labelAnchor: "right", domain: widen(values), ticks: width < 500 ? 4 : 7, tickFormat: value => value >= 1000 ? brief(value) : short(value), labelArrow: "right"},
       y: {type: isLog ? "log" : "linear", zero: !isLog, label: "weight, in even shares", ticks: 5, tickFormat: short, nice: true},
       marks: [gridX(width < 500 ? 4 : 7), gridY(5), Plot.ruleY([1], {stroke: "var(--soft)", strokeDasharray: "5 4"}),
         Plot.dot(rows, {x, y, r: count > 500 ? 2.6 : 4, fill: row => stateColor[state(row)], fillOpacity: 0.8, stroke: "var(--bg)", strokeWidth: 0.6}),
@@ -214,7 +216,7 @@
     if (!data.hasImages) return null;
     if (number < 0) return make("span", {class: "thumb", role: "img", "aria-label": `no image of ${text}`}, "no image");
     const [content, width, height] = data.thumbnails[number];
-    const image = make("img", {src: `data:image/webp;base64,${content}`, alt: text, width, height, loading: "lazy", class: Math.max(width, height) <= 48 ? "tiny" : null});
+    const image = make("img", {src: `data:image/webp;base64,${content}`, alt: text, width, height, class: Math.max(width, height) <= 48 ? "tiny" : null});
     return make("span", {class: "thumb"}, image);
   }
   function listRows(found) {
