@@ -21,7 +21,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix test-encoders emr-archive lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix test-encoders test-browser emr-archive lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,7 +42,7 @@ test: $(STAMP)  ## Run what shows that the program works: unit tests and the cor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test-all: $(STAMP)  ## Run all tests but the long ones
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix'
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix and not browser'
 
 test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m long
@@ -58,7 +58,7 @@ test-s3a: $(STAMP)  ## Run the job on an S3 server (fetches jars of 200 MB)
 	SPARK_DBP_S3A_JARS=$(S3A_JARS) $(BIN)/python -m pytest -m s3a tests/job/test_object_store.py
 
 test-spark35: $(STAMP35) $(STAMP) $(ICEBERG)  ## Run the tests that need Spark on Spark 3.5, with Iceberg (fetches jars of 90 MB)
-	SPARK_DBP_ICEBERG_JAR=$(CURDIR)/$(ICEBERG) SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix' tests/lanes tests/spark tests/job
+	SPARK_DBP_ICEBERG_JAR=$(CURDIR)/$(ICEBERG) SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $(VENV35)/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix and not browser' tests/lanes tests/spark tests/job
 
 $(ICEBERG): $(STAMP35)
 	$(VENV35)/bin/python -m pip download --quiet --no-deps --ignore-requires-python --dest $(VENV35)/iceberg \
@@ -78,7 +78,7 @@ test-matrix: $(STAMP) $(STAMP35) $(MATRIX_STAMPS)  ## Run demo and lanes on Spar
 	rm -rf $(MATRIX_RUNS)
 	for venv in $(VENV35) $(MATRIX:%=.venv-spark%) $(VENV); do \
 	  $$venv/bin/spark-dbp demo $(MATRIX_RUNS)/$$venv > /dev/null && \
-	  SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $$venv/bin/python -m pytest -m 'not long and not matrix' tests/lanes || exit 1; done
+	  SPARK_DBP_NEWEST_PYTHON=$(BIN)/python $$venv/bin/python -m pytest -m 'not long and not matrix and not browser' tests/lanes || exit 1; done
 	$(BIN)/python -m pytest -m matrix
 	$(BIN)/python tests/lanes/compare_demos.py $(MATRIX_RUNS)/.venv*
 
@@ -101,6 +101,11 @@ $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml te
 	  --requirement requirements-encoders.txt --editable '.[local,dev,notebook]'
 	$(VENV_ENCODERS)/bin/python tests/encoders/mend_torchvision.py
 	@touch $@
+
+# SPARK_DBP_CHROMIUM names one that is not on the PATH.
+test-browser: $(STAMP)  ## Run the tests of reports in headless Chromium (fetches Debian's package unless there is one)
+	SPARK_DBP_CHROMIUM="$$(sh tests/browser/find_chromium.sh)" && export SPARK_DBP_CHROMIUM && \
+	  $(BIN)/python -m pytest -m browser tests/browser
 
 emr-archive:  ## Pack a Python 3.11 with this package for EMR: dist/environment.tar.gz (for EMR itself: conf/emr/Dockerfile)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "make emr-archive PYTHON=python3.11")'

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from spark_dbp.exchange.index_shards import index_shards
     from spark_dbp.exchange.reshard import reshard
     from spark_dbp.explore.choose_eps import find_eps
+    from spark_dbp.explore.report.show import show_cluster
+    from spark_dbp.explore.report.write import write_report
     from spark_dbp.explore.sweep import find_temperature, sweep
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
@@ -76,10 +78,12 @@ _HOME = {
     "score_filter": "stages.score_filter",
     "select": "stages.select",
     "semantic_dedup": "stages.semantic_dedup",
+    "show_cluster": "explore.report.show",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
     "sweep": "explore.sweep",
     "verify": "explore.verify",
+    "write_report": "explore.report.write",
 }
 
 __all__ = [
@@ -117,10 +121,12 @@ __all__ = [
     "score_filter",
     "select",
     "semantic_dedup",
+    "show_cluster",
     "solve_quotas",
     "start_local_session",
     "sweep",
     "verify",
+    "write_report",
 ]
 
 

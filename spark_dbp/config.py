@@ -32,6 +32,7 @@ from spark_dbp.config_embed import (
 )
 from spark_dbp.config_errors import explain_errors
 from spark_dbp.config_input import InputConfig, name_default_key
+from spark_dbp.config_report import ReportConfig
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.lake import paths
 from spark_dbp.secrets import redact
@@ -216,6 +217,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     prune: PruneConfig
     trie: TrieConfig = TrieConfig()
+    report: ReportConfig = ReportConfig()
     spark: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
     @model_validator(mode="after")

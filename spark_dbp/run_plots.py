@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pyspark.sql import SparkSession
+
+    from spark_dbp.explore.report.show import ShownCluster
 
 
 class RunPlots:
@@ -84,6 +87,32 @@ class RunPlots:
         from spark_dbp.explore.plots import draw_sweep, plan_sweep
 
         return draw_sweep(plan_sweep(_as_run(self), keep_ratio, temperature, complexity))
+
+    def show_cluster(
+        self, cluster_id: int, settings: Iterable[str] = (), spark: SparkSession | None = None
+    ) -> ShownCluster:
+        """Examples of one cluster: nearest to the centroid, just kept and just left out, as a table.
+
+        Parameters
+        ----------
+        cluster_id : int
+        settings : iterable of str
+            Items like ``report.image=jpeg`` or ``report.caption=caption``.
+        spark : SparkSession, optional
+            As for `spark_dbp.show_cluster`, which this is.
+
+        Raises
+        ------
+        InputError
+            When there is no such cluster.
+
+        Examples
+        --------
+        >>> open_run("run").show_cluster(7, ["report.caption=summary"])  # doctest: +SKIP
+        """
+        from spark_dbp.explore.report.show import show_cluster
+
+        return show_cluster(_as_run(self), cluster_id, settings, spark)
 
 
 def _as_run(plots: RunPlots) -> Any:

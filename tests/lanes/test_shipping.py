@@ -51,7 +51,8 @@ def test_what_wheel_and_sdist_hold(built):
         metadata = Parser().parsestr(wheel.read(f"spark_dbp-{__version__}.dist-info/METADATA").decode())
         entries = wheel.read(f"spark_dbp-{__version__}.dist-info/entry_points.txt").decode()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "spark_dbp").rglob("*.py")}
-    wanted = modules | {"spark_dbp/py.typed", "spark_dbp/log4j2.properties"}
+    assets = {str(path.relative_to(ROOT)) for path in (ROOT / "spark_dbp/explore/report/assets").iterdir()}
+    wanted = modules | assets | {"spark_dbp/py.typed", "spark_dbp/log4j2.properties"}
     info = f"spark_dbp-{__version__}.dist-info/"
     assert {name for name in names if not name.startswith(info)} == wanted
     assert any(name.endswith("LICENSE") for name in names)

@@ -26,7 +26,15 @@ ENGINE = KERNELS | LAKE | {"engine"}
 ENCODERS = KERNELS | {"lake", "config_base", "config_embed", "encoders"}
 IO, LOADERS = ENGINE | {"io"}, LAKE | {"loaders"}
 STAGES = IO | LOADERS | ENCODERS | {"config_input", "stages"}
-CONFIG = LAKE | {"config", "config_base", "config_embed", "config_errors", "config_input", "settings"}
+CONFIG = LAKE | {
+    "config",
+    "config_base",
+    "config_embed",
+    "config_errors",
+    "config_input",
+    "config_report",
+    "settings",
+}
 RUNS = CONFIG | ENGINE | LOADERS | {"run_plots", "runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | {
@@ -56,6 +64,7 @@ MAY_IMPORT = {
     "config_base": LAKE,
     "config_embed": {"config_base", "config_errors", "errors"},
     "config_input": LAKE | {"config_base", "config_errors"},
+    "config_report": {"config_base"},
     "config": CONFIG - {"config"},
     "steps": set(),
     "run_plots": {"explore"},  # the one door up, in functions: methods of a run
@@ -91,6 +100,7 @@ WITHOUT_PYSPARK = BASE | {
     "config_embed",
     "config_errors",
     "config_input",
+    "config_report",
     "settings",
     "steps",
     "run_plots",

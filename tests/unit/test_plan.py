@@ -127,6 +127,8 @@ WITHOUT_EFFECT = {
     "engine",
     "output.path",
     "output.format",
+    "report.image",
+    "report.caption",
     "output.table",
     "output.table_format",
     "spark",

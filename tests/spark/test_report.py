@@ -1,0 +1,196 @@
+"""Reports that look up images and texts in the input: columns of bytes and of paths, shards; input that changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import config_of, make_embeddings, make_keys, write_table
+from made_shards import add_member
+from PIL import Image
+
+from spark_dbp import RunConfig, open_run, run, show_cluster, write_report
+from spark_dbp.errors import InputError
+
+N = 400
+
+
+def make_image(number: int) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (40 + number % 200, 30), (number % 256, 90, 200)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def read_data(path: Path) -> dict:
+    text = path.read_bytes()
+    return json.loads(re.search(rb'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+@pytest.fixture(scope="module")
+def made(spark, tmp_path_factory):
+    """A run on rows with images as bytes (some bad), as paths and with captions, of which some are duplicates."""
+    folder = tmp_path_factory.mktemp("report input")
+    (folder / "files").mkdir()
+    images = [make_image(number) for number in range(N)]
+    paths = [str(folder / "files" / f"{number}.png") for number in range(N)]
+    for path, content in zip(paths, images, strict=True):
+        Path(path).write_bytes(content)
+    shown = [
+        b"no image" if number % 9 == 0 else None if number % 9 == 1 else images[number] for number in range(N)
+    ]
+    captions = [f"caption of {number} <i>&\n next" if number % 5 else None for number in range(N)]
+    keys = make_keys(N)
+    source = write_table(
+        folder / "rows", keys, make_embeddings(N, 8, 5), n_files=2,
+        **{"the.image": pa.array(shown, pa.binary()), "file": paths, "caption": captions, "n": list(range(N)),
+           "kind": ["a", "b"] * (N // 2)},
+    )  # fmt: skip
+    values = config_of(
+        source, folder / "run", cluster={"n_clusters": 5, "n_iter": 4}, input={"filter": "n >= 20"},
+        dedup={"semantic": {"eps": 0.05, "n_clusters": 2}}, report={"caption": "caption"},
+    )  # fmt: skip
+    return run(RunConfig.from_dict(values), spark), dict(zip(keys, range(N), strict=True))
+
+
+def iter_rows(data: dict):
+    for of in data["examples"].values():
+        for name in ("nearest", "kept", "dropped"):
+            for key, *_, caption, image in of[name]:
+                yield key, caption, image
+    for rows in data["pairs"].values():
+        for _, one, caption, image, other, other_caption, other_image in rows:
+            yield one, caption, image
+            yield other, other_caption, other_image
+
+
+def test_captions_and_images_are_those_of_the_rows(spark, made, tmp_path):
+    done, numbers = made
+    out = tmp_path / "a.html"
+    written = write_report(done, out, ["report.image=the.image"], spark)
+    data = read_data(out)
+    rows = list(iter_rows(data))
+    assert len(data["pairs"]["semantic"]) > 1
+    bad = {key for key, *_ in rows if numbers[key] % 9 < 2}
+    for key, caption, image in rows:
+        number = numbers[key]
+        assert caption == (f"caption of {number} <i>& next" if number % 5 else None)
+        assert (image == -1) == (number % 9 < 2)
+        if image >= 0:
+            content, width, height = data["thumbnails"][image]
+            wide = 40 + number % 200
+            assert width == min(96, wide)
+            assert height == pytest.approx(30 * min(1, 96 / wide), abs=1)
+            assert content[:4] == "UklG"  # RIFF
+    assert written.left_out["not an image that can be decoded"] == sum(numbers[key] % 9 == 0 for key in bad)
+    assert written.left_out["there is no image"] == sum(numbers[key] % 9 == 1 for key in bad)
+    assert written.note == ""
+    assert "Images that could not be shown" in out.read_text()
+    write_report(done, tmp_path / "b.html", ["report.image=the.image"], spark)
+    assert out.read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_paths_sql_and_nothing(spark, made, tmp_path):
+    done, numbers = made
+    lost = Path(next(iter(sorted((Path(done.path).parent / "files").iterdir()))))
+    kept = lost.read_bytes()
+    lost.unlink()
+    settings = ["report.image=file", "report.caption={sql: \"concat('n=', n)\"}"]
+    written = write_report(done, tmp_path / "a.html", settings, spark)
+    lost.write_bytes(kept)
+    rows = list(iter_rows(read_data(tmp_path / "a.html")))
+    assert all(caption == f"n={numbers[key]}" for key, caption, _ in rows)
+    missing = {key for key, _, image in rows if image == -1}
+    assert missing <= {key for key, number in numbers.items() if number == int(lost.stem)}
+    assert written.left_out.get("the file cannot be read", 0) == len(missing)
+    written = write_report(done, tmp_path / "a.html", ["report.caption=false"], spark)
+    assert (written.captions, written.thumbnails) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("report.image=imag", "report.image: there is no column 'imag'"),
+        ("report.image=n", "report.image: column 'n' is BIGINT"),
+        ("report.caption=captions", "did you mean 'caption'"),
+    ],
+)
+def test_columns_that_cannot_be_shown(spark, made, tmp_path, setting, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        write_report(made[0], tmp_path / "a.html", [setting], spark)
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_input_that_changed_or_is_gone(spark, made, tmp_path):
+    """The report is written all the same, and says so."""
+    done, _ = made
+    rows = Path(done.path).parent / "rows"
+    more = rows / "more.parquet"
+    shutil.copy(rows / "00000.parquet", more)
+    written = write_report(done, tmp_path / "a.html", (), spark)
+    assert "has changed since" in written.note
+    assert written.note in (tmp_path / "a.html").read_text()
+    assert written.captions == 0
+    more.unlink()
+    rows.rename(rows.with_name("moved"))
+    written = write_report(done, tmp_path / "a.html", (), spark)
+    rows.with_name("moved").rename(rows)
+    assert "could not be opened" in written.note
+    assert written.examples > 0
+    assert write_report(done, tmp_path / "a.html", (), spark).note == ""
+
+
+def test_a_cluster_with_its_images(spark, made):
+    done, numbers = made
+    cluster = int(done.quotas()["cluster_id"][0])
+    shown = show_cluster(done, cluster, ["report.image=the.image"], spark)
+    html = shown._repr_html_()
+    assert "<img alt='caption of" in html
+    assert "<i>" not in html
+    assert all(f"caption of {numbers[key]} " in text for key, text in shown.found.captions.items())
+
+
+def test_keys_as_bytes(spark, tmp_path):
+    """They are shown in hexadecimal, and found again in the input."""
+    keys = [bytes([0, 255, number]) for number in range(60)]
+    captions = [f"c{number}" for number in range(60)]
+    source = write_table(tmp_path / "in", keys, make_embeddings(60, 6, 2), caption=captions)
+    values = config_of(source, tmp_path / "run", cluster={"n_clusters": 2, "n_iter": 2})
+    done = run(RunConfig.from_dict(values), spark)
+    write_report(done, tmp_path / "a.html", ["report.caption=caption"], spark)
+    for key, caption, _ in iter_rows(read_data(tmp_path / "a.html")):
+        assert caption == f"c{bytes.fromhex(key)[2]}"
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_shows_their_images(spark, tmp_path):
+    """Without being asked: they are what was embedded."""
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for number in range(shard * 30, shard * 30 + 30):
+                add_member(tar, f"{number:04d}.png", make_image(number))
+                add_member(tar, f"{number:04d}.txt", f"text {number}".encode())
+    values = {
+        "embed": {
+            "images": {"webdataset": str(tmp_path / "*.tar")},
+            "encoder": "python:plain_encoders.Thumbnails",
+        },
+        "output": {"path": str(tmp_path / "run")},
+        "cluster": {"n_clusters": 3, "n_iter": 2},
+        "prune": {"keep_ratio": 0.5},
+    }
+    run(RunConfig.from_dict(values), spark)
+    written = write_report(open_run(tmp_path / "run"), tmp_path / "a.html", ["report.caption=txt"], spark)
+    data = read_data(tmp_path / "a.html")
+    assert written.thumbnails == len({key for key, *_ in iter_rows(data)})
+    for key, caption, image in iter_rows(data):
+        assert caption == f"text {int(key)}"
+        assert data["thumbnails"][image][1] == min(96, 40 + int(key) % 200)
+    assert np.all([one[2] <= 30 for one in data["thumbnails"]])
+    assert written.clusters_shown == 3
