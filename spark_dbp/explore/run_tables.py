@@ -1,6 +1,6 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `columns`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; pyspark inside functions.
+Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import KEY
+from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows
 from spark_dbp.explore.second_look import choose_other_engine
@@ -58,6 +59,11 @@ class RunTables:
     def lack_the_other_engine(self) -> bool:
         """Whether some step is computed again only by the engine that made it."""
         return None in self._others.values()
+
+    @property
+    def first_step(self) -> str:
+        """The step that reads the input and leaves bad rows out."""
+        return f"embed_{MAIN}" if self.config.embeds_main else "ingest"
 
     def left_out_by_score(self) -> DataFrame | None:
         """Keys of samples that are no duplicates and not in the table `filtered`; None without a filter."""

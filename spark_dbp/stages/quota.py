@@ -133,13 +133,31 @@ def plan_quotas(
         values = np.prod([measures[name] for name in complexity.split("*")], axis=0)
         weight[used] = weigh_by_softmax(values[used], temperature)
     values = np.where(used, values, np.nan)
-    floor = min_per_cluster
-    if used.any():
-        floor = max(floor, int(cluster_balance * n_keep / int(used.sum())))
     target = weight * n_keep
-    lower = np.minimum(floor, sizes)
+    lower = find_floors(sizes, n_keep, min_per_cluster, cluster_balance)
     quota = solve_quotas(target, lower, sizes, n_keep)
     return {"complexity": values, "weight": weight, "target": target, "floor": lower, "quota": quota}
+
+
+def find_floors(
+    n_items: npt.NDArray[np.int64], n_keep: int, min_per_cluster: int, cluster_balance: float
+) -> npt.NDArray[np.int64]:
+    """The least quota of every cluster, shape (k,): never above its size.
+
+    Parameters
+    ----------
+    n_items, n_keep, min_per_cluster, cluster_balance
+        As for `plan_quotas`.
+
+    Examples
+    --------
+    >>> find_floors(np.array([2, 50, 0]), 20, 1, 0.3).tolist()
+    [2, 3, 0]
+    """
+    floor, n_used = min_per_cluster, int((n_items > 0).sum())
+    if n_used:
+        floor = max(floor, int(cluster_balance * n_keep / n_used))
+    return np.minimum(floor, n_items)
 
 
 def propose_temperature(complexity: npt.ArrayLike, spread: float = SPREAD) -> float | None:
