@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from spark_dbp.config import RunConfig
     from spark_dbp.engine.session import get_session, start_local_session
     from spark_dbp.exchange.import_embeddings import import_embeddings
+    from spark_dbp.explore.diff import diff
+    from spark_dbp.explore.explain import explain
+    from spark_dbp.explore.verdicts import verdicts
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -48,9 +51,11 @@ _HOME = {
     "clip_score": "stages.clip_score",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
+    "diff": "explore.diff",
     "embed_images": "stages.embed",
     "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
+    "explain": "explore.explain",
     "get_session": "engine.session",
     "good_samples": "stages.check_samples",
     "import_embeddings": "exchange.import_embeddings",
@@ -68,6 +73,7 @@ _HOME = {
     "semantic_dedup": "stages.semantic_dedup",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
+    "verdicts": "explore.verdicts",
     "verify": "explore.verify",
 }
 
@@ -82,9 +88,11 @@ __all__ = [
     "clip_score",
     "cluster_stats",
     "complete_stats",
+    "diff",
     "embed_images",
     "embed_texts",
     "exact_dedup",
+    "explain",
     "get_session",
     "good_samples",
     "import_embeddings",
@@ -103,6 +111,7 @@ __all__ = [
     "semantic_dedup",
     "solve_quotas",
     "start_local_session",
+    "verdicts",
     "verify",
 ]
 

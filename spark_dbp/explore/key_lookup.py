@@ -24,14 +24,15 @@ from spark_dbp.columns import (
     REASON,
     SIMILARITY,
 )
-from spark_dbp.engine.compat import collect_arrow, collect_rows
+from spark_dbp.engine.compat import collect_arrow, collect_rows, create_frame
 from spark_dbp.engine.highest import GROUP, SCORE
 from spark_dbp.explore.check_filter import read_scores
-from spark_dbp.explore.given_input import FILTER, GivenInput
+from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside
 from spark_dbp.explore.keys import NUMBER, TOKEN, make_key_frame, to_text, to_token
 from spark_dbp.explore.run_tables import RunTables
 from spark_dbp.kernels.histogram import BIN_SQL, find_bins
 from spark_dbp.kernels.ranking import FARTHEST_FIRST, order_histogram
+from spark_dbp.kernels.samples import NULL_KEY
 from spark_dbp.lake import parquet_files
 from spark_dbp.stages.check_samples import WRONG_DIMENSION
 from spark_dbp.stages.score_filter import REFUSED, find_reason
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _MOST_LINKS = 50
 # Of larger tables, only keys that begin or end as the unknown key does are compared with it.
 _MANY_ROWS, _SAME = 20_000_000, 3
-_ALIKE, _CONTAINS = 5, 100
+_ALIKE, _CONTAINS, _LEAST_PART = 5, 100, 4
 _HASH = "hash"
 
 
@@ -80,7 +81,8 @@ class KeyLookup:
         return {tokens[row.pop(NUMBER)]: row for row in collect_arrow(found).to_pylist()}
 
     def follow_duplicates(self) -> dict[bytes, dict[str, Any]]:
-        """What each key repeats, and what that repeats: ``duplicate_of`` (a token), ``method``, ``similarity``.
+        """What each key repeats, and what that repeats: ``duplicate_of`` (a token), ``method``,
+        ``similarity``.
 
         The keys that are repeated are among `tokens` from then on.
         """
@@ -188,7 +190,8 @@ class KeyLookup:
             return found
         if self.tables.config.embeds_main:
             rows = self.run.table("rejected", self.spark)
-            return {t: (self.tables.first_step, row[REASON]) for t, row in self._find(rows, tokens, REASON).items()}
+            rejected = self._find(rows, tokens, REASON)
+            return {token: (self.tables.first_step, row[REASON]) for token, row in rejected.items()}
         samples = self.run.table("samples", self.spark)
         if PROBLEM not in samples.columns:
             return found
@@ -218,7 +221,70 @@ class KeyLookup:
             self.tokens[number]: (_to_number(score), of, why) for number, score, of, why in collect_rows(rows)
         }
 
-    def _to_number(text: str | None) -> Any:
+    def count_outside(self) -> dict[str, int]:
+        """Rows left out of which the tables of the run hold no keys, by reason."""
+        return count_outside(self.tables)
+
+    def find_in_input(
+        self, given: GivenInput, tokens: Sequence[bytes]
+    ) -> dict[bytes, tuple[bool, str | None]]:
+        """Whether the filter lets the row of a key through, and its file; of several, one that passes."""
+        found: dict[bytes, tuple[bool, str | None]] = {}
+        for number, passes, file in collect_rows(given.find_keys(self._make_frame(tokens))):
+            token = tokens[number]
+            if token not in found or (passes and not found[token][0]):
+                found[token] = (bool(passes), file)
+        return found
+
+    def find_bad_rows(self, given: GivenInput, tokens: Sequence[bytes]) -> dict[bytes, str]:
+        """What is wrong with rows that the filter lets through and no table of the run holds."""
+        if not tokens or set(self.count_outside()) <= {FILTER, NULL_KEY}:
+            return {}
+        return {token: row[PROBLEM] for token, row in self._find(given.bad_rows(), tokens, PROBLEM).items()}
+
+    # Keys that look alike.
+
+    def find_alike(self, texts: Sequence[str]) -> dict[str, list[str]]:
+        """A few keys of the run that look like each of some texts, the most alike first.
+
+        That is: but for case, with few letters changed, or as a part of one another.
+        """
+        import pyarrow as pa
+        from pyspark.sql import Window
+        from pyspark.sql import functions as F
+
+        few = [max(1, min(3, len(text) // 4)) for text in texts]
+        columns = {NUMBER: pa.array(range(len(texts)), pa.int32()), "given": list(texts), "few": few}
+        given = create_frame(self.spark, pa.table(columns))
+        samples = self.run.table("samples", self.spark)
+        rows = samples.select(to_text(KEY, self.key_type).alias(TOKEN)).where(F.col(TOKEN).isNotNull())
+        pairs = rows.crossJoin(F.broadcast(given))
+        if self.run.document["rows"]["samples"] > _MANY_ROWS:
+            pairs = pairs.where(
+                f"left({TOKEN}, {_SAME}) = left(given, {_SAME}) OR "
+                f"right({TOKEN}, {_SAME}) = right(given, {_SAME})"
+            )
+        # A part of the other comes after all with changed letters, the longest part first.
+        pairs = pairs.withColumn(
+            "changed",
+            F.expr(
+                f"CASE WHEN lower({TOKEN}) = lower(given) THEN 0 "
+                f"WHEN abs(length({TOKEN}) - length(given)) <= few AND levenshtein({TOKEN}, given) <= few "
+                f"THEN levenshtein({TOKEN}, given) "
+                f"WHEN least(length(given), length({TOKEN})) >= {_LEAST_PART} "
+                f"AND (contains({TOKEN}, given) OR contains(given, {TOKEN})) "
+                f"THEN {_CONTAINS} + abs(length({TOKEN}) - length(given)) END"
+            ),
+        ).where("changed IS NOT NULL")
+        best = Window.partitionBy(NUMBER).orderBy("changed", TOKEN)
+        ranked = pairs.withColumn("place", F.row_number().over(best)).where(f"place <= {_ALIKE}")
+        found: dict[str, list[str]] = {}
+        for number, _, text in sorted(collect_rows(ranked.select(NUMBER, "place", TOKEN))):
+            found.setdefault(texts[number], []).append(text)
+        return found
+
+
+def _to_number(text: str | None) -> Any:
     """A score for JSON."""
     if text in (None, "true", "false"):
         return None if text is None else text == "true"

@@ -1,6 +1,7 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; pyspark inside functions.
+Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `second_look` and a stage; pyspark in
+functions.
 """
 
 from __future__ import annotations

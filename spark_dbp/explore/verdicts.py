@@ -1,11 +1,11 @@
 """What became of every row of the input, as a table to join: kept or dropped, by which step, and why.
 
-Imports `columns`, `engine`, `lake`, `runs`, what is beside it and the stages `check_samples`, `score_filter` and
-`select`; pyspark inside functions.
+Imports `columns`, `engine`, `lake`, `runs`, what is beside it and the stages `check_samples`,
+`score_filter` and `select`; pyspark inside functions.
 
 Each row is in just one of these: the assignments (kept or pruned), the duplicates, the samples that the score
-filter left out, the bad rows, and the rows that `input.filter` left out. The last of these, and of some runs bad
-rows too, are in no table of the run; they are read from the input, where it is still as the run read it.
+filter left out, the bad rows, and the rows that `input.filter` left out. The last of these, and of some runs
+bad rows too, are in no table of the run; they are read from the input, where it is still as the run read it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Verdicts:
     ----------
     frame : DataFrame
         ``key``; ``verdict`` (kept, dropped); ``step``; ``reason``, as run.json accounts for it, or ``kept``;
-        ``cluster_id`` INT, ``distance_to_centroid`` FLOAT, ``rank`` INT among all samples of the cluster, null
-        for rows that were not clustered; ``duplicate_of``, of the key's type.
+        ``cluster_id`` INT, ``distance_to_centroid`` FLOAT, ``rank`` INT among all samples of the cluster,
+        null for rows that were not clustered; ``duplicate_of``, of the key's type.
     missing : dict of str to int
         Rows that are not in it, by reason: those that only the input holds, which is not as it was.
     why : str
@@ -78,10 +78,14 @@ class Verdicts:
 
     def say_missing(self) -> str:
         """What is missing and why, for people; empty where nothing is."""
-        if not self.missing:
-            return ""
-        rows = ", ".join(f"{n:,} rows {reason!r}" for reason, n in self.missing.items())
-        return f"{rows} are not among the verdicts: {self.why}"
+        return _say_missing(self.missing, self.why)
+
+
+def _say_missing(missing: dict[str, int], why: str) -> str:
+    if not missing:
+        return ""
+    rows = ", ".join(f"{n:,} rows {reason!r}" for reason, n in missing.items())
+    return f"{rows} are not among the verdicts: {why}"
 
 
 def verdicts(run: Run, spark: SparkSession | None = None) -> DataFrame:
@@ -276,7 +280,7 @@ class WrittenVerdicts:
 
     def __str__(self) -> str:
         counts = [f"  {n:>14,}  {reason}" for reason, n in self.by_reason.items()]
-        lost = [f"{Verdicts(None, self.missing, self.why).say_missing()}"] if self.missing else []
+        lost = [_say_missing(self.missing, self.why)] if self.missing else []
         return "\n".join([self.path, f"rows  {self.rows:,}", *counts, *lost])
 
 
