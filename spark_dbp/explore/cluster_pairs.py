@@ -1,4 +1,4 @@
-"""Which cluster of one run is which of another, by their centroids. Imports numpy, and scipy in a function."""
+"""Which cluster of one run is which of another, by their centroids. Imports numpy (scipy lazily)."""
 
 from __future__ import annotations
 

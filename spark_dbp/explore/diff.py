@@ -354,7 +354,7 @@ def _tell_why(keys: DataFrame, run: Run, spark: SparkSession, change: str) -> Da
     if outside:
         given = reopen_input(tables)
         if given.source is not None:
-            # A key may be that of several rows, of which the filter left some out: the run's tables count first.
+            # A key may be that of several rows, some of which the filter left out: the run's tables go first.
             others = _unite([part.select(KEY, REASON) for part in list_outside(tables, given, outside)])
             firsts = others.groupBy(KEY).agg(F.min(REASON).alias("outside"))
             rows = rows.join(firsts, KEY, "left").withColumn(REASON, F.coalesce(REASON, "outside"))
