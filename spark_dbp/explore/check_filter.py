@@ -34,7 +34,7 @@ def check_filtered(tables: RunTables) -> Iterator[str]:
     settings = tables.config.score_filter
     assert settings is not None
     rows = read_scores(tables)
-    filtered = tables.run.table("filtered", tables.spark).select(KEY, F.lit(True).alias(_KEPT))
+    filtered = tables.read("filtered").select(KEY, F.lit(True).alias(_KEPT))
     strangers = filtered.join(rows, KEY, "left_anti")
     if n := strangers.count():
         yield f"table filtered: {n:,} keys are no samples, or duplicates, such as {show_examples(strangers)}"
@@ -76,13 +76,11 @@ def read_scores(tables: RunTables, keys: DataFrame | None = None) -> DataFrame:
         columns[SCORE] = to_score(good, names[SCORE])
     rows = good.select(*[value.alias(name) for name, value in columns.items()])
     if "duplicates" in tables.run.document["tables"]:
-        rows = rows.join(tables.run.duplicates(tables.spark).select(KEY), KEY, "left_anti")
+        rows = rows.join(tables.read("duplicates").select(KEY), KEY, "left_anti")
     if settings.clip_score is None:
         return rows
     names = (find_table(config.embed, name) for name in settings.clip_score.names)
-    given = [
-        tables.good_samples() if name == "samples" else tables.run.table(name, tables.spark) for name in names
-    ]
+    given = [tables.good_samples() if name == "samples" else tables.read(name) for name in names]
     return rows.join(clip_score(*map(take, given)), KEY, "left")
 
 

@@ -347,7 +347,7 @@ def _tell_why(keys: DataFrame, run: Run, spark: SparkSession, change: str) -> Da
     from pyspark.sql import functions as F
 
     tables = RunTables(run, spark)
-    pruned = run.assignments(spark).select(KEY, F.lit(PRUNED).alias(REASON))
+    pruned = tables.read("assignments").select(KEY, F.lit(PRUNED).alias(REASON))
     parts = [pruned, *(part.select(KEY, REASON) for part in list_dropped(tables))]
     rows = keys.join(_unite(parts), KEY, "left")
     outside = count_outside(tables)

@@ -118,7 +118,7 @@ class _Explainer:
     def __init__(self, tables: RunTables, keys: Sequence[Any], look_at_input: bool) -> None:
         self.tables, self.run, self.prune = tables, tables.run, tables.config.prune
         self.looks = look_at_input
-        self.key_type = self.run.assignments(tables.spark).schema[KEY].dataType
+        self.key_type = self.tables.read("assignments").schema[KEY].dataType
         named = read_tokens(tables.spark, keys, self.key_type)
         self.wanted = [token for token, _ in named]
         self.shown = dict(named)

@@ -157,7 +157,7 @@ def count_outside(tables: RunTables) -> dict[str, int]:
     found = {FILTER: account[FILTER]} if account[FILTER] else {}
     if tables.config.embeds_main:
         return found | {name: n for name, n in info["dropped"].items() if name == NULL_KEY}
-    if info["dropped"] and PROBLEM not in tables.run.table("samples", tables.spark).columns:
+    if info["dropped"] and PROBLEM not in tables.read("samples").columns:
         found |= info["dropped"]
     return found
 
@@ -167,7 +167,7 @@ def _open(tables: RunTables) -> Source:
     how = plan_opening(config, plan_steps(config), config.list_sql())
     if config.shards:
         fields = tables.steps["list_shards"].info["json_fields"]
-        listed = add_json_fields(tables.run.table("shard_samples", spark), fields)
+        listed = add_json_fields(tables.read("shard_samples"), fields)
         return open_shards(listed, [], config.shards, tables.run.document["rows"]["shard_samples"], **how)
     for path in given.paths:
         reach_storage(spark, path, config.source_setting, is_needed=False)

@@ -88,7 +88,7 @@ class KeyLookup:
         """
         if "duplicates" not in self.run.document["tables"]:
             return {}
-        rows = self.run.duplicates(self.spark)
+        rows = self.tables.read("duplicates")
         links: dict[bytes, dict[str, Any]] = {}
         ahead, known = self.tokens, set(self.tokens)
         for _ in range(_MOST_LINKS):
@@ -103,7 +103,7 @@ class KeyLookup:
 
     def find_kept(self) -> set[bytes]:
         """Which keys the keep list has."""
-        return set(self._find(self.run.keep_list(self.spark), self.tokens))
+        return set(self._find(self.tables.read("keep_list"), self.tokens))
 
     def find_assignments(self) -> dict[bytes, dict[str, Any]]:
         """Cluster and distance of the keys that were clustered; for ``random`` their hash too."""
@@ -111,7 +111,7 @@ class KeyLookup:
 
         hashed = self._hash().alias(_HASH) if self._is_random else F.lit(0).cast("bigint").alias(_HASH)
         return self._find(
-            self.run.assignments(self.spark).withColumn(_HASH, hashed),
+            self.tables.read("assignments").withColumn(_HASH, hashed),
             self.tokens,
             CLUSTER_ID,
             DISTANCE,
@@ -147,7 +147,7 @@ class KeyLookup:
             of_hash=pa.array(hashes),
         ).withColumnRenamed(KEY, "of_key")
         # Renamed, so that no name stands for two columns.
-        rows = self.run.assignments(self.spark).select(KEY, CLUSTER_ID, DISTANCE)
+        rows = self.tables.read("assignments").select(KEY, CLUSTER_ID, DISTANCE)
         same = F.col(CLUSTER_ID) == F.col("of_cluster")
         if self._is_random:
             rows = rows.withColumn(_HASH, self._hash())
@@ -189,10 +189,10 @@ class KeyLookup:
         if not info["dropped"]:
             return found
         if self.tables.config.embeds_main:
-            rows = self.run.table("rejected", self.spark)
+            rows = self.tables.read("rejected")
             rejected = self._find(rows, tokens, REASON)
             return {token: (self.tables.first_step, row[REASON]) for token, row in rejected.items()}
-        samples = self.run.table("samples", self.spark)
+        samples = self.tables.read("samples")
         if PROBLEM not in samples.columns:
             return found
         columns = [name for name in (PROBLEM, DIMENSION) if name in samples.columns]
@@ -256,7 +256,7 @@ class KeyLookup:
         few = [max(1, min(3, len(text) // 4)) for text in texts]
         columns = {NUMBER: pa.array(range(len(texts)), pa.int32()), "given": list(texts), "few": few}
         given = create_frame(self.spark, pa.table(columns))
-        samples = self.run.table("samples", self.spark)
+        samples = self.tables.read("samples")
         rows = samples.select(to_text(KEY, self.key_type).alias(TOKEN)).where(F.col(TOKEN).isNotNull())
         pairs = rows.crossJoin(F.broadcast(given))
         if self.run.document["rows"]["samples"] > _MANY_ROWS:

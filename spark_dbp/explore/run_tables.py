@@ -6,6 +6,7 @@ functions.
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from spark_dbp.columns import KEY
 from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows
+from spark_dbp.engine.table_writer import read_frame
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.stages.check_samples import good_samples
@@ -40,6 +42,15 @@ class RunTables:
         made = {self.steps[name].engine for name in ("cluster_stats", "select")}
         read = [self.run.list_files(table)[0] for table in ("assignments", "keep_list")]
         return {engine: choose_other_engine(self.spark, engine, read) for engine in made}
+
+    def read(self, table: str) -> DataFrame:
+        """A table, without a look into its files where run.json tells their columns."""
+        from pyspark.sql.types import StructType
+
+        steps = self.steps.values()
+        schema = next((step.schemas.get(table) for step in steps if table in step.tables), None)
+        known = StructType.fromJson(json.loads(schema)) if schema else None
+        return read_frame(self.spark, self.run.table_path(table), known)
 
     def say_how(self, step: str) -> str:
         """For the name of a check: the engine that computes a step again."""
@@ -77,7 +88,7 @@ class RunTables:
         return rest
 
     def good_samples(self) -> DataFrame:
-        return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
+        return good_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
 
 
 def show_examples(rows: DataFrame) -> str:

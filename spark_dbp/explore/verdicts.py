@@ -40,7 +40,7 @@ from spark_dbp.explore.check_filter import read_scores
 from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside, reopen_input
 from spark_dbp.explore.run_tables import RunTables
 from spark_dbp.explore.story import KEPT, PRUNED
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 from spark_dbp.stages.check_samples import WRONG_DIMENSION
 from spark_dbp.stages.score_filter import REFUSED, find_reason
 from spark_dbp.stages.select import select
@@ -147,15 +147,14 @@ def _list_clustered(tables: RunTables) -> DataFrame:
     """Verdicts on the samples that were clustered, with their ranks."""
     from pyspark.sql import functions as F
 
-    run, spark, prune = tables.run, tables.spark, tables.config.prune
-    quotas = run.table("quotas", spark)
+    prune = tables.config.prune
+    stats = parquet_files.read_parquet(tables.run.table_path("cluster_stats"))
     # Of as many as there are, every sample is kept, and so has a rank. That of stratified is of all, not of
     # the kept, so the order of hard serves.
-    every = quotas.select(CLUSTER_ID, F.col(N_ITEMS).alias(QUOTA))
+    every = stats.select([CLUSTER_ID, N_ITEMS]).rename_columns([CLUSTER_ID, QUOTA])
     which = "hard" if prune.which_to_keep == "stratified" else prune.which_to_keep
-    stats = run.table("cluster_stats", spark)
     ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
-    kept = run.keep_list(spark).select(KEY, F.lit(KEPT).alias(VERDICT))
+    kept = tables.read("keep_list").select(KEY, F.lit(KEPT).alias(VERDICT))
     verdict = F.coalesce(VERDICT, F.lit(DROPPED))
     reason = F.coalesce(F.col(VERDICT), F.lit(PRUNED))
     rows = ranked.join(kept, KEY, "left")
@@ -173,7 +172,7 @@ def _list_clustered(tables: RunTables) -> DataFrame:
 def _open_assignments(tables: RunTables) -> CommittedTable | DataFrame:
     """The assignments, read by workers where these can."""
     run, spark = tables.run, tables.spark
-    frame, paths = run.assignments(spark), run.list_files("assignments")
+    frame, paths = tables.read("assignments"), run.list_files("assignments")
     if not paths or find_problem_of_readers(spark, paths[:1]):
         return frame
     names = tuple(path.rpartition("/")[2] for path in paths)
@@ -190,21 +189,21 @@ def list_dropped(tables: RunTables) -> list[DataFrame]:
     """
     from pyspark.sql import functions as F
 
-    run, spark, info = tables.run, tables.spark, tables.steps["ingest"].info
+    run, info = tables.run, tables.steps["ingest"].info
     found = []
     if "duplicates" in run.document["tables"]:
-        rows = run.duplicates(spark)
+        rows = tables.read("duplicates")
         reason, step = F.concat(METHOD, F.lit(" duplicates")), F.concat(METHOD, F.lit("_dedup"))
         found.append(_drop(rows, step, reason, DUPLICATE_OF))
     settings = tables.config.score_filter
     if settings is not None:
         scores = read_scores(tables)
-        rows = scores.join(run.table("filtered", spark).select(KEY), KEY, "left_anti")
+        rows = scores.join(tables.read("filtered").select(KEY), KEY, "left_anti")
         reason = find_reason(scores.schema[SCORE].dataType, settings.at_least)
         found.append(_drop(rows, F.lit("score_filter"), F.coalesce(reason, F.lit(REFUSED))))
     if tables.config.embeds_main and info["dropped"]:
-        found.append(_drop(run.table("rejected", spark), F.lit(tables.first_step), F.col(REASON)))
-    samples = run.table("samples", spark)
+        found.append(_drop(tables.read("rejected"), F.lit(tables.first_step), F.col(REASON)))
+    samples = tables.read("samples")
     if info["dropped"] and PROBLEM in samples.columns:
         problem = F.col(PROBLEM)
         if DIMENSION in samples.columns:

@@ -116,7 +116,10 @@ def as_if(done: Run, **prune: object) -> Run:
     return Run(done.path, document)
 
 
-@pytest.mark.parametrize("which", ["hard", "easy", "random", "stratified"])
+@pytest.mark.parametrize(
+    "which",
+    ["hard", "random", *(pytest.param(which, marks=pytest.mark.slow) for which in ("easy", "stratified"))],
+)
 def test_ranks_and_quotas_are_those_of_a_plain_sort(spark, done, which):
     rows = rows_of(done.assignments(spark))
     kept = {row[0] for row in rows_of(done.keep_list(spark))}
@@ -140,6 +143,7 @@ def test_ranks_and_quotas_are_those_of_a_plain_sort(spark, done, which):
             assert one.kept == (one.missed_by == 0)
 
 
+@pytest.mark.slow
 def test_equal_distances_end_at_the_key(spark, done, tmp_path):
     """A thousand rows of four distances, one of them at the edge of a bin."""
     rng = np.random.default_rng(3)
@@ -211,6 +215,7 @@ def test_chains_of_duplicates_are_followed_to_their_end(spark, done, tmp_path):
     assert one.original.kept
 
 
+@pytest.mark.slow
 def test_the_ratio_that_is_told_keeps_the_key_and_one_below_does_not(spark, done, tmp_path):
     told = explain(done, [row[0] for row in rows_of(done.assignments(spark))], spark, look_at_input=False)
     one = max((one for one in told if not one.kept), key=lambda one: one.missed_by / one.n_items)
@@ -268,7 +273,7 @@ def test_without_the_input_as_it_was(spark, done, keys, made, tmp_path):
 # Verdicts.
 
 
-@pytest.mark.parametrize("reads", ["workers", "Spark"])
+@pytest.mark.parametrize("reads", ["workers", pytest.param("Spark", marks=pytest.mark.slow)])
 def test_verdicts_account_for_every_row(spark, done, keys, monkeypatch, reads):
     if reads == "Spark":
         monkeypatch.setattr(verdicts_module, "find_problem_of_readers", lambda *_: "they cannot")
@@ -347,8 +352,10 @@ def test_rows_that_only_the_input_holds(spark, clustered):
     assert [one.reason for one in told[1:]] == [
         "input.filter", "distance_to_centroid null, NaN or outside [0, 2]", "unknown"
     ]  # fmt: skip
-    by_hand = ranks_by_hand(rows_of(done.assignments(spark)), "hard", 0)
-    assert told[0].rank == next(rank for key, rank in by_hand.items() if str(key) == good)
+    listed = rows_of(
+        done.assignments(spark).selectExpr("cast(key AS STRING)", "cluster_id", "distance_to_centroid")
+    )
+    assert told[0].rank == ranks_by_hand(listed, "hard", 0)[good]
     frame = verdicts(done, spark)
     reasons = {row.reason: row["count"] for row in frame.groupBy("reason").count().collect()}
     account = done.document["accounting"]
@@ -423,6 +430,7 @@ def test_few_keys_at_a_time(spark, done):
         explain(done, ["k"] * (MOST_KEYS + 1), spark)
 
 
+@pytest.mark.slow
 def test_a_run_of_format_1(spark, tmp_path):
     shutil.copytree(ROOT / "tests/data/run-format-1", tmp_path / "earlier")
     earlier = open_run(tmp_path / "earlier")
