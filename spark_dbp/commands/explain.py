@@ -36,6 +36,9 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     )
     explain.add_argument("--all", action="store_true", help="of every row of the input, as a table: --out")
     explain.add_argument("--out", metavar="DIR", help="with --all: a new directory for the Parquet table")
+    explain.add_argument(
+        "--publish", action="store_true", help="with --all: as one more table of the run's output.table"
+    )
     explain.set_defaults(command=_explain)
 
     diff = commands.add_parser(
@@ -56,9 +59,9 @@ def _explain(parsed: argparse.Namespace) -> int:
     from spark_dbp.explore.explain import explain
     from spark_dbp.explore.story import UNKNOWN
 
-    if parsed.all == bool(parsed.keys) or parsed.all != bool(parsed.out):
+    if parsed.all == bool(parsed.keys) or parsed.all != bool(parsed.out or parsed.publish):
         raise ConfigError(
-            "explain takes keys, or --all and --out DIR",
+            "explain takes keys, or --all and --out DIR (or --publish)",
             mend="spark-dbp explain RUN KEY... tells of some keys",
         )
     run, spark = _open(parsed.run, "explain", parsed.settings)
@@ -79,9 +82,10 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 
 def _write_all(run: Run, parsed: argparse.Namespace, spark: SparkSession) -> int:
-    from spark_dbp.explore.verdicts import write_verdicts
+    from spark_dbp.explore.verdicts import publish_verdicts, write_verdicts
 
-    written = write_verdicts(run, parsed.out, spark)
+    write = publish_verdicts if parsed.publish else write_verdicts
+    written = write(run, parsed.out, spark)
     print(json.dumps(written.to_dict(), indent=1) if parsed.json else redact(str(written)))
     return 0
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_dbp.columns import CLUSTER_ID, KEY, N_ITEMS, QUOTA, REASON, describe_type
-from spark_dbp.engine.session import TIME_ZONE, describe_jobs, get_session, guard_session
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.engine.table_writer import write_table
 from spark_dbp.errors import ConflictError, InputError
 from spark_dbp.explore.cluster_pairs import pair_centroids
 from spark_dbp.explore.given_input import count_outside, reopen_input
-from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import PRUNED
 from spark_dbp.explore.verdicts import list_dropped, list_outside
 from spark_dbp.lake import files, parquet_files
@@ -181,9 +181,8 @@ def diff(run: Run, other: Run, spark: SparkSession | None = None, *, out: str | 
         files.delete_if_empty(out)
     for one in (run, other):
         one.reach_storage(spark)
-    zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     described = describe_jobs(spark, "spark-dbp diff: comparing two runs")
-    with guard_session(spark, zone), described, translate_errors(f"runs {run.path}, {other.path}"):
+    with guard_session(spark, read_zone(run)), described, translate_errors(f"runs {run.path}, {other.path}"):
         types = [one.keep_list(spark).schema[KEY].dataType for one in (run, other)]
         if types[0] != types[1]:
             shown = " and ".join(

@@ -29,14 +29,14 @@ from spark_dbp.columns import (
     TARGET,
     WEIGHT,
 )
-from spark_dbp.engine.session import TIME_ZONE, describe_jobs, get_session, guard_session
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.errors import ConfigError
 from spark_dbp.explore.given_input import FILTER, GivenInput, reopen_input, show_file
 from spark_dbp.explore.key_lookup import KeyLookup
 from spark_dbp.explore.keys import read_tokens, show_tokens, to_json_value
 from spark_dbp.explore.quota_curve import QuotaCurve
-from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import (
     AT_FLOOR,
     KEPT,
@@ -105,10 +105,8 @@ def explain(
         )
     spark = spark or get_session()
     run.reach_storage(spark)
-    # Runs that do not say in which zone their SQL was evaluated are of a version that used UTC.
-    zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     described = describe_jobs(spark, "spark-dbp explain: looking keys up")
-    with guard_session(spark, zone), described, translate_errors(f"run {run.path}"):
+    with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
         return _Explainer(RunTables(run, spark), given, look_at_input).tell()
 
 

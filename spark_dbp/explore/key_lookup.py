@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 # A chain of duplicates is followed so far: each method adds one link or few.
 _MOST_LINKS = 50
-# Of larger tables, only keys that begin or end as the unknown key does are compared with it.
-_MANY_ROWS, _SAME = 20_000_000, 3
+# Of larger tables, only keys whose first or last half is that of the unknown key are compared with it.
+_MANY_ROWS = 500_000
 _ALIKE, _CONTAINS, _LEAST_PART = 5, 100, 4
 _HASH = "hash"
 
@@ -260,17 +260,19 @@ class KeyLookup:
         rows = samples.select(to_text(KEY, self.key_type).alias(TOKEN)).where(F.col(TOKEN).isNotNull())
         pairs = rows.crossJoin(F.broadcast(given))
         if self.run.document["rows"]["samples"] > _MANY_ROWS:
+            half = "greatest(1, length(given) div 2)"
             pairs = pairs.where(
-                f"left({TOKEN}, {_SAME}) = left(given, {_SAME}) OR "
-                f"right({TOKEN}, {_SAME}) = right(given, {_SAME})"
+                " OR ".join(
+                    f"lower({end}({TOKEN}, {half})) = lower({end}(given, {half}))"
+                    for end in ("left", "right")
+                )
             )
         # A part of the other comes after all with changed letters, the longest part first.
+        pairs = pairs.withColumn("changed", F.expr(f"levenshtein(lower({TOKEN}), lower(given), few)"))
         pairs = pairs.withColumn(
             "changed",
             F.expr(
-                f"CASE WHEN lower({TOKEN}) = lower(given) THEN 0 "
-                f"WHEN abs(length({TOKEN}) - length(given)) <= few AND levenshtein({TOKEN}, given) <= few "
-                f"THEN levenshtein({TOKEN}, given) "
+                f"CASE WHEN changed >= 0 THEN changed "
                 f"WHEN least(length(given), length({TOKEN})) >= {_LEAST_PART} "
                 f"AND (contains({TOKEN}, given) OR contains(given, {TOKEN})) "
                 f"THEN {_CONTAINS} + abs(length({TOKEN}) - length(given)) END"

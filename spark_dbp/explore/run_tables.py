@@ -14,6 +14,7 @@ from spark_dbp.columns import KEY
 from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows
+from spark_dbp.engine.session import TIME_ZONE
 from spark_dbp.engine.table_writer import read_frame
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
@@ -89,6 +90,11 @@ class RunTables:
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
+
+
+def read_zone(run: Run) -> str:
+    """The time zone in which SQL of a run was evaluated; versions that do not say it used UTC."""
+    return str(run.document.get("session", {}).get(TIME_ZONE, "UTC"))
 
 
 def show_examples(rows: DataFrame) -> str:

@@ -11,10 +11,11 @@ bad rows too, are in no table of the run; they are read from the input, where it
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from spark_dbp._version import __version__
 from spark_dbp.columns import (
     CLUSTER_ID,
     DIMENSION,
@@ -29,16 +30,19 @@ from spark_dbp.columns import (
     REASON,
 )
 from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.catalog_target import VERDICTS as PUBLISHED
+from spark_dbp.engine.catalog_target import open_target
+from spark_dbp.engine.catalog_writer import RUN_ID, point_external_table, replace_table
 from spark_dbp.engine.highest import SCORE
 from spark_dbp.engine.probe import find_problem_of_readers
-from spark_dbp.engine.session import TIME_ZONE, describe_jobs, get_session, guard_session
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.engine.table_writer import check_equal, write_table
-from spark_dbp.errors import ConflictError
+from spark_dbp.engine.table_writer import check_equal, read_frame, write_table
+from spark_dbp.errors import ConfigError, ConflictError
 from spark_dbp.explore.check_filter import read_scores
 from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside, reopen_input
-from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import KEPT, PRUNED
 from spark_dbp.lake import files, parquet_files
 from spark_dbp.stages.check_samples import WRONG_DIMENSION
@@ -130,8 +134,7 @@ def plan_verdicts(run: Run, spark: SparkSession | None = None) -> Verdicts:
     """
     spark = spark or get_session()
     run.reach_storage(spark)
-    zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
-    with guard_session(spark, zone), translate_errors(f"run {run.path}"):
+    with guard_session(spark, read_zone(run)), translate_errors(f"run {run.path}"):
         tables = RunTables(run, spark)
         parts = [_list_clustered(tables), *list_dropped(tables)]
         outside = count_outside(tables)
@@ -260,6 +263,7 @@ class WrittenVerdicts:
     Attributes
     ----------
     path : str
+        The directory, or the name of the table.
     rows : int
     by_reason : dict of str to int
     missing : dict of str to int
@@ -313,21 +317,69 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
     planned = plan_verdicts(run, spark)
     described = describe_jobs(spark, "spark-dbp explain: writing the verdicts")
     try:
-        with guard_session(spark), described, translate_errors(f"run {run.path}"):
-            written = write_table(
-                spark,
-                "verdicts",
-                planned.frame,
-                out,
-                describe=lambda what: describe_jobs(spark, what),
-                totals={},
-            )
-            counted = written.frame.groupBy(REASON).count().orderBy(REASON).collect()
-        account, counts = run.document["accounting"], {row[REASON]: int(row["count"]) for row in counted}
-        wanted = {KEPT: account["kept"], **{name: n for name, n in account["dropped"].items() if n}}
-        wanted = {name: n for name, n in wanted.items() if name not in planned.missing}
-        check_equal("verdicts", "rows by reason", counts, dict(sorted(wanted.items())))
+        with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
+            how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
+            written = write_table(spark, "verdicts", planned.frame, out, **how)
+            return _count(run, planned, written.frame, out)
     except BaseException:
         files.delete(out)
         raise
-    return WrittenVerdicts(out, written.rows, counts, planned.missing, planned.why)
+
+
+def publish_verdicts(run: Run, out: str | None = None, spark: SparkSession | None = None) -> WrittenVerdicts:
+    """Publish the verdicts as one more table of a run with ``output.table``: ``<prefix>_verdicts``.
+
+    Parameters
+    ----------
+    run : Run
+    out : str, optional
+        Where the published tables are Parquet, the new directory that this one points to; else not needed.
+    spark : SparkSession, optional
+
+    Returns
+    -------
+    WrittenVerdicts
+        Its ``path`` is the name of the table.
+
+    Raises
+    ------
+    ConfigError
+        When the run names no ``output.table``, or something else has that name.
+    """
+    spark, given = spark or get_session(), run.config().output
+    if given.table is None:
+        raise ConfigError(
+            f"{run.path} has no output.table to publish beside",
+            mend="write the verdicts with --out DIR alone",
+        )
+    if given.table_format == "parquet" and out is None:
+        raise ConfigError(
+            f"the tables of {given.table} are Parquet, and point to directories",
+            mend="name a new directory for this one: --out DIR",
+        )
+    target = open_target(spark, given.table, given.table_format, run.path)
+    assert target is not None
+    target.find(PUBLISHED)  # nobody else's
+    name, run_id = target.name(PUBLISHED), run.document["run_id"]
+    properties = {"spark_dbp.version": __version__, "spark_dbp.run": run.path, RUN_ID: run_id}
+    comment = f"What became of every row of the input, and why (spark-dbp {__version__}, run {run_id})"
+    if out is not None and given.table_format == "parquet":
+        written = write_verdicts(run, out, spark)
+        fields = read_frame(spark, written.path).schema.fields
+        columns = [(item.name, item.dataType.simpleString()) for item in fields]
+        point_external_table(spark, name, written.path, columns, properties, comment)
+        return replace(written, path=target.show(PUBLISHED))
+    planned = plan_verdicts(run, spark)
+    with guard_session(spark, read_zone(run)), translate_errors(f"run {run.path}"):
+        replace_table(name, planned.frame.orderBy(KEY), given.table_format, properties, comment)
+        return _count(run, planned, spark.read.table(name), target.show(PUBLISHED))
+
+
+def _count(run: Run, planned: Verdicts, frame: DataFrame, place: str) -> WrittenVerdicts:
+    """See that what was written has as many rows of each reason as run.json accounts for."""
+    counted = frame.groupBy(REASON).count().orderBy(REASON).collect()
+    account, counts = run.document["accounting"], {row[REASON]: int(row["count"]) for row in counted}
+    wanted = {KEPT: account["kept"], **{name: n for name, n in account["dropped"].items() if n}}
+    wanted = {name: n for name, n in wanted.items() if name not in planned.missing}
+    check_equal("verdicts", "rows by reason", counts, dict(sorted(wanted.items())))
+    return WrittenVerdicts(place, sum(counts.values()), counts, planned.missing, planned.why)
