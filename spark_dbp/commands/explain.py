@@ -75,7 +75,7 @@ def _explain(parsed: argparse.Namespace) -> int:
         names = ", ".join(repr(one.key) for one in unknown[:5])
         alike = next((one.near_misses for one in unknown if one.near_misses), [])
         raise InputError(
-            f"{run.path} knows {len(unknown):,} of the keys not: {names}",
+            f"not in {run.path}: {len(unknown):,} of the keys, {names}",
             mend=f"did you mean {alike[0]!r}?" if alike else "give keys as the input has them",
         )
     return 0
