@@ -47,7 +47,8 @@ from spark_dbp.explore.story import (
     Explanations,
 )
 from spark_dbp.lake import parquet_files
-from spark_dbp.stages.quota import find_floors
+from spark_dbp.secrets import redact
+from spark_dbp.stages.quota import WITHOUT_TEMPERATURE, find_floors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 MOST_KEYS = 1000
 # Of so many unknown keys, near-misses are looked for.
 _MOST_ALIKE = 5
+_MEASURE = "measure"
 
 
 def explain(
@@ -154,13 +156,14 @@ class _Explainer:
     @cached_property
     def _clusters(self) -> dict[str, Any]:
         """Columns of statistics and quotas, by cluster id."""
-        stats = _read_columns(self.run, "cluster_stats", [CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER, COMPLEXITY])
+        stats = _read_columns(self.run, "cluster_stats", [CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER])
         quotas = _read_columns(self.run, "quotas", [CLUSTER_ID, WEIGHT, TARGET, QUOTA])
         quotas = {name: values[np.argsort(quotas[CLUSTER_ID])] for name, values in quotas.items()}
         order = np.argsort(stats[CLUSTER_ID])
         found = {**quotas, **{name: values[order] for name, values in stats.items()}}
         n_keep = int(found[QUOTA].sum())
         prune = self.prune
+        found[_MEASURE] = _find_measure(found, prune.complexity)
         found["floor"] = find_floors(found[N_ITEMS], n_keep, prune.min_per_cluster, prune.cluster_balance)
         return found
 
@@ -180,8 +183,9 @@ class _Explainer:
         used = of[N_ITEMS] > 0
         one.quota_of = {
             "by": self.prune.complexity,
-            **{name: float(of[name][at]) for name in (COMPLEXITY, D_INTRA, D_INTER, WEIGHT, TARGET)},
-            "complexity_rank": 1 + int((of[COMPLEXITY][used] > of[COMPLEXITY][at]).sum()),
+            COMPLEXITY: float(of[_MEASURE][at]),
+            **{name: float(of[name][at]) for name in (D_INTRA, D_INTER, WEIGHT, TARGET)},
+            "complexity_rank": 1 + int((of[_MEASURE][used] > of[_MEASURE][at]).sum()),
             "n_clusters": int(used.sum()),
             "floor": floor,
             "bound": bound,
@@ -250,7 +254,12 @@ class _Explainer:
             bad = self.lookup.find_bad_rows(given, [token for token in unknown if token in found])
         for token in asked:
             one, (passes, file) = told[token], found.get(token, (False, None))
-            one.where = {"input": given.name, "file": show_file(file), "status": "unchanged", "why": ""}
+            one.where = {
+                "input": given.name,
+                "file": redact(show_file(file)),
+                "status": "unchanged",
+                "why": "",
+            }
             if token not in found:
                 one.where["why"] = f"not in {given.name}" if token in unknown else ""
             elif not file:
@@ -277,6 +286,13 @@ class _Explainer:
             for token in unknown:
                 shown = alike.get(self.shown[token], [])
                 told[token].near_misses = [to_json_value(text, self.key_type) for text in shown]
+
+
+def _find_measure(of: dict[str, Any], complexity: str) -> Any:
+    """What weighs every cluster: the product of `complexity`, or what stands in its place."""
+    if complexity in WITHOUT_TEMPERATURE:
+        return of[N_ITEMS] if complexity == "cluster_size" else np.ones(len(of[N_ITEMS]))
+    return np.prod([of[name] for name in complexity.split("*")], axis=0)
 
 
 def _read_columns(run: Run, table: str, names: list[str]) -> dict[str, Any]:

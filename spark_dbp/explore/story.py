@@ -48,8 +48,9 @@ class Explanation:
     keep_ratio, n_keep : float, int or None
         About the smallest keep ratio with which the key is kept, and how many samples that keeps in all.
     quota_of : dict
-        Why the quota is so: ``complexity``, ``d_intra``, ``d_inter``, ``complexity_rank`` (1 is the highest
-        of ``n_clusters``), ``weight``, ``target``, ``floor``, ``bound`` (``saturated``, ``floor``, or null).
+        Why the quota is so: ``by`` (``prune.complexity``), ``complexity`` (its value), ``d_intra``,
+        ``d_inter``, ``complexity_rank`` (1 is the highest of ``n_clusters``), ``weight``, ``target``,
+        ``floor``, ``bound`` (``saturated``, ``floor``, or null).
     duplicate_of : list of dict
         ``key``, ``method``, ``similarity``: what it repeats, what that repeats, and so on.
     original : Explanation or None
@@ -166,8 +167,8 @@ class Explanation:
         return f"{text}; {what} because other clusters are kept whole or at their floor"
 
     def __str__(self) -> str:
-        lines = [f"key {self.key}"]
-        return "\n".join([*lines, *(f"  {label:<{_WIDTH}}{text}" for label, text in self.list_items())])
+        lines = [f"key {self.key}", *(f"  {label:<{_WIDTH}}{text}" for label, text in self.list_items())]
+        return "\n".join(map(_show, lines))
 
     __repr__ = __str__
 
@@ -178,6 +179,17 @@ class Explanation:
             for label, text in [("key", str(self.key)), *self.list_items()]
         )
         return f"<table>{rows}</table>"
+
+
+def _show(text: str) -> str:
+    """A text without what would move a terminal's cursor: a key may hold anything.
+
+    Examples
+    --------
+    >>> _show("a b\\n\\x1b[1m")
+    'a b\\\\n\\\\x1b[1m'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Explanations(list[Explanation]):

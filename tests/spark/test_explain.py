@@ -441,6 +441,8 @@ def test_a_run_of_format_1(spark, tmp_path):
     assert told[1].reason.endswith(" duplicates")
     assert "cannot be read any more" in told[0].where["why"]
     assert verdicts(earlier, spark).count() == 60
+    found = diff(earlier, earlier, spark)
+    assert (found.settings, found.clusters, found.keys["both"]) == ([], [], 16)
 
 
 # Differences of two runs.
@@ -505,6 +507,30 @@ def test_diff_of_other_clusters_and_other_rows(spark, done, made, keys, tmp_path
 def test_runs_on_keys_of_other_types_are_refused(spark, done, clustered):
     with pytest.raises(InputError, match="keys of different types cannot be compared: STRING in"):
         diff(done, clustered[0], spark)
+
+
+@pytest.mark.parametrize("by", ["d_intra", "cluster_size"])
+def test_what_weighs_a_cluster_is_named(spark, done, by):
+    (key, cluster, _), *_ = rows_of(done.assignments(spark))
+    stats = done.cluster_stats().set_index("cluster_id")
+    values = stats["n_items" if by == "cluster_size" else by]
+    (one,) = explain(as_if(done, complexity=by), key, spark, look_at_input=False)
+    assert one.quota_of["complexity"] == values[cluster]
+    assert one.quota_of["complexity_rank"] == 1 + (values > values[cluster]).sum()
+    assert ("by the size of the cluster" if by == "cluster_size" else "d_intra = ") in str(one)
+
+
+@pytest.mark.parametrize("table", ["assignments", "cluster_stats"])
+def test_a_table_that_is_gone_is_named(spark, done, tmp_path, table, capsys):
+    shutil.copytree(done.path, tmp_path / "damaged")
+    shutil.rmtree(tmp_path / "damaged" / done.document["tables"][table])
+    assert (
+        main(["explain", str(tmp_path / "damaged"), rows_of(done.keep_list(spark))[0][0], "--no-input"]) != 0
+    )
+    said = capsys.readouterr().err
+    assert f"tables/{table}/" in said
+    assert "to mend it" in said
+    assert "Traceback" not in said
 
 
 def test_numbers_that_json_has_no_name_for(spark, done):
