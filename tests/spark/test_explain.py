@@ -540,3 +540,28 @@ def test_numbers_that_json_has_no_name_for(spark, done):
     )
     text = json.dumps([one.to_dict() for one in told], allow_nan=False)
     assert all(math.isfinite(one["quota_of"]["complexity"]) for one in json.loads(text))
+
+
+@pytest.mark.slow
+def test_the_input_may_be_a_view_or_of_another_format(spark, tmp_path):
+    """A view lists no files: its rows are read again, with the columns that the run read."""
+    source = write_table(tmp_path / "in", make_keys(60), make_embeddings(60, 4, 3), n=list(range(60)))
+    spark.read.parquet(str(source)).createOrReplaceTempView("some_rows")
+    sections = {"cluster": {"n_clusters": 3}, "dedup": {"exact": {"columns": ["n"]}}}
+    view = {"path": None, "table": "some_rows", "filter": "n <> 7"}
+    np.save(tmp_path / "x.npy", make_embeddings(60, 4, 3))
+    (tmp_path / "keys.txt").write_text("\n".join(make_keys(60)))
+    npy = {"path": str(tmp_path / "x.npy"), "format": "npy", "options": {"keys": str(tmp_path / "keys.txt")}}
+    npy["filter"] = f"key <> '{make_keys(60)[7]}'"
+    for name, given in (("view", view), ("npy", npy)):
+        out = tmp_path / name
+        more = sections if name == "view" else {"cluster": {"n_clusters": 3}}
+        done = run(RunConfig.from_dict(config_of(source, out, input=given, **more)), spark)
+        left_out, known = explain(done, [make_keys(60)[7], make_keys(60)[8]], spark)
+        assert (left_out.reason, left_out.where["status"]) == ("input.filter", "unchanged")
+        assert known.rank >= 1
+        assert verdicts(done, spark).count() == 60
+        assert plan_verdicts(done, spark).missing == {}
+    spark.read.parquet(str(source)).where("n < 59").createOrReplaceTempView("some_rows")
+    (left_out,) = explain(open_run(tmp_path / "view"), [make_keys(60)[7]], spark)
+    assert (left_out.reason, left_out.where["status"]) == ("unknown", "changed")
