@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from spark_dbp.exchange.index_shards import index_shards
     from spark_dbp.exchange.reshard import reshard
     from spark_dbp.explore.choose_eps import find_eps
+    from spark_dbp.explore.diff import diff
+    from spark_dbp.explore.explain import explain
     from spark_dbp.explore.report.show import show_cluster
     from spark_dbp.explore.report.write import write_report
     from spark_dbp.explore.sweep import find_temperature, sweep
+    from spark_dbp.explore.verdicts import verdicts
     from spark_dbp.explore.verify import verify
     from spark_dbp.kernels.quota_solver import solve_quotas
     from spark_dbp.loaders.keep_trie import KeepTrie
@@ -55,9 +58,11 @@ _HOME = {
     "clip_score": "stages.clip_score",
     "cluster_stats": "stages.cluster_stats",
     "complete_stats": "stages.cluster_stats",
+    "diff": "explore.diff",
     "embed_images": "stages.embed",
     "embed_texts": "stages.embed",
     "exact_dedup": "stages.exact_dedup",
+    "explain": "explore.explain",
     "export": "exchange.export",
     "find_eps": "explore.choose_eps",
     "find_temperature": "explore.sweep",
@@ -81,6 +86,7 @@ _HOME = {
     "show_cluster": "explore.report.show",
     "solve_quotas": "kernels.quota_solver",
     "start_local_session": "engine.session",
+    "verdicts": "explore.verdicts",
     "sweep": "explore.sweep",
     "verify": "explore.verify",
     "write_report": "explore.report.write",
@@ -97,9 +103,11 @@ __all__ = [
     "clip_score",
     "cluster_stats",
     "complete_stats",
+    "diff",
     "embed_images",
     "embed_texts",
     "exact_dedup",
+    "explain",
     "export",
     "find_eps",
     "find_temperature",
@@ -125,6 +133,7 @@ __all__ = [
     "solve_quotas",
     "start_local_session",
     "sweep",
+    "verdicts",
     "verify",
     "write_report",
 ]

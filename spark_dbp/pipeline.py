@@ -23,11 +23,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from spark_dbp import build_embeddings, build_samples, build_score_filter, builds
 from spark_dbp.config import RunConfig
-from spark_dbp.config_base import name_column
+from spark_dbp.config_base import SqlColumn, name_column
 from spark_dbp.config_embed import MAIN, find_table
+from spark_dbp.engine.expressions import find_names
 from spark_dbp.engine.session import READ_SETTINGS, TIME_ZONE
 from spark_dbp.steps import CENTROIDS, INPUT, SHARDS, Needs, Step
 
@@ -59,6 +61,42 @@ def plan_steps(config: RunConfig) -> list[Step]:
     has_vectors = bool(_count_passes([*dedup, *filters, *clustering]))
     ingest = _plan_embedded_samples() if config.embeds_main else _plan_ingest(config, has_vectors)
     return [*_plan_embed(config), ingest, *dedup, *filters, *clustering, *_plan_pruning(config)]
+
+
+def plan_opening(
+    config: RunConfig, steps: Iterable[Step], written: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """How the input is opened: what `io.sources.open_source`, or the like of it, takes beside its place.
+
+    Parameters
+    ----------
+    config : RunConfig
+    steps : iterable of Step
+        From `plan_steps`. They say which columns are read, and in which order these are digested.
+    written : iterable of (str, str)
+        All SQL as the user wrote it, by the key that has it.
+
+    Returns
+    -------
+    dict
+    """
+    columns = [name for step in steps for name in step.needs.columns]
+    return {
+        "predicate": config.input.filter,
+        "columns": list(dict.fromkeys(columns)),
+        "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
+        "written": written,
+    }
+
+
+def list_compared(config: RunConfig) -> list[str]:
+    """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
+    exact, minhash = config.dedup.exact, config.dedup.minhash
+    compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
+    if config.score_filter is not None and config.score_filter.within is not None:
+        compared.append(config.score_filter.within)
+    names = [find_names(column.sql) if isinstance(column, SqlColumn) else [column] for column in compared]
+    return list(dict.fromkeys(name for of_column in names for name in of_column))
 
 
 def _count_passes(steps: Iterable[Step]) -> int:

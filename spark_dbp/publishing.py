@@ -7,6 +7,7 @@ Imports `job`, `runs`, `engine`, `lake`, `columns` and `errors`; pyspark inside 
     <prefix>_duplicates, <prefix>_cluster_stats, <prefix>_quotas     each replaced as a whole
     <prefix>_keep_list                                               the last table
     <prefix>_kept                                                    a view of the input's rows that are kept
+    <prefix>_verdicts                                                on demand (`explore.verdicts`)
 
 Parquet tables are external: they point to the directories of the run, and nothing is copied. Delta and
 Iceberg tables are copies, sorted by key, that replace the earlier ones in one commit. The properties of every
@@ -31,10 +32,11 @@ from spark_dbp.columns import (
 )
 from spark_dbp.config_base import ColumnOrSql
 from spark_dbp.config_input import InputConfig
-from spark_dbp.engine.catalog_target import TABLES, VIEW, Target
+from spark_dbp.engine.catalog_target import TABLES, VERDICTS, VIEW, Target
 from spark_dbp.engine.catalog_writer import (
     RUN_ID,
     drop_ours,
+    find_ours,
     point_external_table,
     replace_table,
     replace_view,
@@ -115,11 +117,20 @@ def _publish(job: Job, target: Target, run: Run) -> dict[str, str]:
             gone = [] if "duplicates" in run.document["tables"] else ["duplicates"]
             for name in gone if job.config.input.table else [*gone, VIEW]:
                 drop_ours(job.spark, target.name(name))
+            _drop_other_verdicts(job, target, run)
         if table in run.document["tables"] and _publish_table(job, target, run, table):
             done.append(table)
     if not done:
         log.info("%s: published already", target.table)
     return _publish_view(job, target, run)
+
+
+def _drop_other_verdicts(job: Job, target: Target, run: Run) -> None:
+    """Drop the verdicts of another run, which are published on demand and would be taken for this one's."""
+    name = target.name(VERDICTS)
+    info = find_ours(job.spark, name)
+    if info is not None and info.properties[RUN_ID] != run.document["run_id"]:
+        drop_ours(job.spark, name)
 
 
 def _publish_table(job: Job, target: Target, run: Run, table: str) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spark_dbp.accounting import account_for_rows, commit_run
 from spark_dbp.columns import KEY, find_type
 from spark_dbp.config import RunConfig
-from spark_dbp.config_base import SqlColumn, name_column
+from spark_dbp.config_base import name_column
 from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
-from spark_dbp.engine.expressions import evaluate_calls, find_names
+from spark_dbp.engine.expressions import evaluate_calls
 from spark_dbp.engine.probe import choose_engine
 from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
@@ -29,7 +29,7 @@ from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
 from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.lake.store import RunDirectory, open_run_directory
-from spark_dbp.pipeline import plan_steps
+from spark_dbp.pipeline import list_compared, plan_opening, plan_steps
 from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.embed import find_items
@@ -106,20 +106,14 @@ def _open_target(spark: SparkSession, config: RunConfig) -> Target | None:
 def _open_input(job: Job, steps: list[Step], written: list[tuple[str, str]]) -> None:
     """Open the table of the input; or list the samples of its shards, which are a table then."""
     config, given = job.config, job.config.input
-    columns = [name for step in steps for name in step.needs.columns]
-    how: dict[str, Any] = {
-        "predicate": given.filter,
-        "columns": list(dict.fromkeys(columns)),
-        "computed": [(setting, text) for setting, text in config.list_sql() if text in columns],
-        "written": written,
-    }
+    how = plan_opening(config, steps, written)
     if given.format != "parquet":
         options = given.options.to_dict()
         with translate_errors():
             job.source = open_format(job.spark, given.format, given.paths, options, **how)
         return
     if not config.shards:
-        compared = _list_compared(config)
+        compared = list_compared(config)
         job.source = open_source(job.spark, paths=given.paths, table=given.table, compared=compared, **how)
         return
     job.shards = list_shards(job.spark, config.shards)
@@ -127,16 +121,6 @@ def _open_input(job: Job, steps: list[Step], written: list[tuple[str, str]]) -> 
     samples = add_json_fields(job.read_table("shard_samples"), job.info("shard_samples")["json_fields"])
     with translate_errors(job.source_name):
         job.source = open_shards(samples, job.shards, config.shards, job.count_rows("shard_samples"), **how)
-
-
-def _list_compared(config: RunConfig) -> list[str]:
-    """Columns of the input whose values are told apart: of a folder's name they must keep every character."""
-    exact, minhash = config.dedup.exact, config.dedup.minhash
-    compared = [config.input.key, *(exact.columns if exact else []), *([minhash.column] if minhash else [])]
-    if config.score_filter is not None and config.score_filter.within is not None:
-        compared.append(config.score_filter.within)
-    names = [find_names(column.sql) if isinstance(column, SqlColumn) else [column] for column in compared]
-    return list(dict.fromkeys(name for of_column in names for name in of_column))
 
 
 def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:

@@ -28,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         "--out", metavar="FILE", help="where (default: RUN-report.html here); an earlier report is replaced"
     )
     report.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    report.set_defaults(command=_report)
+    report.set_defaults(command=_report, interrupted="the same command begins anew")
 
 
 def _report(parsed: argparse.Namespace) -> int:

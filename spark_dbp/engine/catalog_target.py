@@ -32,6 +32,8 @@ log = logging.getLogger("spark_dbp")
 # duplicates.
 TABLES = ("duplicates", "cluster_stats", "quotas", "keep_list")
 VIEW = "kept"
+# Published on demand: what became of every row.
+VERDICTS = "verdicts"
 _PROBE = "spark_dbp_probe"
 
 

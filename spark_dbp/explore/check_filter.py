@@ -33,8 +33,8 @@ def check_filtered(tables: RunTables) -> Iterator[str]:
 
     settings = tables.config.score_filter
     assert settings is not None
-    rows = _read_scores(tables)
-    filtered = tables.run.table("filtered", tables.spark).select(KEY, F.lit(True).alias(_KEPT))
+    rows = read_scores(tables)
+    filtered = tables.read("filtered").select(KEY, F.lit(True).alias(_KEPT))
     strangers = filtered.join(rows, KEY, "left_anti")
     if n := strangers.count():
         yield f"table filtered: {n:,} keys are no samples, or duplicates, such as {show_examples(strangers)}"
@@ -51,9 +51,21 @@ def check_filtered(tables: RunTables) -> Iterator[str]:
     yield from _check_counts(tables, rows)
 
 
-def _read_scores(tables: RunTables) -> DataFrame:
-    """The samples that are no duplicates: ``key``, ``score``, and ``score_group`` where it counts."""
-    config, good = tables.config, tables.good_samples()
+def read_scores(tables: RunTables, keys: DataFrame | None = None) -> DataFrame:
+    """The samples that are no duplicates: ``key``, ``score``, and ``score_group`` where it counts.
+
+    Parameters
+    ----------
+    tables : RunTables
+    keys : DataFrame, optional
+        ``key``, few: only these are read.
+    """
+    from pyspark.sql import functions as F
+
+    def take(rows: DataFrame) -> DataFrame:
+        return rows if keys is None else rows.join(F.broadcast(keys.select(KEY)), KEY, "left_semi")
+
+    config, good = tables.config, take(tables.good_samples())
     settings = config.score_filter
     assert settings is not None
     names = tables.steps["score_filter"].info["columns"]
@@ -64,14 +76,12 @@ def _read_scores(tables: RunTables) -> DataFrame:
         columns[SCORE] = to_score(good, names[SCORE])
     rows = good.select(*[value.alias(name) for name, value in columns.items()])
     if "duplicates" in tables.run.document["tables"]:
-        rows = rows.join(tables.run.duplicates(tables.spark).select(KEY), KEY, "left_anti")
+        rows = rows.join(tables.read("duplicates").select(KEY), KEY, "left_anti")
     if settings.clip_score is None:
         return rows
     names = (find_table(config.embed, name) for name in settings.clip_score.names)
-    given = [
-        tables.good_samples() if name == "samples" else tables.run.table(name, tables.spark) for name in names
-    ]
-    return rows.join(clip_score(*given), KEY, "left")
+    given = [tables.good_samples() if name == "samples" else tables.read(name) for name in names]
+    return rows.join(clip_score(*map(take, given)), KEY, "left")
 
 
 def _check_order(scored: DataFrame, fraction: float) -> Iterator[str]:

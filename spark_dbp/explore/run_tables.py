@@ -1,16 +1,21 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `columns`, `engine`, `runs`, `lake`, `second_look` and the stage `ingest`; pyspark inside functions.
+Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `second_look` and a stage; pyspark in
+functions.
 """
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import KEY
+from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows
+from spark_dbp.engine.session import TIME_ZONE
+from spark_dbp.engine.table_writer import read_frame
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.stages.check_samples import good_samples
@@ -39,6 +44,15 @@ class RunTables:
         read = [self.run.list_files(table)[0] for table in ("assignments", "keep_list")]
         return {engine: choose_other_engine(self.spark, engine, read) for engine in made}
 
+    def read(self, table: str) -> DataFrame:
+        """A table, without a look into its files where run.json tells their columns."""
+        from pyspark.sql.types import StructType
+
+        steps = self.steps.values()
+        schema = next((step.schemas.get(table) for step in steps if table in step.tables), None)
+        known = StructType.fromJson(json.loads(schema)) if schema else None
+        return read_frame(self.spark, self.run.table_path(table), known)
+
     def say_how(self, step: str) -> str:
         """For the name of a check: the engine that computes a step again."""
         engine = self.steps[step].engine
@@ -59,6 +73,11 @@ class RunTables:
         """Whether some step is computed again only by the engine that made it."""
         return None in self._others.values()
 
+    @property
+    def first_step(self) -> str:
+        """The step that reads the input and leaves bad rows out."""
+        return f"embed_{MAIN}" if self.config.embeds_main else "ingest"
+
     def left_out_by_score(self) -> DataFrame | None:
         """Keys of samples that are no duplicates and not in the table `filtered`; None without a filter."""
         tables = self.run.document["tables"]
@@ -70,7 +89,12 @@ class RunTables:
         return rest
 
     def good_samples(self) -> DataFrame:
-        return good_samples(self.run.table("samples", self.spark), self.steps["ingest"].info["dimension"])
+        return good_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
+
+
+def read_zone(run: Run) -> str:
+    """The time zone in which SQL of a run was evaluated; versions that do not say it used UTC."""
+    return str(run.document.get("session", {}).get(TIME_ZONE, "UTC"))
 
 
 def show_examples(rows: DataFrame) -> str:

@@ -175,12 +175,31 @@ def share_out(
         When no quotas add up to `n_keep`.
     """
     sizes = np.asarray(n_items, dtype=np.int64)
-    n_used = int((sizes > 0).sum())
-    floor = max(min_per_cluster, int(cluster_balance * n_keep / n_used) if n_used else 0)
     target = weight * n_keep
-    lower = np.minimum(floor, sizes)
+    lower = find_floors(sizes, n_keep, min_per_cluster, cluster_balance)
     quota = solve_quotas(target, lower, sizes, n_keep)
     return {"complexity": complexity, "weight": weight, "target": target, "floor": lower, "quota": quota}
+
+
+def find_floors(
+    n_items: npt.NDArray[np.int64], n_keep: int, min_per_cluster: int, cluster_balance: float
+) -> npt.NDArray[np.int64]:
+    """The least quota of every cluster, shape (k,): never above its size.
+
+    Parameters
+    ----------
+    n_items, n_keep, min_per_cluster, cluster_balance
+        As for `plan_quotas`.
+
+    Examples
+    --------
+    >>> find_floors(np.array([2, 50, 0]), 20, 1, 0.3).tolist()
+    [2, 3, 0]
+    """
+    floor, n_used = min_per_cluster, int((n_items > 0).sum())
+    if n_used:
+        floor = max(floor, int(cluster_balance * n_keep / n_used))
+    return np.minimum(floor, n_items)
 
 
 def propose_temperature(complexity: npt.ArrayLike, spread: float = SPREAD) -> float | None:

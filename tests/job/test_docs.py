@@ -1,4 +1,4 @@
-"""The Python examples of the README and docs/python-api.md run, one after the other, as a user would paste them."""
+"""The Python examples of README, docs/python-api.md and docs/explain.md run, as a user would paste them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def python_blocks(name: str) -> list[str]:
 @pytest.mark.slow
 def test_the_examples_of_the_docs_run(tmp_path: Path):
     readme, more = python_blocks("README.md"), python_blocks("docs/python-api.md")
+    more += python_blocks("docs/explain.md")
     assert len(readme) >= 3
     assert len(more) >= 4
     # webdataset is not among the packages that the tests install.

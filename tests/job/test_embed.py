@@ -21,11 +21,13 @@ from spark_dbp import (
     build_embeddings,
     embed_images,
     embed_texts,
+    explain,
     export,
     open_run,
     prune_again,
     read_webdataset,
     run,
+    verdicts,
     verify,
 )
 from spark_dbp.embed_parts import embed_parts
@@ -290,6 +292,11 @@ def test_bad_texts(spark, tmp_path, notes):
     ]  # fmt: skip
     assert all(row["shard"].endswith(".parquet") for row in rejected)
     assert verify(done, spark)
+    told = explain(done, ["t00007", "t00011", "t00008"], spark)
+    assert [one.reason for one in told[:2]] == ["null text", "empty text"]
+    assert told[0].step == "embed_embedding"
+    assert told[2].rank >= 1
+    assert verdicts(done, spark).where("reason = 'empty text'").count() == 2
     values["embed"]["max_bad_share"] = 0.005
     with pytest.raises(InputError, match=r"more than embed\.max_bad_share 0\.005"):
         do(values, spark, fresh=True)
@@ -313,6 +320,8 @@ def test_keys_are_checked_before_anything_is_embedded(spark, tmp_path, notes):
     done = do(values, spark)
     assert done.document["accounting"]["dropped"]["null key"] == 1
     assert verify(done, spark)
+    reasons = {row.reason: row["count"] for row in verdicts(done, spark).groupBy("reason").count().collect()}
+    assert (sum(reasons.values()), reasons["null key"], reasons["input.filter"]) == (30, 1, 2)
 
 
 @pytest.mark.parametrize("how", ["rows", "shape", "flat", "nan", "list", "text", "none"])
@@ -444,6 +453,10 @@ def test_fields_of_json_are_columns(spark, tmp_path, notes, engine):
     assert done.document["accounting"]["dropped"]["input.filter"] == 300 - len(left)
     assert done.document["accounting"]["dropped"]["exact duplicates"] == len(left) - 3 * 4
     assert verify(done, spark)
+    of_filter, other = explain(done, ["u0000", f"u{left[-1]:04d}"], spark)
+    assert (of_filter.reason, of_filter.where["file"]) == ("input.filter", str(folder / "00000.tar"))
+    assert (other.reason, other.where["file"]) == ("exact duplicates", str(folder / "00004.tar"))
+    assert verdicts(done, spark).count() == 300
 
 
 @pytest.mark.slow

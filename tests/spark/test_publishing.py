@@ -21,6 +21,7 @@ from conftest import ICEBERG_JAR, ROOT, config_of, make_embeddings, make_keys, r
 from spark_dbp import Run, RunConfig, open_run, prune_again, publishing, run
 from spark_dbp.engine import catalog_writer
 from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.explore.verdicts import publish_verdicts
 from spark_dbp.lake.cleaning import clean
 from spark_dbp.publishing import TABLES
 
@@ -125,6 +126,29 @@ def test_tables_of_a_run(spark, place, published, base):
     if place.format == "parquet":
         assert described["Location"] == f"file:{published.table_path('keep_list')}"
     assert f"  keep_list             {place.name('keep_list')}" in str(published.summary())
+
+
+@pytest.mark.slow
+def test_verdicts_are_published_on_demand(spark, source, place, published, tmp_path):
+    """They stay when the same run is published again, and go with it when another one takes its place."""
+    with pytest.raises(ConfigError, match=r"has no output\.table"):
+        publish_verdicts(Run(published.path, {**published.document, "config": {**published.document["config"],
+                         "output": {"path": published.path}}}), None, spark)  # fmt: skip
+    if place.format == "parquet":
+        with pytest.raises(ConfigError, match="point to directories"):
+            publish_verdicts(published, None, spark)
+    written = publish_verdicts(published, str(tmp_path / "verdicts"), spark)
+    assert written.path == place.name("verdicts")
+    assert rows_of(place.read("verdicts").select("key")) == sorted((key,) for key in make_keys(N))
+    assert place.properties("verdicts")["spark_dbp.run_id"] == published.document["run_id"]
+    publish_verdicts(published, str(tmp_path / "again"), spark)
+    assert (
+        place.read("verdicts").where("verdict = 'kept'").count() == published.document["accounting"]["kept"]
+    )
+    run(config(source, published.path, output=place.settings), spark)
+    assert place.list() == {*OF_A_RUN, "verdicts"}
+    run(config(source, published.path, output=place.settings, prune={"keep_ratio": 0.5}), spark)
+    assert place.list() == set(OF_A_RUN)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "publishing": PUBLISHING - {"publishing"},
     "pipeline": PIPELINE - {"pipeline"},
     "runner": RUNNER - {"runner"},
-    "explore": STAGES | IO | RUNS | {"explore"},
+    "explore": PIPELINE | RUNS | {"explore"},
     "demo_data": LAKE,
     "demo": CONFIG | {"demo_data", "encoders"},
     "exchange": STAGES | RUNS | {"exchange"},

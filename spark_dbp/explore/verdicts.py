@@ -1,0 +1,385 @@
+"""What became of every row of the input, as a table to join: kept or dropped, by which step, and why.
+
+Imports `columns`, `engine`, `lake`, `runs`, what is beside it and the stages `check_samples`,
+`score_filter` and `select`; pyspark inside functions.
+
+Each row is in just one of these: the assignments (kept or pruned), the duplicates, the samples that the score
+filter left out, the bad rows, and the rows that `input.filter` left out. The last of these, and of some runs
+bad rows too, are in no table of the run; they are read from the input, where it is still as the run read it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp._version import __version__
+from spark_dbp.columns import (
+    CLUSTER_ID,
+    DIMENSION,
+    DISTANCE,
+    DUPLICATE_OF,
+    KEY,
+    METHOD,
+    N_ITEMS,
+    PROBLEM,
+    QUOTA,
+    RANK,
+    REASON,
+)
+from spark_dbp.engine.arrow import CommittedTable
+from spark_dbp.engine.catalog_target import VERDICTS as PUBLISHED
+from spark_dbp.engine.catalog_target import open_target
+from spark_dbp.engine.catalog_writer import RUN_ID, point_external_table, replace_table
+from spark_dbp.engine.highest import SCORE
+from spark_dbp.engine.probe import find_problem_of_readers
+from spark_dbp.engine.session import describe_jobs, get_session, guard_session
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.engine.storage import reach_storage
+from spark_dbp.engine.table_writer import check_equal, read_frame, write_table
+from spark_dbp.errors import ConfigError, ConflictError
+from spark_dbp.explore.check_filter import read_scores
+from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside, reopen_input
+from spark_dbp.explore.run_tables import RunTables, read_zone
+from spark_dbp.explore.story import KEPT, PRUNED
+from spark_dbp.lake import files, parquet_files
+from spark_dbp.stages.check_samples import WRONG_DIMENSION
+from spark_dbp.stages.score_filter import REFUSED, find_reason
+from spark_dbp.stages.select import select
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+    from spark_dbp.runs import Run
+
+log = logging.getLogger("spark_dbp")
+
+VERDICT, STEP = "verdict", "step"
+DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What became of the rows of a run's input.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        ``key``; ``verdict`` (kept, dropped); ``step``; ``reason``, as run.json accounts for it, or ``kept``;
+        ``cluster_id`` INT, ``distance_to_centroid`` FLOAT, ``rank`` INT among all samples of the cluster,
+        null for rows that were not clustered; ``duplicate_of``, of the key's type.
+    missing : dict of str to int
+        Rows that are not in it, by reason: those that only the input holds, which is not as it was.
+    why : str
+        Why they are missing; empty where none is.
+    """
+
+    frame: DataFrame
+    missing: dict[str, int] = field(default_factory=dict)
+    why: str = ""
+
+    def say_missing(self) -> str:
+        """What is missing and why, for people; empty where nothing is."""
+        return _say_missing(self.missing, self.why)
+
+
+def _say_missing(missing: dict[str, int], why: str) -> str:
+    if not missing:
+        return ""
+    rows = ", ".join(f"{n:,} rows {reason!r}" for reason, n in missing.items())
+    return f"{rows} are not among the verdicts: {why}"
+
+
+def verdicts(run: Run, spark: SparkSession | None = None) -> DataFrame:
+    """What became of every row of the input, as a DataFrame to join.
+
+    Parameters
+    ----------
+    run : Run
+    spark : SparkSession, optional
+        By default the session of `get_session`.
+
+    Returns
+    -------
+    DataFrame
+        As `Verdicts.frame`: as many rows as the input had. Rows that only the input holds are left out where
+        it has changed; the log then says how many and why (`plan_verdicts` returns the numbers).
+
+    Examples
+    --------
+    ::
+
+        why = verdicts(open_run("run"), spark)
+        metadata.join(why, "key").where("reason = 'semantic duplicates'")
+    """
+    planned = plan_verdicts(run, spark)
+    if planned.missing:
+        log.warning("%s", planned.say_missing())
+    return planned.frame
+
+
+def plan_verdicts(run: Run, spark: SparkSession | None = None) -> Verdicts:
+    """The same, with the number of rows that are missing.
+
+    Parameters
+    ----------
+    run, spark
+        As for `verdicts`.
+
+    Returns
+    -------
+    Verdicts
+    """
+    spark = spark or get_session()
+    run.reach_storage(spark)
+    with guard_session(spark, read_zone(run)), translate_errors(f"run {run.path}"):
+        tables = RunTables(run, spark)
+        parts = [_list_clustered(tables), *list_dropped(tables)]
+        outside = count_outside(tables)
+        if not outside:
+            return Verdicts(_unite(tables, parts))
+        given = reopen_input(tables)
+        if given.source is None:
+            return Verdicts(_unite(tables, parts), outside, given.why_not)
+        return Verdicts(_unite(tables, [*parts, *list_outside(tables, given, outside)]))
+
+
+def _list_clustered(tables: RunTables) -> DataFrame:
+    """Verdicts on the samples that were clustered, with their ranks."""
+    from pyspark.sql import functions as F
+
+    prune = tables.config.prune
+    stats = parquet_files.read_parquet(tables.run.table_path("cluster_stats"))
+    # Of as many as there are, every sample is kept, and so has a rank. That of stratified is of all, not of
+    # the kept, so the order of hard serves.
+    every = stats.select([CLUSTER_ID, N_ITEMS]).rename_columns([CLUSTER_ID, QUOTA])
+    which = "hard" if prune.which_to_keep == "stratified" else prune.which_to_keep
+    ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
+    kept = tables.read("keep_list").select(KEY, F.lit(KEPT).alias(VERDICT))
+    verdict = F.coalesce(VERDICT, F.lit(DROPPED))
+    reason = F.coalesce(F.col(VERDICT), F.lit(PRUNED))
+    rows = ranked.join(kept, KEY, "left")
+    return rows.select(
+        KEY,
+        verdict.alias(VERDICT),
+        F.lit("select").alias(STEP),
+        reason.alias(REASON),
+        CLUSTER_ID,
+        DISTANCE,
+        RANK,
+    )
+
+
+def _open_assignments(tables: RunTables) -> CommittedTable | DataFrame:
+    """The assignments, read by workers where these can."""
+    run, spark = tables.run, tables.spark
+    frame, paths = tables.read("assignments"), run.list_files("assignments")
+    if not paths or find_problem_of_readers(spark, paths[:1]):
+        return frame
+    names = tuple(path.rpartition("/")[2] for path in paths)
+    return CommittedTable(spark, run.table_path("assignments"), frame, names=names)
+
+
+def list_dropped(tables: RunTables) -> list[DataFrame]:
+    """Rows that were left out before they were clustered, as far as the run's tables hold them.
+
+    Returns
+    -------
+    list of DataFrame
+        ``key``, ``verdict``, ``step``, ``reason``, perhaps ``duplicate_of``. Together they hold no row twice.
+    """
+    from pyspark.sql import functions as F
+
+    run, info = tables.run, tables.steps["ingest"].info
+    found = []
+    if "duplicates" in run.document["tables"]:
+        rows = tables.read("duplicates")
+        reason, step = F.concat(METHOD, F.lit(" duplicates")), F.concat(METHOD, F.lit("_dedup"))
+        found.append(_drop(rows, step, reason, DUPLICATE_OF))
+    settings = tables.config.score_filter
+    if settings is not None:
+        scores = read_scores(tables)
+        rows = scores.join(tables.read("filtered").select(KEY), KEY, "left_anti")
+        reason = find_reason(scores.schema[SCORE].dataType, settings.at_least)
+        found.append(_drop(rows, F.lit("score_filter"), F.coalesce(reason, F.lit(REFUSED))))
+    if tables.config.embeds_main and info["dropped"]:
+        found.append(_drop(tables.read("rejected"), F.lit(tables.first_step), F.col(REASON)))
+    samples = tables.read("samples")
+    if info["dropped"] and PROBLEM in samples.columns:
+        problem = F.col(PROBLEM)
+        if DIMENSION in samples.columns:
+            problem = F.when(problem.isNotNull(), problem).when(
+                ~F.col(DIMENSION).eqNullSafe(F.lit(info["dimension"])), WRONG_DIMENSION
+            )
+        found.append(_drop(samples.where(problem.isNotNull()), F.lit(tables.first_step), problem))
+    return found
+
+
+def list_outside(tables: RunTables, given: GivenInput, outside: dict[str, int]) -> list[DataFrame]:
+    """Rows that the run's tables do not hold, from the input; in the form of `list_dropped`."""
+    from pyspark.sql import functions as F
+
+    step = F.lit(tables.first_step)
+    found = [_drop(given.left_out_by_filter(), step, F.lit(FILTER))] if FILTER in outside else []
+    if set(outside) - {FILTER}:
+        found.append(_drop(given.bad_rows(), step, F.col(PROBLEM)))
+    return found
+
+
+def _drop(rows: DataFrame, step: Column, reason: Column, *more: str) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    verdict = F.lit(DROPPED).alias(VERDICT)
+    return rows.select(KEY, verdict, step.alias(STEP), reason.alias(REASON), *more)
+
+
+def _unite(tables: RunTables, parts: list[DataFrame]) -> DataFrame:
+    """The rows of all parts, with all columns."""
+    from pyspark.sql import functions as F
+
+    key_type = parts[0].schema[KEY].dataType
+    types: dict[str, Any] = {
+        KEY: key_type, VERDICT: "string", STEP: "string", REASON: "string", CLUSTER_ID: "int",
+        DISTANCE: "float", RANK: "int", DUPLICATE_OF: key_type,
+    }  # fmt: skip
+    whole = [
+        part.select(
+            [
+                (F.col(name) if name in part.columns else F.lit(None)).cast(data_type).alias(name)
+                for name, data_type in types.items()
+            ]
+        )
+        for part in parts
+    ]
+    return reduce(lambda a, b: a.unionByName(b), whole)
+
+
+@dataclass(frozen=True)
+class WrittenVerdicts:
+    """A table of verdicts that was written.
+
+    Attributes
+    ----------
+    path : str
+        The directory, or the name of the table.
+    rows : int
+    by_reason : dict of str to int
+    missing : dict of str to int
+        As of `Verdicts`.
+    why : str
+    """
+
+    path: str
+    rows: int
+    by_reason: dict[str, int]
+    missing: dict[str, int]
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        counts = [f"  {n:>14,}  {reason}" for reason, n in self.by_reason.items()]
+        lost = [_say_missing(self.missing, self.why)] if self.missing else []
+        return "\n".join([self.path, f"rows  {self.rows:,}", *counts, *lost])
+
+
+def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> WrittenVerdicts:
+    """Write the verdicts as a Parquet table.
+
+    Parameters
+    ----------
+    run : Run
+    out : str
+        A new or empty directory, which Spark reaches.
+    spark : SparkSession, optional
+
+    Returns
+    -------
+    WrittenVerdicts
+
+    Raises
+    ------
+    ConflictError
+        When something is in `out` already.
+    SparkDbpError
+        When the rows are not those that run.json accounts for.
+    """
+    spark, out = spark or get_session(), files.normalize(out)
+    reach_storage(spark, out, "--out", writes=True)
+    names = files.list_names(out) if files.exists(out) else []
+    if names:
+        raise ConflictError(f"--out {out} is not empty: {names[0]} is there", mend="name a new directory")
+    files.delete_if_empty(out)
+    planned = plan_verdicts(run, spark)
+    described = describe_jobs(spark, "spark-dbp explain: writing the verdicts")
+    try:
+        with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
+            how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
+            written = write_table(spark, "verdicts", planned.frame, out, **how)
+            return _count(run, planned, written.frame, out)
+    except BaseException:
+        files.delete(out)
+        raise
+
+
+def publish_verdicts(run: Run, out: str | None = None, spark: SparkSession | None = None) -> WrittenVerdicts:
+    """Publish the verdicts as one more table of a run with ``output.table``: ``<prefix>_verdicts``.
+
+    Parameters
+    ----------
+    run : Run
+    out : str, optional
+        Where the published tables are Parquet, the new directory that this one points to; else not needed.
+    spark : SparkSession, optional
+
+    Returns
+    -------
+    WrittenVerdicts
+        Its ``path`` is the name of the table.
+
+    Raises
+    ------
+    ConfigError
+        When the run names no ``output.table``, or something else has that name.
+    """
+    spark, given = spark or get_session(), run.config().output
+    if given.table is None:
+        raise ConfigError(
+            f"{run.path} has no output.table to publish beside",
+            mend="write the verdicts with --out DIR alone",
+        )
+    if given.table_format == "parquet" and out is None:
+        raise ConfigError(
+            f"the tables of {given.table} are Parquet, and point to directories",
+            mend="name a new directory for this one: --out DIR",
+        )
+    target = open_target(spark, given.table, given.table_format, run.path)
+    assert target is not None
+    target.find(PUBLISHED)  # nobody else's
+    name, run_id = target.name(PUBLISHED), run.document["run_id"]
+    properties = {"spark_dbp.version": __version__, "spark_dbp.run": run.path, RUN_ID: run_id}
+    comment = f"What became of every row of the input, and why (spark-dbp {__version__}, run {run_id})"
+    if out is not None and given.table_format == "parquet":
+        written = write_verdicts(run, out, spark)
+        fields = read_frame(spark, written.path).schema.fields
+        columns = [(item.name, item.dataType.simpleString()) for item in fields]
+        point_external_table(spark, name, written.path, columns, properties, comment)
+        return replace(written, path=target.show(PUBLISHED))
+    planned = plan_verdicts(run, spark)
+    with guard_session(spark, read_zone(run)), translate_errors(f"run {run.path}"):
+        replace_table(name, planned.frame.orderBy(KEY), given.table_format, properties, comment)
+        return _count(run, planned, spark.read.table(name), target.show(PUBLISHED))
+
+
+def _count(run: Run, planned: Verdicts, frame: DataFrame, place: str) -> WrittenVerdicts:
+    """See that what was written has as many rows of each reason as run.json accounts for."""
+    counted = frame.groupBy(REASON).count().orderBy(REASON).collect()
+    account, counts = run.document["accounting"], {row[REASON]: int(row["count"]) for row in counted}
+    wanted = {KEPT: account["kept"], **{name: n for name, n in account["dropped"].items() if n}}
+    wanted = {name: n for name, n in wanted.items() if name not in planned.missing}
+    check_equal("verdicts", "rows by reason", counts, dict(sorted(wanted.items())))
+    return WrittenVerdicts(place, sum(counts.values()), counts, planned.missing, planned.why)
