@@ -302,6 +302,7 @@ def test_bad_texts(spark, tmp_path, notes):
         do(values, spark, fresh=True)
 
 
+@pytest.mark.slow
 def test_keys_are_checked_before_anything_is_embedded(spark, tmp_path, notes):
     texts = make_texts(30)
     table = pa.table({"key": ["a", None, "b", "b", *map(str, range(26))], "text": texts})
@@ -581,6 +582,7 @@ def test_bad_settings_are_refused_by_name(spark, tmp_path, name):
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_damaged_shards_are_refused_by_name(spark, tmp_path):
     folder = write_shards(tmp_path / "in", 100, 50)
     body = (folder / "00001.tar").read_bytes()

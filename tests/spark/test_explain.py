@@ -26,6 +26,8 @@ from spark_dbp.explore.explain import MOST_KEYS
 from spark_dbp.explore.keys import make_key_frame, read_tokens, show_tokens, to_token
 from spark_dbp.explore.verdicts import plan_verdicts, write_verdicts
 
+pytestmark = pytest.mark.slow
+
 N, DIM = 240, 5
 ODD = "a b/ü'`$\\%{0}\"<b>&.jpg"
 EXACT, MINHASH, SEMANTIC = (20, 3), (21, 4), (22, 5)  # the row, and the one that it repeats
@@ -143,7 +145,6 @@ def test_ranks_and_quotas_are_those_of_a_plain_sort(spark, done, which):
             assert one.kept == (one.missed_by == 0)
 
 
-@pytest.mark.slow
 def test_equal_distances_end_at_the_key(spark, done, tmp_path):
     """A thousand rows of four distances, one of them at the edge of a bin."""
     rng = np.random.default_rng(3)
@@ -215,7 +216,6 @@ def test_chains_of_duplicates_are_followed_to_their_end(spark, done, tmp_path):
     assert one.original.kept
 
 
-@pytest.mark.slow
 def test_the_ratio_that_is_told_keeps_the_key_and_one_below_does_not(spark, done, tmp_path):
     told = explain(done, [row[0] for row in rows_of(done.assignments(spark))], spark, look_at_input=False)
     one = max((one for one in told if not one.kept), key=lambda one: one.missed_by / one.n_items)
@@ -430,7 +430,6 @@ def test_few_keys_at_a_time(spark, done):
         explain(done, ["k"] * (MOST_KEYS + 1), spark)
 
 
-@pytest.mark.slow
 def test_a_run_of_format_1(spark, tmp_path):
     shutil.copytree(ROOT / "tests/data/run-format-1", tmp_path / "earlier")
     earlier = open_run(tmp_path / "earlier")
@@ -488,7 +487,6 @@ def test_diff_of_a_run_pruned_again(spark, done, other, tmp_path, capsys):
     )
 
 
-@pytest.mark.slow
 def test_diff_of_other_clusters_and_other_rows(spark, done, made, keys, tmp_path):
     """Without deduplication and filters, in seven clusters: what they left out is gained, and named."""
     values = config_of(made[0], tmp_path / "plain", input={"on_bad_rows": "drop"}, cluster={"n_clusters": 7})
@@ -542,7 +540,6 @@ def test_numbers_that_json_has_no_name_for(spark, done):
     assert all(math.isfinite(one["quota_of"]["complexity"]) for one in json.loads(text))
 
 
-@pytest.mark.slow
 def test_the_input_may_be_a_view_or_of_another_format(spark, tmp_path):
     """A view lists no files: its rows are read again, with the columns that the run read."""
     source = write_table(tmp_path / "in", make_keys(60), make_embeddings(60, 4, 3), n=list(range(60)))

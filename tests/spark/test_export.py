@@ -18,6 +18,8 @@ from spark_dbp.cli import main
 from spark_dbp.engine import sorted_rows
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
 
+pytestmark = pytest.mark.slow
+
 IS_SPARK_35 = pyspark.__version__.startswith("3.5.")
 N, DIM, K = 300, 8, 6
 EMBEDDINGS = make_embeddings(N, DIM, 5)
@@ -96,7 +98,6 @@ def test_the_bytes_do_not_depend_on_partitions(spark, done, tmp_path, monkeypatc
     assert read_tree(tmp_path / "two") == one
 
 
-@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_engine(spark, source, tmp_path):
     semantic = {"eps": 0.01, "n_clusters": 3, "n_iter": 3}
     done, other = (
@@ -371,7 +372,6 @@ def test_a_damaged_table(spark, source, done, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
-@pytest.mark.slow
 def test_a_store_that_only_spark_opens(spark, viewed, source, kept):
     values = config_of(
         source, f"{VIEW}/export-run", cluster={"n_clusters": 2, "n_iter": 1}, input={"on_bad_rows": "drop"}

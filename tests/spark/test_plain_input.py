@@ -100,6 +100,7 @@ def test_the_same_as_spark_reads(spark, tmp_path, monkeypatch, caplog, kind):
     assert by_spark.document["digests"] == by_workers.document["digests"]
 
 
+@pytest.mark.slow
 def test_clustered_data_is_written_once(spark, tmp_path, monkeypatch):
     """Its bad rows are left out and counted; samples and assignments are the same files."""
     monkeypatch.setattr(file_scan, "_FEW_BYTES", 1)
@@ -226,6 +227,7 @@ def test_folders_name_a_column(spark, tmp_path, caplog):
     assert done.document["rows"]["duplicates"] == N - 1
 
 
+@pytest.mark.slow
 def test_where_workers_fail_spark_reads(spark, tmp_path, monkeypatch, caplog):
     source = write(tmp_path / "in")
     plan = FileScan.plan

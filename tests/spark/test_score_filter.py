@@ -73,7 +73,7 @@ def make_rows(seed: int, n: int, score: str, group: str, key: str) -> list[tuple
 @pytest.mark.parametrize(
     ("seed", "score", "group", "key", "fraction"),
     [
-        (0, "double", "string", "string", "0.5"),
+        pytest.param(0, "double", "string", "string", "0.5", marks=pytest.mark.slow),
         pytest.param(1, "float", "double", "bigint", "0.29", marks=pytest.mark.slow),
         (2, "bigint", "date", "binary", "0.3"),
         pytest.param(3, "tinyint", "binary", "timestamp_ntz", "1.0", marks=pytest.mark.slow),

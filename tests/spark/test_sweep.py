@@ -16,6 +16,8 @@ from spark_dbp.errors import InputError
 from spark_dbp.explore import choose_eps
 from spark_dbp.kernels.pairwise import find_threshold
 
+pytestmark = pytest.mark.slow
+
 N, DIM = 900, 16
 KEYS = make_keys(N)
 # Of the summary of a run, what a row says too.
@@ -131,7 +133,6 @@ def test_eps_leaves_exactly_so_many(spark, done, monkeypatch):
         find_eps(done, N + 1)
 
 
-@pytest.mark.slow
 def test_eps_that_was_found_is_what_a_run_does(spark, done, tmp_path):
     found = find_eps(done, 750)
     config = done.config().with_settings(

@@ -184,7 +184,7 @@ DAMAGES = [
 
 
 # A few of them here, all of them in the long run.
-QUICK = ("samples.dimension", "cluster_stats.n_items", "keep_list.rank")
+QUICK = ("keep_list.rank",)
 PARAMETERS = [
     pytest.param(*damage, id=name, marks=[] if name in QUICK and name not in names[:n] else pytest.mark.long)
     for names in [[f"{table}.{column}" for table, column, *_ in DAMAGES]]

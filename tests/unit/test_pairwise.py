@@ -99,7 +99,7 @@ def components(n: int, pairs: set[tuple[int, int]]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tile", [1500, 400])
+@pytest.mark.parametrize("tile", [pytest.param(1500, marks=pytest.mark.slow), 400])
 @pytest.mark.parametrize("eps", [0.07, 1e-9, 1e-300])
 def test_spanning_pairs_connect_what_all_pairs_connect(kind, tile, eps):
     vectors = samples(kind)
