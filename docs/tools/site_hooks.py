@@ -1,7 +1,7 @@
-"""Hooks of mkdocs: pages from files outside of docs/, and formulas as MathML. Imports mkdocs and latex2mathml.
+"""Hooks of mkdocs: pages of files outside of docs/, formulas as MathML. Imports mkdocs and latex2mathml.
 
-A link from a page to a file of the repository works on a code host. On the site the file becomes a page too: README.md is
-the first one, a notebook is shown with its code, any other file as it is.
+A link from a page to a file of the repository works on a code host. On the site the file becomes a page too:
+README.md is the first one, a notebook is shown with its code, any other file as it is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def name_page(path: str) -> str:
 
     Examples
     --------
-    >>> [name_page(path) for path in ("docs/faq.md", "README.md", "notebooks/01_a.ipynb", "conf/example.yaml")]
-    ['faq.md', 'index.md', 'notebooks/01_a.md', 'repository/conf/example.yaml.md']
+    >>> [name_page(path) for path in ("docs/faq.md", "README.md", "notebooks/1.ipynb", "conf/a.yaml")]
+    ['faq.md', 'index.md', 'notebooks/1.md', 'repository/conf/a.yaml.md']
     """
     if path.startswith("docs/"):
         return path.removeprefix("docs/")

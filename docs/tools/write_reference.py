@@ -95,7 +95,7 @@ def tell_default(field: FieldInfo) -> str:
 
 
 def read_comments(known: set[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What conf/example.yaml says about each key, and about each section before its keys; and the values it shows."""
+    """What conf/example.yaml says about each key and section, and the value that it shows of a key."""
     said: dict[str, list[str]] = {}
     shown: dict[str, str] = {}
     above: list[tuple[int, str]] = []  # the sections around a line, by their indentation
@@ -135,8 +135,7 @@ def read_comments(known: set[str]) -> tuple[dict[str, str], dict[str, str]]:
 def write_cell(text: str) -> str:
     """A text for a cell of a table. Names of pages become links."""
     text = text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
-    text = re.sub(r"\b(docs/)?([a-z-]+)\.md\b", r"[\2](../\2.md)", text)
-    return text
+    return re.sub(r"\b(docs/)?([a-z-]+)\.md\b", r"[\2](../\2.md)", text)
 
 
 def write_configuration() -> str:
@@ -167,13 +166,9 @@ def write_key(path: str, field: FieldInfo, said: str, shown: str) -> str:
     """A line of the table: the key, what may stand there, its default, and what it means."""
     kind = tell_type(field.annotation, list(field.metadata)).replace("|", "\\|")
     default = "**needed**" if field.is_required() else tell_default(field)
-    said = (
-        re.sub(r"^the default(?: for images)?[.;]? ?", lambda _: "", said)
-        if said.startswith("the default")
-        else said
-    )
-    if not default and field.default is None and path == "embed.encoder":
-        default = f"`{shown}` for images"
+    begins = re.match(r"the default( for images)?\W+", said)
+    if begins:  # the value shown is the default, although the model leaves it to the program
+        default, said = default or f"`{shown}`{begins[1] or ''}", said[begins.end() :]
     said = re.sub(r" \(default\)", "", said)
     if said.startswith("or ") and shown:  # the comment goes on from the value that stands before it
         said = f"{shown}, {said}"
@@ -250,7 +245,9 @@ def write_commands() -> str:
     common = {option for action in list_options(parser) for option in action.option_strings}
     for name, purpose, one in commands:
         shown = [a for a in list_options(one) if not common & set(a.option_strings)]
-        usage = " ".join([f"spark-dbp {name}", *(write_usage(action) for action in shown)])
+        usage = " ".join(
+            [f"spark-dbp {name}", *(write_usage(action).replace(" ", "\xa0") for action in shown)]
+        )
         usage = textwrap.fill(
             usage, 100, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
         )
@@ -271,17 +268,17 @@ _CONFIGURATION = """# Configuration
 <!-- Written by `make reference` from spark_dbp/config.py and conf/example.yaml; change those. -->
 
 A run is described by a YAML file. Keys that are unknown are refused, with the nearest known name.
-[conf/example.yaml](../../conf/example.yaml) has all of them in their places. `--set a.b=value` overrides keys on the
-command line, `RunConfig.from_dict` takes the same as a mapping. *A column* is its name, a field of a struct
-(`features.clip`), or `{sql: EXPRESSION}` ([columns](../columns.md)).
+[conf/example.yaml](../../conf/example.yaml) has all of them in their places. `--set a.b=value` overrides keys
+on the command line, `RunConfig.from_dict` takes the same as a mapping. *A column* is its name, a field of a
+struct (`features.clip`), or `{sql: EXPRESSION}` ([columns](../columns.md)).
 """
 
 _COMMANDS = """# Commands
 
 <!-- Written by `make reference` from the parser of spark_dbp/cli.py; change that. -->
 
-`spark-dbp COMMAND --help` says the same. `python -m spark_dbp` is the same program. Errors go to stderr as one message:
-what is wrong, where, and what mends it.
+`spark-dbp COMMAND --help` says the same. `python -m spark_dbp` is the same program. Errors go to stderr as one
+message: what is wrong, where, and what mends it.
 
 | exit code | |
 |---|---|
