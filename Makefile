@@ -111,7 +111,7 @@ test-browser: $(STAMP)  ## Run the tests of reports in headless Chromium (fetche
 	  $(BIN)/python -m pytest -m browser tests/browser
 
 docs: $(STAMP_DOCS)  ## Build the site of the documentation into site/, and check its links
-	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict
 	@echo "site/index.html"
 
 $(STAMP_DOCS): requirements-docs.lock
