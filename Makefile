@@ -106,7 +106,7 @@ $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml te
 	@touch $@
 
 # SPARK_DBP_CHROMIUM names one that is not on the PATH.
-test-browser: $(STAMP)  ## Run the tests of reports in headless Chromium (fetches Debian's package unless there is one)
+test-browser: $(STAMP)  ## Run the tests of reports and of a site that is built in headless Chromium (fetches Debian's package unless there is one)
 	SPARK_DBP_CHROMIUM="$$(sh tests/browser/find_chromium.sh)" && export SPARK_DBP_CHROMIUM && \
 	  $(BIN)/python -m pytest -m browser tests/browser
 

@@ -1,7 +1,7 @@
 """Draw the pictures of docs/concepts.md and README from a real run. Imports `spark_dbp` and matplotlib.
 
-The run is `spark-dbp demo`: 1,797 handwritten digits. `make pictures` makes one and draws; or name one that is
-there: ``python docs/tools/draw_pictures.py demo-run/run``.
+The run is `spark-dbp demo`: 1,797 handwritten digits. `make pictures` makes one and draws; or name one that
+is there: ``python docs/tools/draw_pictures.py demo-run/run``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Digits:
 
 
 def draw_rows(figure: Any, digits: Digits, clusters: list[int], n_images: int) -> None:
-    """For each of some clusters its images from the nearest to the farthest; those that are kept are framed."""
+    """For each of some clusters its images from the nearest to the farthest, the kept ones framed."""
     axes = figure.subplots()
     axes.set_axis_off()
     for row, cluster in enumerate(clusters):
@@ -106,13 +106,15 @@ def draw_clusters(axes: Any, digits: Digits, marked: list[int]) -> Any:
     points = axes.scatter(x, y, s=sizes * 1.6, c=digits.complexity, cmap="viridis", edgecolor="white", lw=0.6)
     for cluster in marked:
         axes.scatter(x[cluster], y[cluster], s=sizes[cluster] * 1.6, fc="none", edgecolor=CUT, lw=1.6)
-    axes.set(xlabel="$d_{inter}$: to other centroids", ylabel="$d_{intra}$: within the cluster", xlim=(low, high))
+    axes.set(
+        xlabel="$d_{inter}$: to other centroids", ylabel="$d_{intra}$: within the cluster", xlim=(low, high)
+    )
     axes.set_ylim(0.04, 0.104)
     return points
 
 
 def draw_overview(digits: Digits) -> Figure:
-    """The picture of README: clusters by their complexity, and what is kept of a simple and of complex ones."""
+    """The picture of README: clusters by complexity, and what is kept of simple and of complex ones."""
     order = np.argsort(digits.complexity)
     marked = [int(order[place]) for place in (0, 8, 14, 18)]
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
@@ -162,7 +164,9 @@ def draw_temperature(digits: Digits) -> Figure:
         axes.bar(range(20), quota[order], color=colours, width=0.9)
         axes.set(title=f"temperature {temperature}", xticks=[], xlabel="clusters by complexity →")
         if whole.any():
-            axes.text(0.03, 0.95, f"{int(whole.sum())} kept whole", transform=axes.transAxes, color=CUT, va="top")
+            axes.text(
+                0.03, 0.95, f"{int(whole.sum())} kept whole", transform=axes.transAxes, color=CUT, va="top"
+            )
     figure.axes[0].set_ylabel("samples; coloured: kept")
     return figure
 
@@ -182,7 +186,7 @@ def draw_choices(digits: Digits, cluster: int) -> Figure:
     }
     figure = Figure(figsize=(9, 2.5), layout="constrained")
     axes = figure.subplots()
-    for row, (name, kept) in enumerate(ways.items()):
+    for row, kept in enumerate(ways.values()):
         axes.vlines(distance[~kept], -row - 0.33, -row + 0.33, color=MUTED, lw=1)
         axes.vlines(distance[kept], -row - 0.38, -row + 0.38, color=KEPT, lw=1.4)
     axes.set_yticks([0, -1, -2, -3], list(ways))
@@ -211,8 +215,8 @@ def main() -> None:
         if sys.argv[1:]:
             run = open_run(sys.argv[1])
         else:
-            from spark_dbp import start_local_session
             from spark_dbp import run as make_run
+            from spark_dbp import start_local_session
             from spark_dbp.demo import demo_config
 
             run = make_run(demo_config(directory), start_local_session({}))

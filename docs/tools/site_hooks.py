@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages of files outside of docs/, formulas as MathML. Imports `site_pages`, mkdocs, latex2mathml."""
+"""Hooks of mkdocs: pages outside of docs/, formulas as MathML. Imports `site_pages`, mkdocs, latex2mathml."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Turn links between files of the repository into links between pages."""
+    if page.file.src_uri == "index.md":  # it has no neighbours to list beside it
+        page.meta["hide"] = ["navigation"]
     return move_links(_sources[page.file.src_uri], markdown)
 
 

@@ -47,7 +47,7 @@ def split_code(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def list_links(path: str, text: str) -> Iterator[tuple[str, str]]:
-    """The files of the repository that the links of a page lead to, with the anchors; `path` is the page's own."""
+    """The files of the repository, and anchors, that the links of a page lead to; `path` is the page's."""
     for piece, is_code in split_code(text):
         for found in () if is_code else _TARGET.finditer(piece):
             target = posixpath.join(posixpath.dirname(path), found[1]) if found[1] else path

@@ -277,8 +277,8 @@ _COMMANDS = """# Commands
 
 <!-- Written by `make reference` from the parser of spark_dbp/cli.py; change that. -->
 
-`spark-dbp COMMAND --help` says the same. `python -m spark_dbp` is the same program. Errors go to stderr as one
-message: what is wrong, where, and what mends it.
+`spark-dbp COMMAND --help` says the same. `python -m spark_dbp` is the same program. Errors go to stderr as
+one message: what is wrong, where, and what mends it.
 
 | exit code | |
 |---|---|

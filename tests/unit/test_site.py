@@ -82,6 +82,7 @@ def test_pages_read_the_same_on_a_code_host_and_on_the_site(path: str):
     for line in text.splitlines():
         begins = re.match(r"([-*]|\d+\.) ", line)
         assert not (begins and before.strip() and not in_list), f"a blank line is missing before: {line}"
+        assert not (begins and before.startswith("    ")), f"a blank line is missing before: {line}"
         assert not re.match(r" {1,3}(\||[-*] |\d+\. |```)", line), f"four spaces are needed before: {line}"
         if begins or (not line.startswith(" ") and not before.strip() and line.strip()):
             in_list = bool(begins)
