@@ -187,7 +187,8 @@ def list_commands(parser: argparse.ArgumentParser) -> list[tuple[str, str, argpa
     """Name, purpose and parser of each command."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            purposes = {one.dest: one.help or "" for one in action._choices_actions}
+            shown = (one for one in action._choices_actions if one.help != argparse.SUPPRESS)
+            purposes = {one.dest: one.help or "" for one in shown}
             return [(name, purposes[name], one) for name, one in action.choices.items() if name in purposes]
     return []
 
