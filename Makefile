@@ -15,13 +15,16 @@ ICEBERG := $(VENV35)/iceberg/snowpark_connect_deps_iceberg/jars/iceberg-spark-ru
 # Encoders need torch and its company, which nothing else does.
 VENV_ENCODERS := .venv-encoders
 STAMP_ENCODERS := $(VENV_ENCODERS)/.installed
+# The site of the documentation, which needs nothing of the package.
+VENV_DOCS := .venv-docs
+STAMP_DOCS := $(VENV_DOCS)/.installed
 # What is never imported need not be compiled: without it, setting up takes half the time.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 # Two at a time: each has a Spark of its own.
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix test-encoders test-browser emr-archive lint format bench lock clean
+.PHONY: help setup demo test test-all test-faults test-s3a test-spark35 test-matrix test-encoders test-browser docs reference pictures emr-archive lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -103,9 +106,25 @@ $(STAMP_ENCODERS): requirements-encoders.txt requirements.lock pyproject.toml te
 	@touch $@
 
 # SPARK_DBP_CHROMIUM names one that is not on the PATH.
-test-browser: $(STAMP)  ## Run the tests of reports in headless Chromium (fetches Debian's package unless there is one)
+test-browser: $(STAMP)  ## Run the tests of reports and of a site that is built in headless Chromium (fetches Debian's package unless there is one)
 	SPARK_DBP_CHROMIUM="$$(sh tests/browser/find_chromium.sh)" && export SPARK_DBP_CHROMIUM && \
 	  $(BIN)/python -m pytest -m browser tests/browser
+
+docs: $(STAMP_DOCS)  ## Build the site of the documentation into site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict
+	@echo "site/index.html"
+
+$(STAMP_DOCS): requirements-docs.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make docs PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install $(PIP_OPTIONS) --require-hashes -r requirements-docs.lock
+	@touch $@
+
+reference: $(STAMP)  ## Write docs/reference anew from the configuration's model and the parser
+	$(BIN)/python docs/tools/write_reference.py
+
+pictures: $(STAMP)  ## Draw docs/pictures anew from a run on scikit-learn's digits
+	$(BIN)/python docs/tools/draw_pictures.py
 
 emr-archive:  ## Pack a Python 3.11 with this package for EMR: dist/environment.tar.gz (for EMR itself: conf/emr/Dockerfile)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "make emr-archive PYTHON=python3.11")'
@@ -134,6 +153,7 @@ lock:  ## Resolve all locked versions anew (needs uv)
 	$(LOCK) --extra local --extra notebook --extra dev pyproject.toml --output-file requirements.lock
 	$(LOCK) --extra spark35 --extra dev pyproject.toml --output-file requirements-spark35.lock
 	$(LOCK) --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
+	$(LOCK) --group docs --output-file requirements-docs.lock
 
 clean:  ## Delete what the targets above made
-	rm -rf $(VENV) $(VENV35) $(VENV_ENCODERS) $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run demo-images-run demo-texts-run *.egg-info
+	rm -rf $(VENV) $(VENV35) $(VENV_ENCODERS) $(VENV_DOCS) site $(MATRIX:%=.venv-spark%) $(MATRIX_RUNS) build dist demo-run demo-images-run demo-texts-run *.egg-info

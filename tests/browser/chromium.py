@@ -94,8 +94,15 @@ class Browser:
         """Send one command, and give its result."""
         return self._run(self._send(method, **params))
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Open a file, and wait until the report says that it is drawn."""
+    def open(
+        self,
+        path: Path,
+        width: int = 1280,
+        height: int = 900,
+        scheme: str = "light",
+        ready: str = "document.documentElement?.dataset.ready === 'true'",
+    ) -> None:
+        """Open a file, and wait until it is `ready`: by default until a report says that it is drawn."""
         self.resize(width, height)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.send("Page.navigate", url="about:blank")
@@ -103,7 +110,7 @@ class Browser:
         self.said.clear()
         self.asked_for.clear()
         self.send("Page.navigate", url=path.as_uri())
-        self.wait_for("document.documentElement?.dataset.ready === 'true'")
+        self.wait_for(ready)
 
     def resize(self, width: int, height: int) -> None:
         self.send(
