@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    parsed = _parser().parse_args(arguments, argparse.Namespace(debug=False))
+    parsed = make_parser().parse_args(arguments, argparse.Namespace(debug=False))
     try:
         with _progress_on_stderr(logging.DEBUG if parsed.debug else logging.INFO), _sigterm_as_interrupt():
             return int(parsed.command(parsed))
@@ -90,7 +90,19 @@ def _print_trace() -> None:
     print(redact(traceback.format_exc()), file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with those of all commands.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        A help page, a reference or a completion may be made of it.
+
+    Examples
+    --------
+    >>> make_parser().parse_args(["verify", "RUN"]).run
+    'RUN'
+    """
     options = make_options()
     parser = argparse.ArgumentParser(
         prog="spark-dbp",
