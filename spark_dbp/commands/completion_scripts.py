@@ -266,7 +266,8 @@ def write_fish(known: list[Known]) -> str:
     for one in known:
         when = _quote_fish(f"__fish_seen_subcommand_from {one.name}" if one.name else none_yet)
         if one.places.words:
-            lines.append(f"complete -c {PROG} -n {when} -a {_quote_fish(' '.join(one.places.words))}")
+            only = "" if one.places.is_path else " -f"
+            lines.append(f"complete -c {PROG}{only} -n {when} -a {_quote_fish(' '.join(one.places.words))}")
         for name, (about, value) in one.options.items():
             spelled = f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
             takes = ""

@@ -88,13 +88,8 @@ def tell_next(run: Run) -> str:
 
     share = run.document["accounting"]["kept"] / run.document["summary"]["rows_to_prune"]
     other = 0.1 if 0.15 < share <= 0.25 else 0.2
-    ratios = sorted(
-        {
-            f"{ratio:g}"
-            for ratio in (other, *(float(f"{share * x:.2g}") for x in (0.5, 1, 2)))
-            if 0 < ratio <= 1
-        }
-    )
+    around = [other, *(float(f"{share * times:.2g}") for times in (0.5, 1, 2))]
+    ratios = [f"{ratio:g}" for ratio in sorted(set(around)) if 0 < ratio <= 1]
     return _NEXT.format(
         path=json.dumps(run.path, ensure_ascii=False),
         keep_list=json.dumps(escape_glob(run.table_path("keep_list")), ensure_ascii=False),

@@ -51,8 +51,9 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; those that are not known are refused with a proposal."""
         found, rest = self.parse_known_args(args, namespace)
+        chosen = list_commands(self).get(getattr(found, "command_name", ""), self)
+        rest = _take_late_places(chosen, found, rest)
         if rest:
-            chosen = list_commands(self).get(getattr(found, "command_name", ""), self)
             chosen.error(f"unrecognized arguments: {' '.join(rest)}")
         return found
 
@@ -73,6 +74,22 @@ class CommandParser(argparse.ArgumentParser):
 
         near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
         return f"; did you mean {near[0]}?" if near else ""
+
+
+def _take_late_places(
+    parser: argparse.ArgumentParser, found: argparse.Namespace, rest: list[str]
+) -> list[str]:
+    """Give a command that takes any number of places those that follow an option. Returns what is left.
+
+    Python before 3.13 has settled their number by then: ``explain RUN --json KEY`` had no keys.
+    """
+    many = next((one for one in parser._actions if not one.option_strings and one.nargs == "*"), None)
+    if many is None:
+        return rest
+    at = rest.index("--") if "--" in rest else len(rest)
+    late = [word for word in rest[:at] if not word.startswith("-")] + rest[at + 1 :]
+    setattr(found, many.dest, [*getattr(found, many.dest), *late])
+    return [word for word in rest[:at] if word.startswith("-")]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What a local Java says: what a user can act upon to the terminal, all to a log file. Imports nothing.
 
-Only the command line asks for this. It starts Java with a pipe in the place of standard error, and passes on
-what comes through it, line by line. A program inherits standard error when it is started, so the pipe stands
-in the place of Python's too for the seconds in which Java starts; what Python writes meanwhile is passed on
-as well. Where spark-submit or a platform started Java, its output is theirs to place.
+Only the command line asks for this. It starts Java with a pipe in the place of standard output and error, and
+passes on what comes through it, line by line, to standard error. So standard output is for results alone.
+A program inherits both when it is started, so the pipe stands in the place of Python's too for the seconds in
+which Java starts; what Python writes meanwhile is passed on as well. Where spark-submit or a platform started
+Java, its output is theirs to place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,26 +81,30 @@ def choose_log_options() -> list[str]:
 
 @contextmanager
 def pass_on_java_output() -> Iterator[None]:
-    """Put a pipe in the place of standard error while Java starts, if the command line asked for it."""
+    """Put a pipe in the place of what Java inherits while it starts, if the command line asked for it."""
     if _wishes is None:
         yield
         return
     try:
-        terminal = os.dup(2)
-    except OSError:  # this process has no standard error
+        outs = {number: os.dup(number) for number in (1, 2)}
+    except OSError:  # this process has no standard output or error
         yield
         return
     reads, writes = os.pipe()
-    pump = threading.Thread(target=_pump, args=(reads, terminal, _wishes), daemon=True)
+    pump = threading.Thread(target=_pump, args=(reads, outs[2], _wishes), daemon=True)
     pump.start()
-    os.dup2(writes, 2)
+    sys.stdout.flush()
+    for number in outs:
+        os.dup2(writes, number)
     os.close(writes)
     has_started = False
     try:
         yield
         has_started = True
     finally:
-        os.dup2(terminal, 2)
+        for number, out in outs.items():
+            os.dup2(out, number)
+        os.close(outs[1])
         if not has_started:  # what Java said of it comes before our own error
             pump.join(_PATIENCE)
 

@@ -212,6 +212,8 @@ def start_local_session(
             os.environ["JAVA_HOME"] = java_home
         if _JAVA_OPTIONS not in wanted:
             wanted[_JAVA_OPTIONS] = " ".join(_choose_java_options(java_home, remote, wanted, records_classes))
+        elif "log4j" not in wanted[_JAVA_OPTIONS]:  # who sets other options has nothing against a quiet log
+            wanted[_JAVA_OPTIONS] = " ".join([*list_java_options(), wanted[_JAVA_OPTIONS]])
     if remote is None:
         wanted.setdefault("spark.master", "local[*]")
         builder = SparkSession.builder.appName("spark-dbp")
