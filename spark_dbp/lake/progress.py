@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
@@ -33,6 +33,7 @@ _RENEWED, _LOGGED, _NOTED, _NOTED_IN_STORE = 0.5, 30.0, 2.0, 30.0
 # late, because tasks start.
 _LEAST_SECONDS, _LEAST_SHARE = 3.0, 0.02
 CLEAR_LINE = "\r\x1b[K"
+_WIDE = 1000  # columns of what does not say its width
 # Marks a message that only a log file takes: the terminal shows the same in another way.
 FOR_FILE = {"for_file": True}
 
@@ -125,13 +126,14 @@ class Pace:
         self.clock = clock
         self.started = clock()
         self.rounds: tuple[str, int, int] | None = None
-        self._began, self._ended = (self.started, 0), self.started
+        # When the rounds began, and how many of them were done then; when the last one ended.
+        self.rounds_began, self._done_before, self._ended = self.started, 0, self.started
 
     def report_rounds(self, units: str, n_done: int, n_rounds: int) -> None:
         """Note that so many rounds are done. Others, or fewer than before, begin anew."""
         now = self.clock()
         if self.rounds is None or self.rounds[0] != units or n_done < self.rounds[1]:
-            self._began = now, n_done
+            self.rounds_began, self._done_before = now, n_done
         self.rounds, self._ended = (units, n_done, n_rounds), now
 
     def estimate_left(
@@ -149,9 +151,8 @@ class Pace:
             Seconds since the pass began.
         """
         if self.rounds is not None:
-            began, before = self._began
-            took, n_taken = self._ended - began, self.rounds[1] - before
-            if n_taken <= 0 or now - began < _LEAST_SECONDS:
+            took, n_taken = self._ended - self.rounds_began, self.rounds[1] - self._done_before
+            if n_taken <= 0 or now - self.rounds_began < _LEAST_SECONDS:
                 return None
             each = took / n_taken
             # The round under way has had some of its time; it may take longer than the others did.
@@ -230,13 +231,18 @@ def _watch(
                     begun, n_done = seen
         except (OSError, SparkDbpError):  # a note was deleted in between, or the store does not answer
             continue
-        n_rows = count_rows()
-        left = pace.estimate_left(now, n_done, n_rows, time.time() - begun)
-        text = describe(title, n_done, n_rows, now - pace.started, pace.rounds, left)
+        n_rows, age = count_rows(), time.time() - begun
+        left = pace.estimate_left(now, n_done, n_rows, age)
+        # A pass that is older than the rounds is over: they are of something else.
+        n_shown = n_done if age <= now - pace.rounds_began else None
+        text = describe(title, n_shown, n_rows, now - pace.started, pace.rounds, left)
         if not on_terminal:
             log.info("  %s", text)
             continue
-        sys.stderr.write(CLEAR_LINE + _cut(text))
+        width = _find_width()
+        if len(text) >= width and pace.rounds is not None:  # what is left says more than the rows do
+            text = describe(title, None, n_rows, now - pace.started, pace.rounds, left)
+        sys.stderr.write(CLEAR_LINE + (text if len(text) < width else f"{text[: width - 4]}..."))
         sys.stderr.flush()
         if now - logged >= _LOGGED:  # a log file has no line that is written over
             logged = now
@@ -246,13 +252,11 @@ def _watch(
         sys.stderr.flush()
 
 
-def _cut(text: str) -> str:
-    """No longer than the terminal is wide: only one line can be written over."""
-    try:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):
-        return text
-    return text if not width or len(text) < width else f"{text[: width - 4]}..."
+def _find_width() -> int:
+    """Columns of the terminal: only one line can be written over."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _WIDE
+    return _WIDE
 
 
 def describe(
@@ -294,7 +298,7 @@ def describe(
         n_done = min(n_done, n_rows)
         parts.append(f"{n_done:,} of {n_rows:,} rows ({100 * n_done // n_rows} %)")
     parts.append(format_time(seconds))
-    if left is not None:
+    if left is not None and left >= 1:
         parts.append(f"about {format_time(left)} left")
     return f"{title}: {', '.join(parts)}"
 
