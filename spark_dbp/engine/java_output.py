@@ -32,8 +32,9 @@ _NOISE = re.compile(
     r"|Setting default log level to|To adjust logging level use|Using Spark's default log4j profile"
     r"|:: loading settings ::"
 )
-# Seconds to wait, when Java did not start, for the rest of what it said.
-_PATIENCE = 5.0
+# Seconds to wait, when a session does not start, for the rest of what Java said. There is no end to wait for
+# where it lives on.
+_PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,17 @@ def pass_on_java_output() -> Iterator[None]:
     for number in outs:
         os.dup2(writes, number)
     os.close(writes)
-    has_started = False
+    has_failed = False
     try:
         yield
-        has_started = True
+    except Exception:
+        has_failed = True
+        raise
     finally:
         for number, out in outs.items():
             os.dup2(out, number)
         os.close(outs[1])
-        if not has_started:  # what Java said of it comes before our own error
+        if has_failed:  # what Java said of it comes before our own error
             pump.join(_PATIENCE)
 
 

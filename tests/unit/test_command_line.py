@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,7 @@ def test_examples_of_help_parse(name):
     examples = examples_of(name)
     assert 1 <= len(examples) <= 4
     for line in examples:
-        words = shlex.split(line, comments=True)
-        if ">" in words:
-            words = words[: words.index(">")]
+        words = list(takewhile(lambda word: word not in (">", "|"), shlex.split(line, comments=True)))
         assert words[0] == name
         assert cli.make_parser().parse_args(words).command_name == name
 
