@@ -14,7 +14,7 @@ _NEARLY_ALL, _MUCH, _MANY = 0.95, 0.5, 0.25
 _METHODS = ("exact", "minhash", "semantic")
 
 
-def hint_at_quotas(found: Mapping[str, Any], *, keeps_all: bool, who: str = "most") -> str | None:
+def hint_at_quotas(found: Mapping[str, Any], *, keeps_all: bool, counts: bool = False) -> str | None:
     """What keeps quotas from showing which clusters are complex.
 
     Parameters
@@ -23,8 +23,8 @@ def hint_at_quotas(found: Mapping[str, Any], *, keeps_all: bool, who: str = "mos
         From `stages.quota.describe_quotas`.
     keeps_all : bool
         Whether all samples are kept.
-    who : str
-        How many clusters are kept whole or at their floor, where these are many.
+    counts : bool
+        Whether to give the numbers; rows of a sweep have them beside the hint.
 
     Returns
     -------
@@ -40,9 +40,11 @@ def hint_at_quotas(found: Mapping[str, Any], *, keeps_all: bool, who: str = "mos
     if keeps_all:
         return "all samples are kept, so no other setting changes anything"
     if found.get("nearly_equal"):
-        return "nearly equal weights: the temperature is so high that the complexities hardly count"
+        ratio = f", the largest {found['weight_ratio']:.2g} times the smallest" if counts else ""
+        return f"nearly equal weights{ratio}: the temperature is so high that the complexities hardly count"
     if not found.get("mostly_bound"):
         return None
+    who = f"{found['saturated'] + found['at_floor']:,} of {found['clusters']:,}" if counts else "most"
     if found["saturated"] > found["at_floor"]:
         what = f"{who} clusters are kept whole or at their floor"
         return f"{what}, so the weights hardly count: keep fewer samples"
@@ -105,8 +107,7 @@ def _judge_filter(dropped: Mapping[str, int], config: Mapping[str, Any], left: i
 def _judge_quotas(document: Mapping[str, Any]) -> list[str]:
     summary, prune = document["summary"], document["config"].get("prune") or {}
     kept, reached, clusters = document["accounting"]["kept"], summary["rows_to_prune"], summary["clusters"]
-    n_bound = summary["saturated"] + summary["at_floor"]
-    found = hint_at_quotas(summary, keeps_all=kept == reached, who=f"{n_bound:,} of {clusters:,}")
+    found = hint_at_quotas(summary, keeps_all=kept == reached, counts=True)
     if found is not None:
         temperature = summary.get("proposed_temperature")
         if temperature is not None and kept < reached:

@@ -40,12 +40,14 @@ def test_runs_without_a_hint(summary):
     [
         (
             {"nearly_equal": True, "weight_ratio": 1.115, "proposed_temperature": 0.005, "proposed_weight_ratio": 8.81},
-            "nearly equal weights: the temperature is so high that the complexities hardly count; "
+            "nearly equal weights, the largest 1.1 times the smallest: the temperature is so high that the "
+            "complexities hardly count; "
             "try --set prune.temperature=0.005 (largest weight 8.8 times the smallest)",
         ),
         (
             {"nearly_equal": True, "weight_ratio": 1.0},
-            "nearly equal weights: the temperature is so high that the complexities hardly count",
+            "nearly equal weights, the largest 1 times the smallest: the temperature is so high that the "
+            "complexities hardly count",
         ),
         (
             {"mostly_bound": True, "saturated": 3, "at_floor": 16, "weight_ratio": None,
