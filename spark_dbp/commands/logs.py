@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from spark_dbp.errors import ConfigError
@@ -49,7 +49,10 @@ def keep_logs(
     log.setLevel(logging.DEBUG if debug or log_file is not None else logging.INFO)
     note(f"spark-dbp {' '.join(arguments)}")
     try:
-        with tidy_java_output(shows_all=debug, keeps_all=log_file is not None):
+        with (
+            tidy_java_output(shows_all=debug, keeps_all=log_file is not None),
+            _take_warnings(handlers) if quiet or log_file is not None else nullcontext(),
+        ):
             yield
     finally:
         for handler in handlers:
@@ -57,6 +60,27 @@ def keep_logs(
         log.setLevel(before)
         for handler in handlers[1:]:
             handler.close()
+
+
+@contextmanager
+def _take_warnings(handlers: Sequence[logging.Handler]) -> Iterator[None]:
+    """Let warnings of Python's libraries go where messages go."""
+    warned = logging.getLogger("py.warnings")
+    propagates, warned.propagate = warned.propagate, False
+    for handler in handlers:
+        warned.addHandler(handler)
+    for redacting in log.filters:
+        warned.addFilter(redacting)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        warned.propagate = propagates
+        for handler in handlers:
+            warned.removeHandler(handler)
+        for redacting in log.filters:
+            warned.removeFilter(redacting)
 
 
 def note(text: str) -> None:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from itertools import takewhile
 from pathlib import Path
 
@@ -266,6 +267,7 @@ def chatty(monkeypatch):
         log.debug("fine print")
         log.info("reading s3://AKIA:abc@bucket/x")
         log.warning("a warning")
+        warnings.warn("a library warns of token=hunter2", stacklevel=1)
         print("result")
         if parsed.dedup_to:
             raise InputError("it is refused: password=hunter2", mend="do better")
@@ -298,7 +300,7 @@ def test_the_log_file_has_everything(command, chatty, tmp_path):
     text = path.read_text()
     assert text.startswith("before\n")
     for words in (
-        "DEBUG fine print", "INFO reading s3://(redacted)@bucket/x", "WARNING a warning", "Traceback",
+        "DEBUG fine print", "INFO reading s3://(redacted)@bucket/x", "WARNING a warning", "a library warns of token=(redacted)", "Traceback",
         "InputError: it is refused: password=(redacted)", "exit code 3", "DEBUG spark-dbp sweep",
     ):  # fmt: skip
         assert words in text
@@ -312,6 +314,7 @@ def test_a_log_file_makes_the_terminal_no_louder(command, chatty, tmp_path):
     done = command("--log-file", tmp_path / "x.log", "sweep", RUN, "--csv", "x.csv")
     assert done.code == 1
     assert "fine print" not in done.err
+    assert "a library warns" in done.err
     assert "Traceback" not in done.err
     assert "RuntimeError: a bug, token=(redacted)" in done.err
     assert "Traceback" in (tmp_path / "x.log").read_text()
