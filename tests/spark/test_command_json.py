@@ -16,6 +16,8 @@ from made_shards import keys_of, write_shards
 from spark_dbp import cli
 from spark_dbp.commands.parsers import list_commands
 
+pytestmark = pytest.mark.slow
+
 SIZES = [40, 30]
 KEYS = keys_of(SIZES)
 
