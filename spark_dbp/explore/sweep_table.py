@@ -170,7 +170,9 @@ class Sweep:
             for row in shown
         ]
         rows = [self._format_row(row) for row in shown]
-        table = format_table(_HEADS, rows, left=_LEFT, least=_LEAST, width=width, tails=marks)
+        # What all rows share says least.
+        least = sorted(_LEAST, key=lambda name: len({row[_HEADS.index(name)] for row in rows}) > 1)
+        table = format_table(_HEADS, rows, left=_LEFT, least=least, width=width, tails=marks)
         more = [_EXPLAINED, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
         return "\n".join([self.describe(), *table, *more])
 
