@@ -9,7 +9,7 @@ locked or in conflict, 1 anything else.
 from __future__ import annotations
 
 import argparse
-import logging
+import os
 import signal
 import sys
 import threading
@@ -17,10 +17,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from spark_dbp._version import __version__
-from spark_dbp.commands import choose, explain, jobs, look, report, shards, tables
-from spark_dbp.commands.shared import make_options
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.commands import choose, completion, explain, jobs, look, report, shards, tables
+from spark_dbp.commands.logs import keep_logs, note
+from spark_dbp.commands.output import print_error
+from spark_dbp.commands.parsers import make_main_parser, make_options, parse
+from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import redact
 
 
@@ -37,40 +38,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    parsed = _parser().parse_args(arguments, argparse.Namespace(debug=False))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = parse(make_parser(), given)
     try:
-        with _progress_on_stderr(logging.DEBUG if parsed.debug else logging.INFO), _sigterm_as_interrupt():
-            return int(parsed.command(parsed))
-    except SparkDbpError as error:
-        if parsed.debug:
-            _print_trace()
-        print(f"spark-dbp: {error}", file=sys.stderr)
+        with keep_logs(given, debug=parsed.debug, quiet=parsed.quiet, log_file=parsed.log_file):
+            code = _carry_out(parsed)
+            note(f"exit code {code}")
+            return code
+    except ConfigError as error:  # there is no log yet
+        print_error(f"spark-dbp: {error}")
         return error.exit_code
+
+
+def _carry_out(parsed: argparse.Namespace) -> int:
+    """Call the command; say what goes wrong, and return the exit code for it."""
+    try:
+        with _sigterm_as_interrupt():
+            code = int(parsed.command(parsed))
+            sys.stdout.flush()
+            return code
+    except SparkDbpError as error:
+        return _tell(parsed, f"{error}", error.exit_code)
     except KeyboardInterrupt:
         default = "the same command goes on after the last finished step"
-        print(f"spark-dbp: interrupted; {getattr(parsed, 'interrupted', default)}", file=sys.stderr)
+        return _tell(parsed, f"interrupted; {getattr(parsed, 'interrupted', default)}", 1, traced=False)
+    except BrokenPipeError:  # who reads the result has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a directory that may not be written
-        if parsed.debug:
-            _print_trace()
         place = f" {error.filename}" if error.filename else ""
-        print(
-            redact(f"spark-dbp: cannot read or write{place}: {error.strerror or error}\n")
-            + "  to mend it: see that the place exists, may be written and has room; then run again",
-            file=sys.stderr,
+        return _tell(
+            parsed,
+            f"cannot read or write{place}: {error.strerror or error}\n"
+            "  to mend it: see that the place exists, may be written and has room; then run again",
+            1,
         )
-        return 1
     except Exception as error:
-        if parsed.debug:
-            _print_trace()
         from spark_dbp.engine.spark_errors import read_first_line
 
-        print(
-            f"spark-dbp: {type(error).__name__}: {redact(read_first_line(error))}\n"
+        return _tell(
+            parsed,
+            f"{type(error).__name__}: {read_first_line(error)}\n"
             "  to mend it: run with --debug for the whole trace; if the cause is not yours, please report it",
-            file=sys.stderr,
+            1,
         )
-        return 1
+
+
+def _tell(parsed: argparse.Namespace, text: str, code: int, *, traced: bool = True) -> int:
+    """Say what went wrong on standard error, and in the log file with the trace."""
+    if traced:
+        if parsed.debug:
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        note(traceback.format_exc().rstrip())
+    print_error(f"spark-dbp: {text}")
+    note(f"spark-dbp: {text}")
+    return code
 
 
 def run_job() -> None:
@@ -86,20 +108,22 @@ def run_job() -> None:
         raise SystemExit(code)
 
 
-def _print_trace() -> None:
-    print(redact(traceback.format_exc()), file=sys.stderr)
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with those of all commands.
 
+    Returns
+    -------
+    argparse.ArgumentParser
+        A help page, a reference or a completion may be made of it.
 
-def _parser() -> argparse.ArgumentParser:
+    Examples
+    --------
+    >>> make_parser().parse_args(["verify", "RUN"]).run
+    'RUN'
+    """
     options = make_options()
-    parser = argparse.ArgumentParser(
-        prog="spark-dbp",
-        description="Prune a dataset by the complexity of its concept clusters (DBP, arXiv 2401.04578).",
-        parents=[options.common],
-    )
-    parser.add_argument("--version", action="version", version=f"spark-dbp {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (jobs, choose, look, explain, report, tables, shards):
+    parser, commands = make_main_parser(options)
+    for module in (jobs, choose, explain, report, tables, shards, look, completion):
         module.add_commands(commands, options)
     return parser
 
@@ -119,18 +143,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _progress_on_stderr(level: int) -> Iterator[None]:
-    from spark_dbp.lake.progress import ProgressLogHandler
-
-    logger = logging.getLogger("spark_dbp")
-    handler = ProgressLogHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(level)  # a session that is started under DEBUG shows what Spark logs of failed tasks
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -6,7 +6,6 @@ Imports `job`, `stages.embed`, `engine`, `io`, `lake` and `encoders`; pyspark in
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from spark_dbp.io.pieces import Pieces
 from spark_dbp.job import Job
 from spark_dbp.kernels.samples import count_samples
 from spark_dbp.lake.parts import FinishedPart, PartStore, Piece
-from spark_dbp.lake.progress import name_pass
+from spark_dbp.lake.progress import name_pass, report_rounds
 from spark_dbp.stages import embed
 from spark_dbp.stages.ingest import to_sample_columns
 
@@ -43,7 +42,6 @@ _FEWEST_IMAGES = 64
 # Most parts, so that the driver keeps up with them.
 _MOST_PARTS = 4096
 _EXAMPLES = 5
-_LOGGED = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,9 @@ def embed_parts(
         problems.update(count_problems(part))
         _check_problems(job, task, problems, part)
     notes = name_pass(job.directory.progress) if job.engine.name == "arrow" else None
-    n_parts, n_done, logged = len(finished) + len(parts), len(finished), time.monotonic()
+    n_parts, n_done = len(finished) + len(parts), len(finished)
+    if notes is None:  # workers cannot say how far they are
+        report_rounds("parts", n_done, n_parts)
     job.directory.rows_to_pass = task.n_rows - n_known
 
     def work(pieces: list[Piece]) -> FinishedPart:
@@ -149,9 +149,8 @@ def embed_parts(
         problems.update(count_problems(part))
         _check_problems(job, task, problems, part)
         n_done += 1
-        if notes is None and time.monotonic() - logged > _LOGGED:  # workers cannot say how far they are
-            logged = time.monotonic()
-            log.info("  %s of %s parts are done", f"{n_done:,}", f"{n_parts:,}")
+        if notes is None:
+            report_rounds("parts", n_done, n_parts)
     return finished
 
 

@@ -1,6 +1,6 @@
 """Read a finished run.
 
-Imports `config`, `lake`, `kernels.vectors`, `run_plots` and `secrets`; `loaders.keep_trie` and
+Imports `config`, `hints`, `lake`, `kernels.vectors`, `run_plots` and `secrets`; `loaders.keep_trie` and
 `engine.storage` inside functions. Only methods that return DataFrames need pandas or pyspark.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp._version import __version__
 from spark_dbp.config import RunConfig
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
+from spark_dbp.hints import list_hints
 from spark_dbp.kernels.vectors import split_centroids_table
 from spark_dbp.lake import files, parquet_files, paths
 from spark_dbp.lake.marks import FORMAT_VERSION, describe_version
@@ -174,7 +175,7 @@ class Run(RunPlots):
 
 
 class RunSummary:
-    """What a run did, for people. ``items`` has it as pairs of a label and a text."""
+    """What a run did, for people. ``items`` has it as pairs of a label and a text, ``hints`` what is odd."""
 
     def __init__(self, run: Run) -> None:
         document, summary = run.document, run.document["summary"]
@@ -195,8 +196,8 @@ class RunSummary:
                          f"{summary['mean_distance_kept']:.4f} among the kept"),
             ("digest", f"{document['digests']['keep_list']} (of the keep list)"),
         ]  # fmt: skip
-        if hint := _give_hint(summary):
-            self.items.append(("hint", hint))
+        self.hints = list_hints(document)
+        self.items += [("hint", hint) for hint in self.hints]
         self.tables = [(name, run.table_path(name)) for name in document["tables"]]
         self.published = list(run.published().items())
 
@@ -222,28 +223,6 @@ class RunSummary:
 
 def _span(pair: list[int]) -> str:
     return f"{pair[0]:,} to {pair[1]:,}"
-
-
-def _give_hint(summary: dict[str, Any]) -> str:
-    """What would let the quotas show, where they hardly do; else nothing. Earlier runs do not say."""
-    saturated, at_floor = summary["saturated"], summary["at_floor"]
-    if summary.get("mostly_bound"):
-        what = (
-            f"{saturated + at_floor:,} of {summary['clusters']:,} clusters are kept whole or at their floor"
-        )
-        if saturated > at_floor:
-            mend = "keep fewer samples, which leaves more to choose"
-        else:
-            mend = "keep more samples, or lower prune.min_per_cluster or prune.cluster_balance"
-    elif summary.get("nearly_equal"):
-        what = f"the weights are nearly equal, the largest {summary['weight_ratio']:.2g} times the smallest"
-        mend = ""
-    else:
-        return ""
-    if summary["proposed_temperature"] is not None:
-        temperature, ratio = summary["proposed_temperature"], summary["proposed_weight_ratio"]
-        mend = f"try --set prune.temperature={temperature:g} (largest weight {ratio:.2g} times the smallest)"
-    return f"{what}; {mend}" if mend else what
 
 
 def open_run(path: str | os.PathLike[str], spark: SparkSession | None = None) -> Run:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.commands.shared import Options, keep_spark_settings, open_run_without_spark
+from spark_dbp.commands.output import find_width, print_json, print_text
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import keep_spark_settings, open_run_without_spark
 from spark_dbp.errors import ConfigError, InputError
 from spark_dbp.lake.paths import locate
-from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
@@ -22,25 +22,21 @@ _ABOUT = """\
 Say what other settings would keep of a finished run, from its statistics alone: nothing is clustered.
 Settings that are not given are those of the run. Without any option: how many samples each eps of
 semantic deduplication removes."""
-_EXAMPLES = """\
-examples:
-  spark-dbp sweep RUN --keep-ratio 0.1,0.2,0.3 --temperature 0.01,0.03,0.1
-  spark-dbp sweep RUN --keep-ratio 0.1,0.3,0.5 --complexity 'd_intra,d_intra*d_inter,uniform' --plot sweep.png
-  spark-dbp sweep RUN --saturated-at-most 5    the temperature at which at most 5 clusters are kept whole
-  spark-dbp sweep RUN --dedup-to 50000         the eps that leaves 50,000 samples"""
+_EXAMPLES = [
+    "sweep RUN --keep-ratio 0.1,0.2,0.3 --temperature 0.01,0.03,0.1",
+    "sweep RUN --keep-ratio 0.1,0.3 --complexity 'd_intra,d_intra*d_inter,uniform' --plot sweep.png",
+    "sweep RUN --saturated-at-most 5  # the temperature at which at most 5 clusters are kept whole",
+    "sweep RUN --dedup-to 50000  # the eps that leaves 50,000 samples",
+]
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parser of this command."""
-    sweep = commands.add_parser(
-        "sweep",
-        parents=[options.common, options.settings],
-        help="show what other ratios, temperatures or eps would keep of a run",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    sweep = add_command(
+        commands, options, "sweep", _sweep, "show what other ratios, temperatures or eps would keep of a run",
+        description=_ABOUT, examples=_EXAMPLES, json="print the rows as one JSON list instead",
+    )  # fmt: skip
     sweep.add_argument("run", metavar="RUN", help="directory of a finished run")
     sweep.add_argument("--keep-ratio", metavar="A,B", action="append", help="shares of the samples to keep")
     sweep.add_argument("--temperature", metavar="A,B", action="append", help="temperatures of the softmax")
@@ -57,8 +53,6 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     )
     sweep.add_argument("--csv", metavar="FILE", help="also write the rows to a CSV file")
     sweep.add_argument("--plot", metavar="FILE", help="also draw them: .png, .svg or .pdf (needs matplotlib)")
-    sweep.add_argument("--json", action="store_true", help="print the rows as one JSON list instead")
-    sweep.set_defaults(command=_sweep, interrupted="the same command begins anew")
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -74,7 +68,10 @@ def _sweep(parsed: argparse.Namespace) -> int:
     rows, text = ask(open_run_without_spark(parsed.run, settings, needs), parsed)
     if parsed.csv is not None:
         _write_csv(parsed.csv, rows)
-    print(redact(json.dumps(rows, indent=1, allow_nan=False) if parsed.json else text))
+    if parsed.json:
+        print_json(rows)
+    else:
+        print_text(text)
     return 0
 
 
@@ -134,7 +131,7 @@ def _sweep_pruning(run: Run, parsed: argparse.Namespace) -> tuple[list[dict[str,
 
         suffix = parsed.plot.lower().rpartition(".")[2]
         Path(parsed.plot).expanduser().write_bytes(encode_figure(found.plot(), suffix))
-    return found.to_dicts(), str(found)
+    return found.to_dicts(), found.format(find_width())
 
 
 def _find_eps(run: Run, parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:

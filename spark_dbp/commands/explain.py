@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from spark_dbp.commands.shared import Options, keep_spark_settings, open_run
+from spark_dbp.commands.output import print_json, print_text
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import keep_spark_settings, open_run
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parsers of these commands."""
-    explain = commands.add_parser(
-        "explain",
-        parents=[options.common, options.settings],
-        help="tell what became of some keys, and why",
+    explain = add_command(
+        commands, options, "explain", _explain, "tell what became of some keys, and why",
         description="Tell what became of some keys, and why. Keys are read by their type: BINARY in "
         "hexadecimal, times as SQL writes them. With --all, the verdict on every row is written as a table.",
-        epilog="examples: spark-dbp explain RUN part/0000007.jpg 'a key with blanks' --json; "
-        "spark-dbp explain RUN --all --out verdicts",
-    )
+        examples=[
+            "explain RUN part/0000007.jpg 'a key with blanks' --json",
+            "explain RUN --json -- -a-key-that-begins-with-a-dash",
+            "explain RUN --all --out verdicts",
+        ],
+        json="print a list, one object a key, as JSON",
+    )  # fmt: skip
     explain.add_argument("run", metavar="RUN", help="directory of a finished run")
     explain.add_argument("keys", metavar="KEY", nargs="*", help="keys; after -- also those that begin with -")
-    explain.add_argument("--json", action="store_true", help="print a list, one object a key, as JSON")
     explain.add_argument(
         "--no-input", action="store_true", help="do not look up where the keys lie in the input"
     )
@@ -39,20 +40,17 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     explain.add_argument(
         "--publish", action="store_true", help="with --all: as one more table of the run's output.table"
     )
-    explain.set_defaults(command=_explain, interrupted="the same command begins anew")
 
-    diff = commands.add_parser(
-        "diff",
-        parents=[options.common, options.settings],
-        help="show what two runs keep differently, and why",
-    )
+    diff = add_command(
+        commands, options, "diff", _diff, "show what two runs keep differently, and why",
+        examples=["diff RUN RUN2", "diff RUN RUN2 --out CHANGED  # the keys gained and lost, as a table"],
+        json="print the differences as one JSON document",
+    )  # fmt: skip
     diff.add_argument("run", metavar="RUN", help="directory of a finished run")
     diff.add_argument("other", metavar="RUN2", help="directory of another one")
-    diff.add_argument("--json", action="store_true", help="print the differences as one JSON document")
     diff.add_argument(
         "--out", metavar="DIR", help="a new directory: the keys gained and lost as a Parquet table"
     )
-    diff.set_defaults(command=_diff, interrupted="the same command begins anew")
 
 
 def _explain(parsed: argparse.Namespace) -> int:
@@ -68,7 +66,10 @@ def _explain(parsed: argparse.Namespace) -> int:
     if parsed.all:
         return _write_all(run, parsed, spark)
     told = explain(run, parsed.keys, spark, look_at_input=not parsed.no_input)
-    print(json.dumps([one.to_dict() for one in told], indent=1, ensure_ascii=False) if parsed.json else told)
+    if parsed.json:
+        print_json([one.to_dict() for one in told], redacts=False)
+    else:
+        print_text(str(told), redacts=False)
     unknown = [one for one in told if one.reason == UNKNOWN]
     if unknown:
         sys.stdout.flush()
@@ -86,7 +87,10 @@ def _write_all(run: Run, parsed: argparse.Namespace, spark: SparkSession) -> int
 
     write = publish_verdicts if parsed.publish else write_verdicts
     written = write(run, parsed.out, spark)
-    print(json.dumps(written.to_dict(), indent=1) if parsed.json else redact(str(written)))
+    if parsed.json:
+        print_json(written.to_dict(), redacts=False)
+    else:
+        print_text(str(written))
     return 0
 
 
@@ -96,7 +100,10 @@ def _diff(parsed: argparse.Namespace) -> int:
     run, spark = _open(parsed.run, "diff", parsed.settings)
     other, _ = open_run(parsed.other, parsed.settings)
     found = diff(run, other, spark, out=parsed.out)
-    print(redact(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if parsed.json else str(found)))
+    if parsed.json:
+        print_json(found.to_dict())
+    else:
+        print_text(str(found))
     return 0
 
 

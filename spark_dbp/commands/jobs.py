@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from spark_dbp.commands.shared import Options, open_run
+from spark_dbp.commands.ending import print_end
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import open_run
 from spark_dbp.errors import ConfigError
-from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from spark_dbp.config import RunConfig
-    from spark_dbp.runs import Run
 
-# Paths as Python and as a shell read them.
-_NEXT = """what next
-  join the keep list     spark.read.parquet({keep_list}).join(metadata, "key")
-  filter while loading   "some-key" in spark_dbp.KeepTrie.open({run})
-  another ratio          spark-dbp select {run_argument} --set prune.keep_ratio=0.2 --out {out_argument}"""
-
+_JSON = "print what the run did as one JSON document"
 # Of each demo: what it does, where unless told otherwise, and what most samples of a cluster have in common.
 _DEMOS = {
     "digits": (
@@ -46,16 +39,25 @@ _DEMOS = {
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parsers of these commands."""
-    run = commands.add_parser(
-        "run", parents=[options.common, options.settings], help="run the whole job of a configuration file"
-    )
+    run = add_command(
+        commands, options, "run", _run, "run the whole job of a configuration file",
+        description="Run the whole job: from embeddings, images or texts to a keep list and its trie. "
+        "The same command again reuses every step whose input and settings are unchanged.",
+        examples=[
+            "run conf.yaml",
+            "run conf.yaml --set prune.keep_ratio=0.2 cluster.n_clusters=500",
+            "run conf.yaml --quiet --log-file run.log  # for a scheduler",
+        ],
+        json=_JSON, interrupted=None,
+    )  # fmt: skip
     run.add_argument("conf", metavar="CONF", help="YAML file; conf/example.yaml describes every key")
     run.add_argument("--fresh", action="store_true", help="reuse nothing of an earlier run in output.path")
-    run.set_defaults(command=_run)
 
-    demo = commands.add_parser(
-        "demo", parents=[options.common], help="cluster and prune 1,797 handwritten digits on this machine"
-    )
+    demo = add_command(
+        commands, options, "demo", _demo, "cluster and prune 1,797 handwritten digits on this machine",
+        examples=["demo", "demo /tmp/demo --texts  # embed docstrings first"],
+        takes_settings=False, json=_JSON, interrupted=None,
+    )  # fmt: skip
     which = demo.add_mutually_exclusive_group()
     for kind, what in (("images", "pictures in shards"), ("texts", "docstrings of installed packages")):
         which.add_argument(
@@ -67,16 +69,20 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         )
     defaults = ", ".join(directory for _, directory, _ in _DEMOS.values())
     demo.add_argument("dir", metavar="DIR", nargs="?", help=f"where (default: {defaults})")
-    demo.set_defaults(command=_demo, demo="digits")
+    demo.set_defaults(demo="digits")
 
-    select = commands.add_parser(
-        "select",
-        parents=[options.common, options.settings],
-        help="prune a finished run again without clustering",
-    )
+    select = add_command(
+        commands, options, "select", _select, "prune a finished run again without clustering",
+        description="Prune a finished run again with other prune.* or trie.* settings, without clustering. "
+        "The new run shares the tables of the first.",
+        examples=[
+            "select RUN --set prune.keep_ratio=0.1 --out RUN-0.1",
+            "select RUN --set prune.which_to_keep=stratified prune.temperature=0.05 --out RUN2",
+        ],
+        json=_JSON, interrupted=None,
+    )  # fmt: skip
     select.add_argument("run", metavar="RUN", help="directory of a finished run")
     select.add_argument("--out", metavar="DIR", required=True, help="directory of the new run")
-    select.set_defaults(command=_select)
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -89,8 +95,7 @@ def _run(parsed: argparse.Namespace) -> int:
     with ThreadPoolExecutor(1) as beside:  # Spark starts meanwhile, in the thread that uses it
         imported = beside.submit(import_module, "spark_dbp.runner")
         session = get_session(config.spark, records_classes=True)
-    _report(imported.result().run(config, session, fresh=parsed.fresh))
-    return 0
+    return print_end(imported.result().run(config, session, fresh=parsed.fresh), as_json=parsed.json)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -102,7 +107,8 @@ def _demo(parsed: argparse.Namespace) -> int:
         from spark_dbp.encoders.packaged import check_installed
 
         check_installed(parsed.demo)
-    print(about, file=sys.stderr)
+    if not parsed.quiet:
+        print(about, file=sys.stderr)
 
     def prepare() -> tuple[RunConfig, dict[str, str]]:
         import_module("spark_dbp.runner")
@@ -113,15 +119,10 @@ def _demo(parsed: argparse.Namespace) -> int:
     with ThreadPoolExecutor(1) as beside:  # Spark starts meanwhile, in the thread that uses it
         prepared = beside.submit(prepare)
         session = get_session(records_classes=True)
-    from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
     from spark_dbp.runner import run
 
     config, labels = prepared.result()
-    done = run(config, session)
-    _report(done)
-    print(f"narrowest and widest clusters (mostly: {mostly})")
-    print(format_clusters(describe_extreme_clusters(done, labels=labels)))
-    return 0
+    return print_end(run(config, session), as_json=parsed.json, labels=labels, mostly=mostly)
 
 
 def _select(parsed: argparse.Namespace) -> int:
@@ -129,21 +130,4 @@ def _select(parsed: argparse.Namespace) -> int:
 
     settings = [item for item in parsed.settings if item.startswith("spark.")]
     source, spark = open_run(parsed.run, settings)
-    _report(prune_again(source, parsed.out, parsed.settings, spark))
-    return 0
-
-
-def _report(run: Run) -> None:
-    print(redact(f"\n{run.path}\n{run.summary()}"))
-    print(redact(_tell_next(run.path, run.table_path("keep_list"))))
-
-
-def _tell_next(run: str, keep_list: str) -> str:
-    from spark_dbp.lake.paths import escape_glob
-
-    return _NEXT.format(
-        run=json.dumps(run, ensure_ascii=False),
-        keep_list=json.dumps(escape_glob(keep_list), ensure_ascii=False),
-        run_argument=shlex.quote(run),
-        out_argument=shlex.quote(f"{run}-0.2"),
-    )
+    return print_end(prune_again(source, parsed.out, parsed.settings, spark), as_json=parsed.json)

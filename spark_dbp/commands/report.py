@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 
-from spark_dbp.commands.shared import Options, open_run
+from spark_dbp.commands.output import print_json, print_text
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import open_run
 from spark_dbp.errors import ConfigError
-from spark_dbp.secrets import redact
 
 _SETTING = re.compile(r"(report|spark)\.")
 
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parser of the command."""
-    report = commands.add_parser(
-        "report",
-        parents=[options.common, options.settings],
-        help="write one HTML page about a finished run",
+    report = add_command(
+        commands, options, "report", _report, "write one HTML page about a finished run",
         description="Write one HTML file about a finished run, at most 2 MB, that needs no network. "
         "Images and texts are looked up in the input: --set report.image=COLUMN report.caption=COLUMN.",
-    )
+        examples=["report RUN", "report RUN --set report.caption=caption --out page.html"],
+        json="print what was written as one JSON document",
+    )  # fmt: skip
     report.add_argument("run", metavar="RUN", help="directory of a finished run")
     report.add_argument(
         "--out", metavar="FILE", help="where (default: RUN-report.html here); an earlier report is replaced"
     )
-    report.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    report.set_defaults(command=_report, interrupted="the same command begins anew")
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -43,13 +41,8 @@ def _report(parsed: argparse.Namespace) -> int:
 
     written = write_report(run, parsed.out, parsed.settings, spark)
     if parsed.json:
-        print(redact(json.dumps(written.to_dict(), indent=1)))
+        print_json(written.to_dict())
         return 0
-    print(redact(f"{written.path}\n{written.describe()}"))
-    print(
-        redact(
-            f"what next\n  look at it    open {shlex.quote(written.path)} in a browser, or send it to a "
-            "colleague"
-        )
-    )
+    look = f"open {shlex.quote(written.path)} in a browser, or send it to a colleague"
+    print_text(f"{written.path}\n{written.describe()}\nwhat next\n  look at it    {look}")
     return 0

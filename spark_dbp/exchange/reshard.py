@@ -42,6 +42,7 @@ from spark_dbp.io.shards import Shard, digest_shards
 from spark_dbp.lake import files
 from spark_dbp.lake.local_files import can_rename
 from spark_dbp.lake.lock import Lock, acquire_lock
+from spark_dbp.lake.progress import report_rounds, show_progress
 from spark_dbp.loaders.index import ShardIndex, open_index
 from spark_dbp.loaders.index_writer import MANIFEST
 from spark_dbp.loaders.keys import KeyForm, KeyFunction, open_key_form
@@ -56,8 +57,8 @@ log = logging.getLogger("spark_dbp")
 
 FORMAT, VERSION = "spark-dbp reshard", 1
 PLAN, DONE, SIZES, INDEX = "_plan.json", "_reshard.json", "sizes.json", "_index"
-# Most Spark jobs; seconds between two lines of the log.
-_MOST_JOBS, _LOGGED = 4096, 20.0
+# Most Spark jobs.
+_MOST_JOBS = 4096
 # What a plan consists of, as messages name it.
 _NAMES = {
     "keep_list": "the keep list of the run",
@@ -358,7 +359,7 @@ class _Resharding:
         log.info("writing %s shards, %s bytes ...", f"{len(numbers):,}", f"{sum(map(cuts.size, numbers)):,}")
         a_job = max(1, -(-len(numbers) // _MOST_JOBS))
         groups = [numbers[at : at + a_job] for at in range(0, len(numbers), a_job)]
-        done, logged = 0, time.monotonic()
+        done = 0
 
         def work(group: list[int]) -> None:
             new = [
@@ -367,13 +368,12 @@ class _Resharding:
             ]
             _write_in_worker(self.spark, index.path, new, self.base, self.renames)
 
-        with translate_errors("--out"):
+        with translate_errors("--out"), show_progress("writing shards", None, lambda: 0):
+            report_rounds("shards", 0, len(numbers))
             for group, _ in run_parts(self.spark, groups, work):
                 done += len(group)
                 self.lock.check()
-                if time.monotonic() - logged > _LOGGED:
-                    logged = time.monotonic()
-                    log.info("  %s of %s shards are written", f"{done:,}", f"{len(numbers):,}")
+                report_rounds("shards", done, len(numbers))
 
     def check_written(self, cuts: ShardPlan) -> None:
         sizes = files.list_sizes(self.base)

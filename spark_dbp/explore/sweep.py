@@ -1,6 +1,6 @@
 """What other prune settings would keep: exact quotas for each combination, from statistics, without Spark.
 
-Imports numpy, `config`, `errors`, the stage `quota`, `run_clusters` and `sweep_table`.
+Imports numpy, `config`, `errors`, `hints`, the stage `quota`, `run_clusters` and `sweep_table`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from spark_dbp.config import Complexity, PruneConfig
 from spark_dbp.errors import ConfigError, InfeasibleError
 from spark_dbp.explore.run_clusters import RunClusters
 from spark_dbp.explore.sweep_table import Sweep, SweepRow
+from spark_dbp.hints import hint_at_quotas
 from spark_dbp.stages.quota import (
     WITHOUT_TEMPERATURE,
     describe_quotas,
@@ -236,29 +237,20 @@ class _Solver:
         """What is odd about a setting, and what to try."""
         quota, used = plan["quota"], self.clusters.n_items > 0
         has_temperature = complexity not in WITHOUT_TEMPERATURE
-        if int(quota.sum()) == self.clusters.n_rows:
-            return "all samples are kept, so no other setting changes anything"
-        if not has_temperature and self.several_temperatures:
+        keeps_all = int(quota.sum()) == self.clusters.n_rows
+        if not has_temperature and self.several_temperatures and not keeps_all:
             return f"complexity {complexity} uses no temperature"
-        proposed = found["proposed_temperature"]
-        if found["nearly_equal"]:
-            what = "nearly equal weights: the temperature is so high that the complexities hardly count"
-        elif found["mostly_bound"] and found["saturated"] > found["at_floor"]:
-            what = "most clusters are kept whole or at their floor, so the weights hardly count: keep fewer"
-        elif found["mostly_bound"]:
-            what = (
-                "most clusters are kept whole or at their floor: the temperature is low for so few samples, "
-                "or the floor high"
-            )
-        elif has_temperature and self.n_used > 1 and 2 * int((plan["target"][used] < 1).sum()) > self.n_used:
+        what, proposed = hint_at_quotas(found, keeps_all=keeps_all), found["proposed_temperature"]
+        if keeps_all:
+            return what
+        few = 2 * int((plan["target"][used] < 1).sum()) > self.n_used
+        if what is None and has_temperature and self.n_used > 1 and few:
             what = (
                 "the temperature is so low that most targets are below one sample: these clusters share out "
                 "what is left over, whatever their complexity"
             )
             proposed = propose_temperature(plan["complexity"])
-        else:
-            return None
-        return what if proposed is None else f"{what}; try temperature {proposed:g}"
+        return what if what is None or proposed is None else f"{what}; try temperature {proposed:g}"
 
 
 def _count_effective(quota: Any) -> float:

@@ -1,4 +1,4 @@
-"""The result of a sweep: rows that print as a table. Imports `errors`; pandas and `plots` in functions."""
+"""The result of a sweep: rows that print as a table. Imports `text_table`; others in functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from spark_dbp.explore.text_table import format_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +89,8 @@ _HEADS = (
     "stay",
 )
 _LEFT = ("complexity",)
+# What a narrow terminal shows last.
+_LEAST = ("effective", "mean distance", "weights", "quotas", "stay", "complexity")
 _EXPLAINED = (
     "at floor, whole: clusters; weights: largest / smallest; effective: number of equal clusters that are as "
     "even; stay: share of what this run kept"
@@ -154,18 +158,26 @@ class Sweep:
             f"{floor}"
         )
 
-    def __str__(self) -> str:
+    def format(self, width: int | None = None) -> str:
+        """The table as text; for a terminal of so many columns without those that it has no room for."""
         shown = self._list_shown()
         notes = self._list_notes(shown)
+        marks = [
+            " ".join(
+                (["this run"] if row.current else [])
+                + ([f"[{notes.index(row.hint) + 1}]"] if row.hint is not None else [])
+            )
+            for row in shown
+        ]
         rows = [self._format_row(row) for row in shown]
-        widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
-        lines = [self.describe(), _format_line(_HEADS, widths)]
-        for row, cells in zip(shown, rows, strict=True):
-            marks = ["this run"] if row.current else []
-            marks += [f"[{notes.index(row.hint) + 1}]"] if row.hint is not None else []
-            lines.append(f"{_format_line(cells, widths)}  {' '.join(marks)}".rstrip())
-        lines += [_EXPLAINED, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
-        return "\n".join(lines)
+        # What all rows share says least.
+        least = sorted(_LEAST, key=lambda name: len({row[_HEADS.index(name)] for row in rows}) > 1)
+        table = format_table(_HEADS, rows, left=_LEFT, least=least, width=width, tails=marks)
+        more = [_EXPLAINED, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
+        return "\n".join([self.describe(), *table, *more])
+
+    def __str__(self) -> str:
+        return self.format()
 
     __repr__ = __str__
 
@@ -225,10 +237,3 @@ def _round_up(value: float) -> float:
     """
     rounded = round(value, 4)
     return rounded if rounded >= value else round(rounded + 1e-4, 4)
-
-
-def _format_line(cells: list[str] | tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(
-        cell.ljust(width) if name in _LEFT else cell.rjust(width)
-        for name, cell, width in zip(_HEADS, cells, widths, strict=True)
-    )

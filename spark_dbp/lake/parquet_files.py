@@ -9,15 +9,15 @@ from typing import Any
 from spark_dbp.lake import files
 
 
-def read_parquet(path: str) -> Any:
-    """Read a small Parquet file, or a directory of them, as a pyarrow Table.
+def read_parquet(path: str, columns: list[str] | None = None) -> Any:
+    """Read a small Parquet file, or a directory of them, as a pyarrow Table; some columns of it, or all.
 
     Names of directories such as ``a=1`` make no columns.
     """
     import pyarrow.parquet as pq
 
     with files.reached(path) as (filesystem, inner):
-        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+        return pq.read_table(inner, columns=columns, filesystem=filesystem, partitioning=None)
 
 
 def write_parquet(path: str, table: Any) -> str:

@@ -1,7 +1,7 @@
 """Spherical k-means on Spark, and the assignment of every sample to its nearest centroid.
 
-Imports numpy, `arrow`, `compat`, `vector_sums`, `geometry`, `histogram`, `lloyd` and `row_hash`; pyspark,
-pyarrow and `vectors` inside functions.
+Imports numpy, `arrow`, `compat`, `vector_sums`, `geometry`, `histogram`, `lloyd`, `row_hash` and `progress`;
+pyspark, pyarrow and `vectors` inside functions.
 
 The driver fits on a sample of at most ``max_points_per_centroid * n_clusters`` vectors, as faiss does. With
 ``train="full"`` further iterations go over all rows, and workers return sums of vectors. The sums are exact
@@ -28,6 +28,7 @@ from spark_dbp.kernels.geometry import NearestCentroid, normalize_rows
 from spark_dbp.kernels.histogram import DISTANCE_UNIT
 from spark_dbp.kernels.lloyd import INITS, Iteration, fit_spherical_kmeans, has_settled, step_ahead
 from spark_dbp.kernels.row_hash import hash_rows
+from spark_dbp.lake.progress import report_rounds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 log = logging.getLogger("spark_dbp")
+
+# How progress names iterations that go over all rows.
+_PASSES = "passes over all rows"
 
 
 class SphericalKMeans:
@@ -123,6 +127,7 @@ class SphericalKMeans:
         n_points = min(n_rows, self.n_clusters * self.max_points_per_centroid)
         vectors = draw_training_sample(samples, n_points, n_rows, self.seed)
         self.n_train_ = len(vectors)
+        report_rounds("iterations", 0, self.n_iter)
         result = fit_spherical_kmeans(
             vectors,
             self.n_clusters,
@@ -130,16 +135,21 @@ class SphericalKMeans:
             init=self.init,
             tol=self.tol,
             seed=self.seed,
-            on_iteration=_log_iteration,
+            on_iteration=self._tell_iteration,
         )
         self.centroids_, self.history_ = result.centroids, result.history
         if self.train == "full":
             self._refine(samples)
         return self
 
+    def _tell_iteration(self, number: int, iteration: Iteration) -> None:
+        _log_iteration(number, iteration)
+        report_rounds("iterations", number, self.n_iter)
+
     def _refine(self, samples: DataFrame | CommittedTable) -> None:
         means = centroids = self.centroids_
         before = None
+        report_rounds(_PASSES, 0, self.n_iter)
         for number in range(1, self.n_iter + 1):
             sums = sum_vectors(samples, centroids)
             # A cluster without rows keeps its mean.
@@ -149,6 +159,7 @@ class SphericalKMeans:
             objective = float(sums.distance_sum) * DISTANCE_UNIT / int(sums.n_items.sum())
             self.history_.append(Iteration(objective, n_moved=-1, n_reseeded=0))
             log.info("  all rows, iteration %d: mean distance %.6f", number, objective)
+            report_rounds(_PASSES, number, self.n_iter)
             if np.array_equal(means, centroids) or has_settled(before, objective, self.tol):
                 break
             centroids = step_ahead(means, means_before, before, objective)

@@ -72,11 +72,13 @@ def test_demo_on_a_machine_without_java(tmp_path):
     assert table[1].split() == [
         "cluster_id", "n_items", "d_intra", "d_inter", "complexity", "quota", "kept", "mostly",
     ]  # fmt: skip
-    kept = [int(line.split()[6].rstrip("%")) for line in table[2:]]
-    assert len(kept) == 6
+    kept = [int(line.split()[6].rstrip("%")) for line in table[2:8]]
+    assert table[8] == "what next"
     assert max(kept[:3]) < 15  # quotas that show
     assert min(kept[3:]) > 45
     assert "Keeping the 539 samples" in done.stderr
+    noise = ("WARNING", "log level", "SLF4J", "Picked up")
+    assert not [line for line in done.stderr.splitlines() if any(word in line for word in noise)]
     run = open_run(tmp_path / "demo/run")
     assert len(run.keep_trie()) == 539
     assert run.document["accounting"]["rows_in"] == 1797
@@ -174,7 +176,7 @@ def test_run_then_select(tmp_path):
     [
         (["run", "nothing.yaml"], 2, ["cannot read nothing.yaml", "to mend it"]),
         (["run"], 2, ["CONF"]),
-        (["prune"], 2, ["invalid choice"]),
+        (["prune"], 2, ["invalid choice", "to mend it"]),
         pytest.param(
             ["run", "missing-input.yaml"], 3, ["no such path", "/no/such/place"], marks=pytest.mark.slow
         ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import ROOT
 
 from spark_dbp import open_run
-from spark_dbp.explore.clusters import describe_extreme_clusters, format_clusters
+from spark_dbp.explore.clusters import find_extreme_clusters, format_clusters
 
 
 @pytest.fixture
@@ -15,13 +17,13 @@ def run():
 
 
 def test_either_end_by_complexity(run):
-    everything = describe_extreme_clusters(run, n=100)
+    everything = find_extreme_clusters(run, n=100)
     assert len(everything) == len(run.quotas()) == 3
-    assert everything["complexity"].is_monotonic_increasing
-    assert everything["quota"].sum() == 16
-    assert everything["kept"].tolist() == (everything["quota"] / everything["n_items"]).tolist()
-    ends = describe_extreme_clusters(run, n=1)
-    assert ends["cluster_id"].tolist() == [everything["cluster_id"].iloc[i] for i in (0, -1)]
+    assert everything == sorted(everything, key=lambda row: row["complexity"])
+    assert sum(row["quota"] for row in everything) == 16
+    assert all(row["kept"] == row["quota"] / row["n_items"] for row in everything)
+    ends = find_extreme_clusters(run, n=1)
+    assert ends == [everything[0], everything[-1]]
     lines = format_clusters(ends).splitlines()
     assert lines[0].split() == ["cluster_id", "n_items", "d_intra", "d_inter", "complexity", "quota", "kept"]
     assert len(lines) == 3
@@ -33,5 +35,12 @@ def test_what_clusters_mostly_hold(run):
         def __missing__(self, key: str) -> str:
             return "even" if len(key) % 2 == 0 else "odd"
 
-    mostly = describe_extreme_clusters(run, labels=Labels())["mostly"]
-    assert mostly.str.fullmatch(r"(even|odd) \(\d+%\)").all()
+    rows = find_extreme_clusters(run, labels=Labels())
+    assert all(re.fullmatch(r"(even|odd) \(\d+%\)", row["mostly"]) for row in rows)
+
+
+def test_a_narrow_terminal_shows_fewer_columns(run):
+    lines = format_clusters(find_extreme_clusters(run), 50).splitlines()
+    assert lines[0].split() == ["cluster_id", "n_items", "complexity", "quota", "kept"]
+    assert lines[-1] == "left out, for the terminal is narrow: d_inter, d_intra"
+    assert max(map(len, lines[:-1])) <= 50

@@ -35,7 +35,7 @@ CONFIG = LAKE | {
     "config_report",
     "settings",
 }
-RUNS = CONFIG | ENGINE | LOADERS | {"run_plots", "runs"}
+RUNS = CONFIG | ENGINE | LOADERS | {"hints", "run_plots", "runs"}
 JOB = STAGES | IO | CONFIG | {"steps", "job"}
 PIPELINE = JOB | {
     "build_embeddings",
@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "config_report": {"config_base"},
     "config": CONFIG - {"config"},
     "steps": set(),
+    "hints": set(),
     "run_plots": {"explore"},  # the one door up, in functions: methods of a run
     "runs": RUNS - {"runs"},
     "job": JOB - {"job"},
@@ -103,6 +104,7 @@ WITHOUT_PYSPARK = BASE | {
     "config_report",
     "settings",
     "steps",
+    "hints",
     "run_plots",
     "runs",
     "demo_data",

@@ -65,6 +65,127 @@ def test_plain_lines_in_a_log(watched, caplog):
     assert "  Assigning: 750 of 1,000 rows (75 %), 0:00" in caplog.messages
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_rounds_tell_what_is_left(clock):
+    pace = progress.Pace(clock)
+    clock.now += 50  # a sample is drawn first: no round
+    pace.report_rounds("iterations", 0, 20)
+    assert pace.estimate_left(clock.now) is None
+    clock.now += 40
+    pace.report_rounds("iterations", 4, 20)
+    assert pace.estimate_left(clock.now) == 160  # 10 s each
+    assert pace.estimate_left(clock.now + 4) == 156
+    assert pace.estimate_left(clock.now + 30) == 150  # the fifth takes long
+    clock.now += 160
+    pace.report_rounds("iterations", 20, 20)
+    assert pace.estimate_left(clock.now) == 0
+
+
+def test_other_rounds_begin_anew(clock):
+    pace = progress.Pace(clock)
+    pace.report_rounds("iterations", 0, 2)
+    clock.now += 100
+    pace.report_rounds("iterations", 2, 2)
+    pace.report_rounds("passes over all rows", 0, 10)
+    assert pace.estimate_left(clock.now) is None
+    clock.now += 30
+    pace.report_rounds("passes over all rows", 1, 10)
+    assert pace.estimate_left(clock.now) == 270
+
+
+def test_parts_of_an_earlier_attempt_took_no_time(clock):
+    pace = progress.Pace(clock)
+    pace.report_rounds("parts", 80, 100)
+    clock.now += 10
+    pace.report_rounds("parts", 90, 100)
+    assert pace.estimate_left(clock.now) == 10
+
+
+@pytest.mark.parametrize(
+    ("n_done", "n_rows", "spent", "left"),
+    [
+        (250, 1000, 10.0, 30.0),
+        (1000, 1000, 10.0, 0.0),
+        (1200, 1000, 10.0, 0.0),  # a task that ran twice counts twice
+        (250, 1000, 1.0, None),  # too early
+        (10, 1000, 10.0, None),  # too little
+        (250, 0, 10.0, None),
+        (None, 1000, 10.0, None),
+        (0, 1000, 10.0, None),
+    ],
+)
+def test_rows_tell_what_is_left_of_a_pass(clock, n_done, n_rows, spent, left):
+    assert progress.Pace(clock).estimate_left(clock.now, n_done, n_rows, spent) == left
+
+
+def test_rounds_are_shown(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_LOGGED", 0.01)
+    monkeypatch.setattr("sys.stderr", Terminal(False))
+    with (
+        caplog.at_level(logging.INFO, "spark_dbp"),
+        progress.show_progress("Clustering", None, lambda: 0),
+    ):
+        progress.report_rounds("iterations", 3, 20)
+        wait_for(lambda: "  Clustering: 3 of 20 iterations, 0:00" in caplog.messages)
+    progress.report_rounds("iterations", 4, 20)  # nothing is shown any more
+
+
+def wait_for(is_there) -> None:
+    deadline = time.monotonic() + 10
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("why", ["quiet", "dumb"])
+def test_no_line_on_a_terminal_that_wants_none(monkeypatch, caplog, why):
+    stream, log = Terminal(True), logging.getLogger("spark_dbp")
+    monkeypatch.setattr(progress, "_LOGGED", 0.01)
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "dumb" if why == "dumb" else "xterm")
+    handler = progress.ProgressLogHandler(stream)
+    handler.setLevel(logging.ERROR if why == "quiet" else logging.INFO)
+    log.addHandler(handler)
+    try:
+        with (
+            caplog.at_level(logging.INFO, "spark_dbp"),
+            progress.show_progress("Clustering", None, lambda: 0),
+        ):
+            wait_for(lambda: "  Clustering: 0:00" in caplog.messages)
+    finally:
+        log.removeHandler(handler)
+    assert "\r" not in stream.getvalue()
+    assert ("Clustering" in stream.getvalue()) == (why == "dumb")  # a plain line
+
+
+def test_a_log_file_gets_lines_while_the_terminal_shows_one(monkeypatch, caplog):
+    stream = Terminal(True)
+    for name in ("_LOGGED", "_RENEWED"):
+        monkeypatch.setattr(progress, name, 0.01)
+    monkeypatch.setattr("sys.stderr", stream)
+    with caplog.at_level(logging.DEBUG, "spark_dbp"), progress.show_progress("Clustering", None, lambda: 0):
+        wait_for(lambda: "  Clustering: 0:00" in caplog.messages)
+    assert all(record.for_file for record in caplog.records)
+    plain = progress.ProgressLogHandler(stream)
+    stream.truncate(0)
+    plain.handle(caplog.records[0])
+    assert stream.getvalue() == ""
+
+
 def test_a_note_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     rows = [pa.RecordBatch.from_pydict({"x": [1, 2]})]
