@@ -157,9 +157,9 @@ def look_up(run: Run, wanted: Wanted, spark: SparkSession, keys: pa.Array, key_t
             found.note = "The input has changed since the run read it, so neither images nor texts are shown."
             return found
         rows = _read_rows(source, str(run.config().input.key), wanted, keys)
-        for text, row in zip(
-            write_keys(rows.column(KEY).combine_chunks(), key_type), rows.to_pylist(), strict=True
-        ):
+        texts = write_keys(rows.column(KEY).combine_chunks(), key_type)
+        # Not the keys: Python has no value for text that is not UTF-8.
+        for text, row in zip(texts, rows.drop_columns(KEY).to_pylist(), strict=True):
             if row[_CAPTION] is not None:
                 found.captions.setdefault(text, _shorten(row[_CAPTION]))
             if row[_PLACE] is not None:
