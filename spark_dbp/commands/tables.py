@@ -65,6 +65,7 @@ def _import(parsed: argparse.Namespace) -> int:
     from spark_dbp.config_input import make_format_options
     from spark_dbp.engine.session import get_session
     from spark_dbp.exchange.import_embeddings import import_embeddings
+    from spark_dbp.exchange.out_place import check_place
     from spark_dbp.settings import apply_settings
 
     given = apply_settings({}, parsed.settings)
@@ -75,6 +76,7 @@ def _import(parsed: argparse.Namespace) -> int:
         )
     options = of_input.get("options", {})
     make_format_options(parsed.format, options, parsed.src)  # before Spark starts
+    check_place(parsed.out)
     table = import_embeddings(
         get_session(given.get("spark")), parsed.format, parsed.src, parsed.out, key=parsed.key, **options
     )

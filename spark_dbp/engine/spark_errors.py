@@ -170,7 +170,7 @@ def _translate(error: Exception, place: Place, spark_exception: type) -> SparkDb
         expression = repr(found[1]) if found else "an expression"
         return InputError(
             f"{expression} fails on a row{at}: {read_first_line(error)}",
-            mend="use try_cast, try_divide or coalesce in input.filter or trie.key",
+            mend="use try_cast, try_divide or coalesce in the SQL that was given",
         )
     codec = re.search(r"Class(?:NotFoundException:)? (\S*[cC]odec\S*)", text)
     if codec:

@@ -24,8 +24,9 @@ from spark_dbp.engine.session import guard_session
 from spark_dbp.engine.spark_errors import refuse_in_worker, translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.engine.whole_files import iter_contents
-from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.errors import ConflictError, InputError, SparkDbpError
 from spark_dbp.exchange.kept_keys import FoundCounter, FoundKeys, add_reports, share_trie
+from spark_dbp.exchange.out_place import check_place, list_out
 from spark_dbp.io.shards import Shard, list_shards, read_by_spark
 from spark_dbp.lake import files
 from spark_dbp.lake.lock import LOCK, acquire_lock
@@ -34,6 +35,7 @@ from spark_dbp.loaders.index_shard import SAMPLES, SampleWriter, ShardRow, index
 from spark_dbp.loaders.index_writer import MANIFEST, SHARDS, IndexReport, finish_index
 from spark_dbp.loaders.keys import KeyForm, KeyFunction, open_key_form
 from spark_dbp.runs import Run, open_run
+from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,12 +99,13 @@ def index_shards(
     (3000, 0, 0)
     """
     form, opened = open_key_form(key), open_given_run(run, spark)
-    base = files.normalize(out)
+    base = check_place(out, opened.path)
     reach_storage(spark, base, "--out", writes=True)
     found = find_shards_named(spark, shards)
     _check_empty(base)
     try:
         with guard_session(spark), acquire_lock(base, "--out"):
+            _check_empty(base)  # another one may have ended meanwhile
             try:
                 for name in _OURS:
                     files.delete(files.join(base, name))
@@ -131,20 +134,6 @@ def find_shards_named(spark: SparkSession, shards: str | Sequence[str]) -> list[
         if files.is_local(pattern) and has_glob(pattern) and files.exists(pattern):
             patterns[number] = escape_glob(pattern)  # a name with such characters, as a shell hands it over
     return list_shards(spark, patterns, SETTING)
-
-
-def list_out(base: str) -> list[str]:
-    """Names in the directory ``--out``, without the lock.
-
-    Raises
-    ------
-    ConfigError
-        When it is a file.
-    """
-    try:
-        return [name for name in files.list_names(base) if name != LOCK]
-    except NotADirectoryError:
-        raise ConfigError(f"--out {base} is a file", mend="name a directory") from None
 
 
 def _check_empty(base: str) -> None:
@@ -219,7 +208,7 @@ def build_index(
     digest = run.document["digests"]["keep_list"]
     report = IndexReport({}, **found, without_key=without, without_key_example=example)
     files.write_bytes(files.join(base, REPORT), describe_report(report))
-    info = finish_index(base, rows, key=form.name, run=run.path, keep_list_digest=digest)
+    info = finish_index(base, rows, key=form.name, run=redact(run.path), keep_list_digest=digest)
     log.info("  %s of %s samples are kept", f"{info['n_kept']:,}", f"{info['n_samples']:,}")
     return IndexReport(info, **found, without_key=without, without_key_example=example)
 

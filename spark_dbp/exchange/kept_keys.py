@@ -53,16 +53,17 @@ def share_trie(spark: SparkSession, trie: KeepTrie) -> Callable[[], KeepTrie]:
     problem = find_problem_of_readers(spark, ends)
     if not problem:
         return lambda: trie
-    contents = {
-        number: files.read_bytes(files.join(trie.path, name)) for name, number in trie.shard_files.items()
-    }
-    n_bytes = sum(map(len, contents.values()))
+    sizes = files.list_sizes(trie.path)
+    n_bytes = sum(sizes[name] for name in trie.shard_files)
     if n_bytes > _MOST_SHIPPED:
         raise ConfigError(
             f"the tries of the run have {n_bytes:,} bytes, and workers do not reach them: {problem}",
             mend="copy the run to a store or a mount that workers read; up to "
             f"{_MOST_SHIPPED >> 20} MiB travel with the job",
         )
+    contents = {
+        number: files.read_bytes(files.join(trie.path, name)) for name, number in trie.shard_files.items()
+    }
     log.info("  the tries (%s bytes) travel with the job: %s", f"{n_bytes:,}", problem)
     read = share_array(spark, np.frombuffer(b"".join(contents.values()), np.uint8))
     cuts = np.cumsum([0, *map(len, contents.values())]).tolist()

@@ -33,9 +33,9 @@ from spark_dbp.exchange.index_shards import (
     SETTING,
     build_index,
     find_shards_named,
-    list_out,
     open_given_run,
 )
+from spark_dbp.exchange.out_place import check_place, list_out
 from spark_dbp.exchange.plan_shards import SAMPLES_A_SHARD, ShardPlan, parse_size, plan_shards
 from spark_dbp.exchange.write_shards import STATS, NewShard, find_draft_of, write_shard
 from spark_dbp.io.shards import Shard, digest_shards
@@ -46,6 +46,7 @@ from spark_dbp.loaders.index import ShardIndex, open_index
 from spark_dbp.loaders.index_writer import MANIFEST
 from spark_dbp.loaders.keys import KeyForm, KeyFunction, open_key_form
 from spark_dbp.runs import Run
+from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,7 +157,7 @@ def reshard(
     started = time.monotonic()
     form, options = open_key_form(key), _check_options(samples, size)
     opened = open_given_run(run, spark)
-    base = files.normalize(out)
+    base = check_place(out, opened.path)
     reach_storage(spark, base, "--out", writes=True)
     found = find_shards_named(spark, shards)
     wanted = {
@@ -169,7 +170,8 @@ def reshard(
     _check_plan(base, wanted)
     try:
         with guard_session(spark), acquire_lock(base, "--out") as lock:
-            if not _check_plan(base, wanted):
+            goes_on = _check_plan(base, wanted)
+            if not goes_on:
                 _clean(base)
             done = _read(files.join(base, DONE))
             if done is not None and _is_whole(base, done):
@@ -177,7 +179,7 @@ def reshard(
                 _clean(base)
                 return ReshardReport(base, done, len(done["shards"]), time.monotonic() - started)
             files.delete(files.join(base, DONE))
-            return _Resharding(spark, base, lock, form, wanted).carry_out(opened, found, started)
+            return _Resharding(spark, base, lock, form, wanted, goes_on).carry_out(opened, found, started)
     finally:
         files.delete_if_empty(base)
 
@@ -251,16 +253,23 @@ class _Resharding:
     """A job under way: it holds the lock of its directory."""
 
     def __init__(
-        self, spark: SparkSession, base: str, lock: Lock, form: KeyForm, plan: dict[str, Any]
+        self,
+        spark: SparkSession,
+        base: str,
+        lock: Lock,
+        form: KeyForm,
+        plan: dict[str, Any],
+        goes_on: bool,
     ) -> None:
         self.spark, self.base, self.lock, self.form, self.plan = spark, base, lock, form, plan
+        self.goes_on = goes_on
         self.renames = files.is_local(base) and can_rename(Path(base))
 
     def at(self, name: str) -> str:
         return files.join(self.base, name)
 
     def carry_out(self, run: Run, shards: Sequence[Shard], started: float) -> ReshardReport:
-        head = {"format": FORMAT, "version": VERSION, "run": run.path, "plan": self.plan}
+        head = {"format": FORMAT, "version": VERSION, "run": redact(run.path), "plan": self.plan}
         self.write(PLAN, head)
         self.check_workers(shards)
         report = self.find_samples(run, shards)
@@ -299,8 +308,8 @@ class _Resharding:
         files.write_bytes(self.at(name), (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
     def abandon(self) -> None:
-        """Leave nothing, where nothing can be gone on with."""
-        for name in (INDEX, PLAN):
+        """Leave nothing of an attempt that made nothing. What an earlier one made stays, with its plan."""
+        for name in () if self.goes_on else (INDEX, PLAN):
             files.delete(self.at(name))
 
     def check_workers(self, shards: Sequence[Shard]) -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, SHARD, describe_type
 from spark_dbp.engine.compat import collect_rows
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("spark_dbp")
 
 _TAR, _EXAMPLES = ".tar", 5
+# The driver holds a count for each.
+_MOST_SHARDS = 2_000_000
 _LISTED = "shard_samples"
 
 
@@ -96,17 +98,28 @@ def _count_named(run: Run, spark: SparkSession, rows: DataFrame, shard: str | No
             mend="give --shard a SQL expression for the name of a row's tar, such as "
             "\"concat(substr(key, 1, 5), '.tar')\"",
         )
-    found = collect_rows(named.groupBy(SHARD).count())
+    found = _collect_counts(named.groupBy(SHARD).count())
     everyone = read_good_samples(run, spark).select(KEY)
     try:
-        all_names = everyone.select(_name_shard(everyone, shard).alias(SHARD)).distinct()
+        all_names = everyone.select(_name_shard(everyone, shard).alias(SHARD), F.lit(0)).distinct()
     except ConfigError:
         log.info(
             "  --shard looks at more than the key: shards of which no row is written are not in the file"
         )
         return {name: int(n) for name, n in found}
-    names = [row[0] for row in collect_rows(all_names) if row[0]]
+    names = [row[0] for row in _collect_counts(all_names) if row[0]]
     return {**dict.fromkeys(names, 0), **{name: int(n) for name, n in found}}
+
+
+def _collect_counts(counts: DataFrame) -> list[Any]:
+    """A row for each shard, of which there must not be as many as there are samples."""
+    found = collect_rows(counts.limit(_MOST_SHARDS + 1))
+    if len(found) > _MOST_SHARDS:
+        raise InputError(
+            f"--to shard_counts: more than {_MOST_SHARDS:,} names of shards, such as {found[0][0]!r}",
+            mend="give --shard a SQL expression that is the same for all samples of a tar",
+        )
+    return found
 
 
 def _name_shard(rows: DataFrame, shard: str | None) -> Column:

@@ -1,4 +1,4 @@
-"""Let an output appear only when it is whole. Imports `files`, `local_files`, `paths` and `errors`.
+"""Let an output appear only when it is whole. Imports `out_place`, `files`, `local_files` and `errors`.
 
 A file or a folder is written beside its place under another name, and renamed. Where nothing can be renamed
 (object stores, mounts of them) it is written to a local directory and copied when it is whole.
@@ -15,7 +15,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from spark_dbp.errors import ConfigError, ConflictError
-from spark_dbp.lake import files, local_files, paths
+from spark_dbp.exchange.out_place import check_place
+from spark_dbp.lake import files, local_files
 
 
 def check_output(out: str | os.PathLike[str], run: str) -> str:
@@ -24,18 +25,11 @@ def check_output(out: str | os.PathLike[str], run: str) -> str:
     Raises
     ------
     ConfigError
-        When it lies in the run directory, which holds nothing but the run.
+        As `check_place`.
     ConflictError
         When something is there.
     """
-    if not os.fspath(out):
-        raise ConfigError("--out is empty", mend="name the file or the folder to write")
-    base = files.normalize(paths.expand_home(os.fspath(out)))
-    within, place = paths.locate(run), paths.locate(base)
-    if place == within or place.startswith(f"{within}/"):
-        raise ConfigError(
-            f"--out {base} lies in the run directory {run}", mend="name a place outside it, such as beside it"
-        )
+    base = check_place(out, run)
     _refuse_existing(base)
     return base
 

@@ -6,6 +6,7 @@ that a rule of Spark that is not known here costs a message and never a run.
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import re
@@ -28,6 +29,19 @@ _SHOWN = 3
 
 _UPLOAD, _HIDDEN, _HIDDEN_FOLDER = "an upload", "a hidden name", "a hidden folder"
 _SUBFOLDER, _BESIDE = "a subfolder", "beside partition folders"
+
+
+# Lies beside a table that was imported, and says whether all of it is there.
+IMPORT_MARK = "_import.json"
+
+
+def is_unfinished_import(folder: str) -> bool:
+    """Whether a folder holds what an import that was cut off has left."""
+    mark = files.join(folder, IMPORT_MARK)
+    try:
+        return files.exists(mark) and not json.loads(files.read_bytes(mark)).get("complete")
+    except (ValueError, AttributeError, OSError, SparkDbpError):
+        return False
 
 
 class PassedOver:
@@ -82,6 +96,7 @@ class PassedOver:
         InputError
         """
         self._refuse_table()
+        self._refuse_unfinished_import()
         self._refuse_dead_links()
         if self.read and not self.is_read:
             reason = f"Spark reads other files, such as {min(self.read)}"
@@ -118,6 +133,15 @@ class PassedOver:
             f"spark.read.format({kind.lower()!r}).load({folder!r}).createOrReplaceTempView('samples'); "
             "or write its rows as Parquet to another folder",
         )
+
+    def _refuse_unfinished_import(self) -> None:
+        for one in self.listing.found:
+            if one.name == IMPORT_MARK and is_unfinished_import(posixpath.dirname(one.path)):
+                self._refuse(
+                    one.entry,
+                    f"{posixpath.dirname(one.path)} holds a part of an import that was cut off",
+                    "run the same `spark-dbp import` again",
+                )
 
     def _refuse_dead_links(self) -> None:
         dead = [

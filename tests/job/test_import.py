@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import VIEW
+from conftest import VIEW, config_of
 from made_formats import EMBEDDINGS, FORMATS, KEYS, N, write_clip_retrieval, write_datacomp
 
-from spark_dbp import import_embeddings, read_embeddings
+from spark_dbp import RunConfig, import_embeddings, read_embeddings, run
 from spark_dbp.cli import main
 from spark_dbp.engine.compat import collect_arrow
 from spark_dbp.engine.whole_files import bring_groups, iter_groups
-from spark_dbp.errors import ConflictError, InputError
+from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.exchange import import_embeddings as module
 from spark_dbp.io.formats import dataset
 
@@ -136,6 +136,61 @@ def test_what_changes_meanwhile_leaves_nothing(spark, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_two_at_a_time_are_a_conflict_and_delete_nothing(spark, tmp_path, monkeypatch):
+    given = write_datacomp(tmp_path / "in")
+    out = str(tmp_path / "out")
+    real, seen = module.open_dataset, []
+
+    def begin_another(*arguments):
+        monkeypatch.setattr(module, "open_dataset", real)
+        with pytest.raises(ConflictError, match="is in use by"):
+            import_embeddings(spark, "datacomp", given["path"], out)
+        seen.append(out)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "open_dataset", begin_another)
+    import_embeddings(spark, "datacomp", given["path"], out)
+    assert seen
+    expect_rows(read_back(out))
+
+
+def test_what_a_kill_leaves_is_no_input_and_is_replaced(spark, tmp_path):
+    given = write_datacomp(tmp_path / "in")
+    out = tmp_path / "out"
+    import_embeddings(spark, "datacomp", given["path"], str(out))
+    mark = out / "_import.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "complete": False}))
+    next(out.glob("*.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="a part of an import that was cut off"):
+        run(RunConfig.from_dict(config_of(out, tmp_path / "run")), spark)
+    (out / "mine").write_text("mine")
+    with pytest.raises(ConflictError, match="mine is there"):
+        import_embeddings(spark, "datacomp", given["path"], str(out))
+    (out / "mine").unlink()
+    import_embeddings(spark, "datacomp", given["path"], str(out))
+    expect_rows(read_back(out))
+    assert json.loads(mark.read_text())["complete"]
+
+
+def test_secrets_are_not_written(spark, tmp_path):
+    given = write_datacomp(tmp_path / "in?sig=abcdef12345")
+    import_embeddings(spark, "datacomp", given["path"], str(tmp_path / "out"))
+    text = (tmp_path / "out" / "_import.json").read_text()
+    assert "(redacted)" in text
+    assert "abcdef12345" not in text
+
+
+@pytest.mark.parametrize("name", ["Key", "key", "EMBEDDING", "Size"])
+def test_columns_of_one_name_are_refused_before_anything_is_written(spark, tmp_path, name):
+    given = write_clip_retrieval(tmp_path / "in")
+    for path in (tmp_path / "in" / "metadata").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.append_column(name, rows.column("size")), path)
+    with pytest.raises(ConfigError, match=f"and the column '{name}' would both be named"):
+        import_embeddings(spark, "clip_retrieval", given["path"], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_directory_that_is_not_empty_is_left_alone(spark, tmp_path):
     given = write_datacomp(tmp_path / "in")
     (tmp_path / "out").mkdir()
@@ -162,6 +217,9 @@ BAD = {
     "an array that is not there": (["--set", "input.options.array=l15_img"], 3, "l15_img"),
     "an unknown format": (["parquet"], 2, "there is no format"),
     "a folder that is not there": (["nowhere"], 3, "there is no folder"),
+    "no place": (["--out", ""], 2, "--out is empty"),
+    "a web server": (["--out", "http://host/x"], 2, "nothing can be written to a web server"),
+    "a file": (["--out", __file__], 2, "is a file"),
 }
 
 

@@ -366,8 +366,9 @@ def test_the_command(spark, done, kept, tmp_path, capsys):
 def test_a_damaged_table(spark, source, done, tmp_path):
     again = prune_again(done, str(tmp_path / "again"), ["prune.keep_ratio=0.2"], spark)
     export(again, "txt", tmp_path / "x", spark)
-    (Path(again.table_path("keep_list")) / again.list_files("keep_list")[0].rpartition("/")[2]).unlink()
-    with pytest.raises((DamagedRunError, InputError)):
+    file = again.list_files("keep_list")[0]
+    pq.write_table(pq.read_table(file)[:-1], file)
+    with pytest.raises(DamagedRunError, match="its tables have"):
         export(open_run(again.path), "txt", tmp_path / "y", spark)
     assert not (tmp_path / "y").exists()
 

@@ -9,13 +9,14 @@ import re
 import shutil
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from bad_inputs import in_this_process
 from made_shards import add_member, keys_of, read_members, uid_of, write_run, write_shard, write_shards
 
-from spark_dbp import reshard
+from spark_dbp import index_shards, reshard
 from spark_dbp.errors import ConfigError, ConflictError, InputError
 from spark_dbp.exchange import reshard as module
 
@@ -305,6 +306,34 @@ def test_workers_that_do_not_reach_it_are_refused(spark, run, shards, tmp_path, 
         reshard(run, shards, tmp_path / "new", spark, samples=1, size=10**6)
 
 
+def test_workers_that_are_away_for_a_moment_cost_nothing(spark, run, shards, copy, made, monkeypatch):
+    cut_short(copy)
+    before = sorted(path.name for path in copy.glob("*.tar"))
+    with monkeypatch.context() as away, pytest.raises(ConfigError, match="a task on x does not see it"):
+        away.setattr(module, "find_problem_of_workers", lambda *_: "a task on x does not see it")
+        finish(spark, run, shards, copy, made)
+    assert sorted(path.name for path in copy.glob("*.tar")) == before
+    finish(spark, run, shards, copy, made)
+
+
+PLACES = {
+    "no name": ("", "is empty"),
+    "a web server": ("https://host/new", "nothing can be written to a web server"),
+    "a whole store": ("s3://bucket", "is a whole store"),
+    "the run": ("{run}", "lies in the run directory"),
+    "in the run": ("{run}/new/ones", "lies in the run directory"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_that_are_none(spark, run, shards, name):
+    out, words = PLACES[name]
+    for write in (reshard, index_shards):
+        with pytest.raises(ConfigError, match=words):
+            write(run, shards, out.format(run=run), spark)
+    assert not Path(run, "new").exists()
+
+
 @pytest.mark.slow
 def test_a_shard_that_changes_meanwhile_is_refused(spark, run, shards, tmp_path, monkeypatch):
     mine = [shutil.copy(path, tmp_path) for path in shards]
@@ -317,21 +346,12 @@ def test_a_shard_that_changes_meanwhile_is_refused(spark, run, shards, tmp_path,
         return report
 
     monkeypatch.setattr(module, "build_index", change)
+    monkeypatch.setattr(module, "run_parts", partial(module.run_parts, at_once=1))
     with pytest.raises(InputError, match=re.escape(f"{mine[3]} had ")):
-        reshard(run, mine, tmp_path / "new", spark)
-    monkeypatch.setattr(module, "build_index", build)
-    with (
-        pytest.raises(ConflictError, match="another plan")
-        if list((tmp_path / "new").glob("*.tar"))
-        else _ok()
-    ):
-        reshard(run, mine, tmp_path / "new", spark)
-
-
-def _ok():
-    import contextlib
-
-    return contextlib.nullcontext()
+        reshard(run, mine, tmp_path / "new", spark, samples=30)
+    assert list((tmp_path / "new").glob("*.tar"))  # of the first shards
+    with pytest.raises(ConflictError, match="another plan"):
+        reshard(run, mine, tmp_path / "new", spark, samples=30)
 
 
 def test_each_shard_is_a_tar_that_can_be_streamed(made):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,9 @@ def open_dataset(form: str, paths: Sequence[str], options: Mapping[str, Any]) ->
         When a file is missing, damaged, of a form that is not read, or does not go with its partner.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    twice = [path for path, n in Counter(map(files.normalize, paths)).items() if n > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is named twice", mend="name it once")
     parts: list[Part] = []
     if form == "npy":
         keys = given.pop("keys")
