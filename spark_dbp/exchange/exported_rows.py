@@ -1,6 +1,7 @@
 """Which rows of a run are exported: those it kept, or those it left out, by reason.
 
-Imports `columns`, `runs`, `errors` and the stage `check_samples`; pyspark inside functions.
+Imports `columns`, `runs`, `errors`, `explore.run_tables` and the stage `check_samples`; pyspark inside
+functions.
 
 The account of a run (``run.json``, ``accounting.dropped``) has a name for every reason. Here these are
 grouped, because a table of the run often holds several of them.
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, METHOD, PROBLEM, REASON
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, METHOD, PROBLEM, REASON
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.stages.check_samples import WRONG_DIMENSION, good_samples
+from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.stages.check_samples import bad_samples, good_samples
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from spark_dbp.runs import Run
 
@@ -145,9 +147,8 @@ def _find_group_rows(run: Run, spark: SparkSession, group: str) -> DataFrame:
         return run.assignments(spark).join(run.keep_list(spark).select(KEY), KEY, "left_anti")
     if group != SCORE:
         return run.duplicates(spark).where(F.col(METHOD) == group)
-    rest = read_good_samples(run, spark).select(KEY)
-    for table in {"duplicates", "filtered"} & set(run.document["tables"]):
-        rest = rest.join(run.table(table, spark).select(KEY), KEY, "left_anti")
+    rest = RunTables(run, spark).left_out_by_score()
+    assert rest is not None
     return rest
 
 
@@ -164,14 +165,7 @@ def _find_bad(run: Run, spark: SparkSession, problem: str | None) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    samples = run.table("samples", spark)
-    found = [samples.select(KEY, F.lit("").alias(PROBLEM)).where("1 = 0")]
-    if PROBLEM in samples.columns:
-        why: Column = F.col(PROBLEM)
-        dimension = run.document["stages"]["ingest"]["info"]["dimension"]
-        if dimension is not None and DIMENSION in samples.columns:
-            why = F.coalesce(why, F.when(F.col(DIMENSION) != dimension, F.lit(WRONG_DIMENSION)))
-        found.append(samples.select(KEY, why.alias(PROBLEM)).where(F.col(PROBLEM).isNotNull()))
+    found = [bad_samples(run.table("samples", spark), run.document["stages"]["ingest"]["info"]["dimension"])]
     for table in run.document["tables"]:
         if table.split("_")[0] == "rejected":
             found.append(run.table(table, spark).select(KEY, F.col(REASON).alias(PROBLEM)))

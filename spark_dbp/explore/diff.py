@@ -1,6 +1,6 @@
 """What two runs keep differently, and why: settings, input, rows by reason, clusters, keys.
 
-Imports numpy, `columns`, `engine`, `lake`, `runs` and what is beside it; pyspark inside functions.
+Imports numpy, `columns`, `engine`, `kernels`, `lake`, `runs` and what is beside it; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from spark_dbp.engine.table_writer import write_table
 from spark_dbp.errors import ConflictError, InputError
 from spark_dbp.explore.cluster_pairs import pair_centroids
 from spark_dbp.explore.given_input import count_outside, reopen_input
+from spark_dbp.explore.run_clusters import read_small_table
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import PRUNED
 from spark_dbp.explore.verdicts import list_dropped, list_outside
-from spark_dbp.lake import files, parquet_files
+from spark_dbp.kernels.vectors import split_centroids_table
+from spark_dbp.lake import files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -37,6 +39,7 @@ _SHOWN = 10
 # Clusters in `to_dict`: those whose quotas differ most.
 _MOST_CLUSTERS = 1000
 _MISSING = "(none)"
+_PART = "part"
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,9 @@ def _compare_clusters(run: Run, other: Run) -> tuple[dict[str, Any], list[dict[s
     digests = [one.document["digests"] for one in (run, other)]
     same_centroids = digests[0]["centroids"] == digests[1]["centroids"]
     same = same_centroids and digests[0]["assignments"] == digests[1]["assignments"]
-    (ids, centroids), (other_ids, other_centroids) = run.centroids(), other.centroids()
+    (ids, centroids), (other_ids, other_centroids) = (
+        split_centroids_table(read_small_table(one, "centroids")) for one in (run, other)
+    )
     if same_centroids:
         rows = other_rows = np.arange(len(ids))
         order, other_order = np.argsort(ids), np.argsort(other_ids)
@@ -296,7 +301,7 @@ def _compare_clusters(run: Run, other: Run) -> tuple[dict[str, Any], list[dict[s
 
 def _read_quotas(run: Run) -> dict[int, tuple[int, int]]:
     """Size and quota of every cluster."""
-    rows = parquet_files.read_parquet(run.table_path("quotas"))
+    rows = read_small_table(run, "quotas")
     columns = (rows.column(name).to_pylist() for name in (CLUSTER_ID, N_ITEMS, QUOTA))
     return {cluster: (n_items, quota) for cluster, n_items, quota in zip(*columns, strict=True)}
 
@@ -346,22 +351,20 @@ def _tell_why(keys: DataFrame, run: Run, spark: SparkSession, change: str) -> Da
     from pyspark.sql import functions as F
 
     tables = RunTables(run, spark)
-    pruned = tables.read("assignments").select(KEY, F.lit(PRUNED).alias(REASON))
-    parts = [pruned, *(part.select(KEY, REASON) for part in list_dropped(tables))]
-    rows = keys.join(_unite(parts), KEY, "left")
-    outside = count_outside(tables)
+    pruned = tables.read("assignments").select(KEY, F.lit(PRUNED).alias("pruned"))
+    parts, outside = list_dropped(tables), count_outside(tables)
     if outside:
         given = reopen_input(tables)
-        if given.source is not None:
-            # A key may be that of several rows, some of which the filter left out: the run's tables go first.
-            others = _unite([part.select(KEY, REASON) for part in list_outside(tables, given, outside)])
-            firsts = others.groupBy(KEY).agg(F.min(REASON).alias("outside"))
-            rows = rows.join(firsts, KEY, "left").withColumn(REASON, F.coalesce(REASON, "outside"))
+        parts += list_outside(tables, given, outside) if given.source is not None else []
+    # Only good rows have keys of their own: that of a bad row, or of one that the filter left out, may be
+    # that of others too. What became of the good row is told, else the first of the parts that has the key.
+    rows = keys.join(pruned, KEY, "left").withColumn(REASON, F.col("pruned"))
+    if parts:
+        numbered = [part.select(KEY, F.lit(n).alias(_PART), REASON) for n, part in enumerate(parts)]
+        told = F.min(F.struct(_PART, REASON))[REASON].alias("dropped")
+        left_out = reduce(lambda a, b: a.unionByName(b), numbered).groupBy(KEY).agg(told)
+        rows = rows.join(left_out, KEY, "left").withColumn(REASON, F.coalesce("pruned", "dropped"))
     return rows.select(KEY, F.lit(change).alias(CHANGE), F.coalesce(REASON, F.lit(ABSENT)).alias(REASON))
-
-
-def _unite(parts: list[DataFrame]) -> DataFrame:
-    return reduce(lambda a, b: a.unionByName(b), parts)
 
 
 def _show(value: Any) -> str:

@@ -36,6 +36,7 @@ from spark_dbp.explore.given_input import FILTER, GivenInput, reopen_input, show
 from spark_dbp.explore.key_lookup import KeyLookup
 from spark_dbp.explore.keys import read_tokens, show_tokens, to_json_value
 from spark_dbp.explore.quota_curve import QuotaCurve
+from spark_dbp.explore.run_clusters import read_small_table
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import (
     AT_FLOOR,
@@ -46,7 +47,6 @@ from spark_dbp.explore.story import (
     Explanation,
     Explanations,
 )
-from spark_dbp.lake import parquet_files
 from spark_dbp.secrets import redact
 from spark_dbp.stages.quota import WITHOUT_TEMPERATURE, find_floors
 
@@ -296,5 +296,5 @@ def _find_measure(of: dict[str, Any], complexity: str) -> Any:
 
 
 def _read_columns(run: Run, table: str, names: list[str]) -> dict[str, Any]:
-    rows = parquet_files.read_parquet(run.table_path(table))
+    rows = read_small_table(run, table)
     return {name: rows.column(name).to_numpy() for name in names}

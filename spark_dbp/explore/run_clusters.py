@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 IntVector = npt.NDArray[np.int64]
 FloatVector = npt.NDArray[np.float64]
 
+_MAIN_COLUMNS = {"cluster_stats": HISTOGRAM, "quotas": QUOTA}
+
 
 class RunClusters:
     """What a run knows of its clusters, by rising cluster id. Read from two small tables, without Spark.
@@ -58,7 +60,7 @@ class RunClusters:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.prune = run.config().prune
-        stats, quotas = self._read("cluster_stats", HISTOGRAM), self._read("quotas", QUOTA)
+        stats, quotas = read_small_table(run, "cluster_stats"), read_small_table(run, "quotas")
         self.cluster_id, self.n_items = (_to_numpy(stats, name, np.int64) for name in (CLUSTER_ID, N_ITEMS))
         self.d_intra, self.d_inter, self.complexity = (
             _to_numpy(stats, name, np.float64) for name in (D_INTRA, D_INTER, COMPLEXITY)
@@ -97,23 +99,30 @@ class RunClusters:
             )
         return int(rows[0])
 
-    def _read(self, table: str, column: str) -> Any:
-        """A small table as pyarrow's, with at least that column."""
-        from pyarrow import ArrowException
 
-        path = self.run.table_path(table)
-        try:
-            found = parquet_files.read_parquet(path)
-            if column not in found.column_names:
-                raise KeyError(f"it has no column {column}")
-        except SparkDbpError:  # the store is not reached: that says itself what mends it
-            raise
-        except (OSError, ArrowException, KeyError) as error:
-            raise DamagedRunError(
-                f"{path}: the table {table} of the run cannot be read: {str(error).splitlines()[0]}",
-                mend=f"see what spark-dbp verify {self.run.path} says; run the job again to write it anew",
-            ) from None
-        return found
+def read_small_table(run: Run, table: str) -> Any:
+    """A table of O(k) rows as pyarrow's, read without Spark.
+
+    Raises
+    ------
+    DamagedRunError
+        When it is not there, cannot be read, or lacks the column that it is for.
+    """
+    from pyarrow import ArrowException
+
+    path, column = run.table_path(table), _MAIN_COLUMNS.get(table)
+    try:
+        found = parquet_files.read_parquet(path)
+        if column is not None and column not in found.column_names:
+            raise KeyError(f"it has no column {column}")
+    except SparkDbpError:  # the store is not reached: that says itself what mends it
+        raise
+    except (OSError, ArrowException, KeyError) as error:
+        raise DamagedRunError(
+            f"{path}: the table {table} of the run cannot be read: {[*str(error).splitlines(), ''][0]}",
+            mend=f"see what spark-dbp verify {run.path} says; run the job again to write it anew",
+        ) from None
+    return found
 
 
 def _to_numpy(table: Any, column: str, kind: type) -> Any:

@@ -18,7 +18,7 @@ from spark_dbp.engine.session import TIME_ZONE
 from spark_dbp.engine.table_writer import read_frame
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
-from spark_dbp.stages.check_samples import good_samples
+from spark_dbp.stages.check_samples import bad_samples, good_samples
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -90,6 +90,10 @@ class RunTables:
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
+
+    def bad_samples(self) -> DataFrame:
+        """``key`` and ``problem`` of bad rows, as far as the run's tables hold them."""
+        return bad_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
 
 
 def read_zone(run: Run) -> str:
