@@ -14,7 +14,10 @@ from spark_dbp.secrets import redact
 if TYPE_CHECKING:
     from spark_dbp.exchange.import_embeddings import ImportedTable
 
-_WRITTEN = "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval or shard_counts (docs/formats.md)"
+_WRITTEN = (
+    "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval, shard_counts or verdicts "
+    "(docs/formats.md)"
+)
 _NEXT = "what next\n  prune it    input: {{path: {path}}} in a configuration, then spark-dbp run"
 
 

@@ -1,9 +1,10 @@
 """Write what a run kept, or left out, in a form that others read.
 
-Imports `runs`, `engine`, `lake` and what is beside it; pyspark inside functions.
+Imports `runs`, `engine`, `lake`, `explore.verdicts` and what is beside it; pyspark inside functions.
 
 Spark makes and sorts what is written; the driver writes it, a few rows at a time. So nobody but Spark needs
-to reach the run, and the bytes do not depend on partitions. docs/formats.md says what is in each form.
+to reach the run, and the bytes do not depend on partitions. The table of verdicts is written by Spark itself.
+docs/formats.md says what is in each form.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task
 from spark_dbp.exchange.exported_rows import BAD, ExportedRows, find_dropped, find_kept
 from spark_dbp.exchange.pygtrie_file import open_pygtrie
 from spark_dbp.exchange.whole_output import check_output, write_whole
+from spark_dbp.explore.verdicts import write_verdicts
 from spark_dbp.lake import files
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.check_samples import estimate_row_bytes
@@ -43,12 +45,12 @@ class ExportReport:
     ----------
     run, format, out : str
     rows : str
-        ``kept`` or ``dropped``.
+        ``kept`` or ``dropped``; ``all`` of ``verdicts``.
     reason : str or None
     n_rows : int
         Rows that were written.
     by_reason : dict of str to int
-        How many of those that were left out, of each reason.
+        How many of those that were left out, of each reason; of ``verdicts`` also how many were kept.
     not_in_tables : dict of str to int
         Rows that should be among them, but of which the run has no keys, by reason.
     n_files, n_bytes : int
@@ -82,7 +84,8 @@ class ExportReport:
         return "\n".join(lines)
 
 
-FORMATS = tuple(FORMS)
+VERDICTS, ALL = "verdicts", "all"
+FORMATS = (*FORMS, VERDICTS)
 _OPTIONS = {"key": "--key", "row": "--row", "shard": "--shard", "research_keys": "--research-keys"}
 
 
@@ -101,14 +104,16 @@ def export(
 ) -> ExportReport:
     """Write the keys of a finished run, and what goes with them, in a form that others read.
 
-    The bytes depend on the run alone, not on partitions or on the engine. Nothing is at `out` until all is.
+    The bytes depend on the run alone, not on partitions or on the engine, and nothing is at `out` until all
+    is; but ``verdicts`` is a table that Spark writes there.
 
     Parameters
     ----------
     run : Run, str or path
         A run, or its directory.
-    to : {"txt", "datacomp", "npy", "pygtrie", "semdedup", "curator", "clip_retrieval", "shard_counts"}
-        What docs/formats.md describes under "Out".
+    to : str
+        One of `FORMATS`, which docs/formats.md describes under "Out": ``txt``, ``datacomp``, ``npy``,
+        ``pygtrie``, ``semdedup``, ``curator``, ``clip_retrieval``, ``shard_counts``, ``verdicts``.
     out : str or path
         File or folder to write, local or a URI. There must be nothing.
     spark : SparkSession, optional
@@ -150,7 +155,6 @@ def export(
     539
     """
     form = check_options(to, rows, reason, key=key, row=row, shard=shard, research_keys=research_keys)
-    which = rows or form.rows
     if not isinstance(run, Run):
         run = open_run(run, spark)
     base = check_output(out, run.path) if files.is_local(os.fspath(out)) else ""
@@ -159,6 +163,9 @@ def export(
     if not base:
         reach_storage(spark, files.join(files.normalize(out), ".."), "--out", writes=True)
         base = check_output(out, run.path)
+    if form is None:
+        return _write_verdicts(run, base, spark)
+    which = rows or form.rows
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
     described = describe_jobs(spark, f"spark-dbp export: {which} rows as {to}")
@@ -183,13 +190,34 @@ def export(
     )  # fmt: skip
 
 
-def check_options(to: str, rows: str | None, reason: str | None, **options: Any) -> Form:
-    """The format, when the options go with it. Needs no run and no session.
+def _write_verdicts(run: Run, base: str, spark: SparkSession) -> ExportReport:
+    log.info("export: every row of the input of %s as %s", run.path, VERDICTS)
+    written = write_verdicts(run, base, spark)
+    if written.missing:
+        log.warning("  %s", written.say_missing())
+    sizes = files.list_sizes(base).values()
+    return ExportReport(
+        run=run.path, format=VERDICTS, out=base, rows=ALL, reason=None, n_rows=written.rows,
+        n_files=len(sizes), n_bytes=sum(sizes), by_reason=written.by_reason, not_in_tables=written.missing,
+    )  # fmt: skip
+
+
+def check_options(to: str, rows: str | None, reason: str | None, **options: Any) -> Form | None:
+    """The format, when the options go with it; None for ``verdicts``. Needs no run and no session.
 
     Raises
     ------
     ConfigError
     """
+    if to == VERDICTS:
+        given = {"--rows": rows, "--reason": reason, **{_OPTIONS[name]: options[name] for name in options}}
+        refused = next((name for name, value in given.items() if value), None)
+        if refused is not None:
+            raise ConfigError(
+                f"--to {to} does not take {refused}: it has a row for every row of the input, with its key",
+                mend="leave it out; the columns of the table tell rows and reasons apart",
+            )
+        return None
     if to not in FORMS:
         raise ConfigError(f"--to {to}: there is no such format", mend=f"name one of: {', '.join(FORMATS)}")
     form = FORMS[to]

@@ -1,6 +1,6 @@
 """How each format is written: what Spark makes of the rows, and what the driver writes of them.
 
-Imports `runs`, `engine` and what is beside it; pyspark inside functions.
+Imports `runs`, `engine`, `explore.run_tables` and what is beside it; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spark_dbp.engine.memory import read_memory_limit
 from spark_dbp.engine.sorted_rows import stream_sorted
 from spark_dbp.errors import InputError
 from spark_dbp.exchange import cluster_files, key_files, pygtrie_file, row_folders, shard_counts
-from spark_dbp.exchange.exported_rows import ExportedRows, read_good_samples
+from spark_dbp.exchange.exported_rows import ExportedRows
 from spark_dbp.exchange.written_keys import (
     WRITTEN,
     make_value,
@@ -26,6 +26,7 @@ from spark_dbp.exchange.written_keys import (
     write_texts,
     write_values,
 )
+from spark_dbp.explore.run_tables import RunTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,7 +196,7 @@ def _write_curator(task: Task, folder: Path) -> int:
 def _write_clip_retrieval(task: Task, folder: Path) -> int:
     from pyspark.sql import types as T
 
-    samples = read_good_samples(task.run, task.spark)
+    samples = RunTables(task.run, task.spark).good_samples()
     if VECTOR not in samples.columns:
         raise InputError(
             f"--to clip_retrieval: {task.run.path} has no vectors, for its clusters were given",

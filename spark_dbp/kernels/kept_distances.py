@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.kernels.histogram import BINS_PER_UNIT, DISTANCE_UNIT, N_BINS
-from spark_dbp.kernels.ranking import count_spread
+from spark_dbp.kernels.ranking import FARTHEST_FIRST, count_spread
 
 IntVector = npt.NDArray[np.int64]
 FloatVector = npt.NDArray[np.float64]
@@ -103,6 +103,22 @@ class KeptDistances:
         cluster = self._cluster
         until = self._rows[1:] - self._rows[self._starts][cluster]
         return self._count(until, self.n_items, self.sizes[cluster], quota[cluster])
+
+    def count_before(self, cluster: int, bin_: int) -> int:
+        """Samples of a cluster in bins that come before one, in the order in which samples are kept.
+
+        For ``stratified`` that is the order of ``hard``; ``random`` has another order than bins.
+
+        Examples
+        --------
+        >>> known = KeptDistances(np.array([2]), np.array([100, 200]), np.array([6, 4]), np.zeros(1), "hard")
+        >>> known.count_before(0, 100), known.count_before(0, 200)
+        (4, 0)
+        """
+        part = slice(int(self._starts[cluster]), int(self._ends[cluster]))
+        bins, n_items = self.bins[part], self.n_items[part]
+        is_before = bins > bin_ if self.which_to_keep in FARTHEST_FIRST else bins < bin_
+        return int(n_items[is_before].sum())
 
     def find_cut(self, cluster: int, quota: int) -> float | None:
         """The distance at which ``hard`` and ``easy`` stop keeping, exact to a bin.

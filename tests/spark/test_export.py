@@ -13,7 +13,7 @@ import pyspark
 import pytest
 from conftest import VIEW, config_of, make_embeddings, rows_of, write_table
 
-from spark_dbp import RunConfig, export, open_run, prune_again, read_embeddings, run
+from spark_dbp import RunConfig, export, open_run, prune_again, read_embeddings, run, verdicts
 from spark_dbp.cli import main
 from spark_dbp.engine import sorted_rows
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
@@ -326,6 +326,9 @@ REFUSED = {
     "no shards": (["--to", "shard_counts", "--shard", "nullif(cluster_id, 0)"], 3, "keys name no shard, such as ", "--shard"),
     "an aggregate": (["--to", "shard_counts", "--shard", "max(key)"], 2, "one value for each row", ""),
     "vectors of bad rows": (["--to", "clip_retrieval", "--rows", "dropped", "--reason", "bad_rows"], 3, "have no vectors", "txt"),
+    "verdicts of some rows": (["--to", "verdicts", "--rows", "kept"], 2, "--to verdicts does not take --rows", "leave it out"),
+    "verdicts of a reason": (["--to", "verdicts", "--reason", "exact"], 2, "--to verdicts does not take --reason", "leave it out"),
+    "verdicts with another key": (["--to", "verdicts", "--key", "upper(key)"], 2, "--to verdicts does not take --key", "leave it out"),
     "a setting": (["--to", "txt", "--set", "prune.keep_ratio=0.1"], 2, "takes no settings but spark.*", ""),
 }  # fmt: skip
 
@@ -361,6 +364,21 @@ def test_the_command(spark, done, kept, tmp_path, capsys):
     assert document["not_in_tables"] == {"input.filter": 1, "bad_rows": 3}
     assert main(["export", str(tmp_path / "no run"), "--to", "txt", "--out", str(tmp_path / "z")]) == 3
     assert main(["export", done.path, "--to", "txt", "--out", f"{done.path}/kept.txt"]) == 2
+
+
+def test_verdicts(spark, done, tmp_path, capsys):
+    """The same table as `explain --all` writes: a row for each of the input."""
+    out = tmp_path / "why é"
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out), "--json"]) == 0
+    document, account = json.loads(capsys.readouterr().out), done.document["accounting"]
+    written = spark.read.parquet(str(out))
+    assert sorted(map(str, written.collect())) == sorted(map(str, verdicts(done, spark).collect()))
+    assert (document["format"], document["rows"], document["n_rows"]) == ("verdicts", "all", N + len(BAD))
+    counts = {name: n for name, n in {**account["dropped"], "kept": account["kept"]}.items() if n}
+    assert document["by_reason"] == counts
+    sizes = [path.stat().st_size for path in out.glob("*.parquet")]
+    assert (document["n_files"], document["n_bytes"]) == (len(sizes), sum(sizes))
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out)]) == 4
 
 
 def test_a_damaged_table(spark, source, done, tmp_path):

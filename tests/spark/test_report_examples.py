@@ -18,7 +18,7 @@ from made_shards import add_member
 from PIL import Image
 from test_key_types import KEYS
 
-from spark_dbp import RunConfig, open_run, run, show_cluster, write_report
+from spark_dbp import RunConfig, explain, open_run, run, show_cluster, write_report
 from spark_dbp.errors import InputError
 from spark_dbp.explore.report.run_rows import hash_keys
 
@@ -144,9 +144,29 @@ def test_input_that_changed_or_is_gone(spark, made, tmp_path):
     rows.rename(rows.with_name("moved"))
     written = write_report(done, tmp_path / "a.html", (), spark)
     rows.with_name("moved").rename(rows)
-    assert "could not be opened" in written.note
+    assert "cannot be read any more" in written.note
     assert written.examples > 0
     assert write_report(done, tmp_path / "a.html", (), spark).note == ""
+
+
+@pytest.mark.slow
+def test_a_view_is_compared_by_its_rows(spark, tmp_path):
+    """By the columns that the run read, whatever else the report shows."""
+    keys, vectors = make_keys(60), make_embeddings(60, 6, 2)
+    source = write_table(tmp_path / "in", keys, vectors, caption=[f"c{number}" for number in range(60)])
+    rows = spark.read.parquet(str(source))
+    rows.createOrReplaceTempView("shown_rows")
+    given = {"path": None, "table": "shown_rows", "key": {"sql": "concat(key, '!')"}}
+    values = config_of(source, tmp_path / "run", input=given, cluster={"n_clusters": 2, "n_iter": 2})
+    done = run(RunConfig.from_dict(values), spark)
+    for setting in ("report.caption=caption", "report.caption={sql: \"concat(caption, '.')\"}"):
+        written = write_report(done, tmp_path / "a.html", [setting], spark)
+        assert (written.note, written.captions > 0) == ("", True)
+    other = "transform(embedding, x -> cast(x + 1 AS FLOAT)) AS embedding"
+    rows.selectExpr("key", other, "caption").createOrReplaceTempView("shown_rows")
+    written = write_report(done, tmp_path / "a.html", ["report.caption=caption"], spark)
+    assert "has changed since the run: 60 rows then, 60 rows now" in written.note
+    assert written.captions == 0
 
 
 def test_a_cluster_with_its_images(spark, made):
@@ -197,6 +217,14 @@ def test_a_run_on_shards_shows_their_images(spark, tmp_path):
         assert data["thumbnails"][image][1] == min(96, 40 + int(key) % 200)
     assert np.all([one[2] <= 30 for one in data["thumbnails"]])
     assert written.clusters_shown == 3
+    done = open_run(tmp_path / "run")
+    assert explain(done, ["0003"], spark)[0].where["status"] == "unchanged"
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add_member(tar, "0003.png", make_image(3))
+    (told,) = explain(done, ["0003"], spark)
+    assert (told.where["status"], told.cluster_id is not None) == ("changed", True)
+    assert "has changed since the run" in told.where["why"]
+    assert write_report(done, tmp_path / "a.html", (), spark).note.endswith(f"{told.where['why']}.")
 
 
 def test_keys_are_hashed_as_spark_does(spark, tmp_path):
