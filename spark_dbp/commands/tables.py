@@ -47,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     )
     export.add_argument("run", metavar="RUN", help="directory of a finished run")
     export.add_argument("--to", metavar="FORMAT", required=True, help=_WRITTEN)
-    export.add_argument("--out", metavar="PATH", required=True, help="file or folder to write")
+    export.add_argument("--out", metavar="PATH", help="file or folder to write")
     export.add_argument("--rows", metavar="kept|dropped", help="which rows (default: kept; curator: dropped)")
     export.add_argument(
         "--reason",
@@ -59,6 +59,9 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     export.add_argument("--shard", metavar="EXPR", help="shard_counts: SQL for the name of a row's shard")
     export.add_argument(
         "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
+    )
+    export.add_argument(
+        "--publish", action="store_true", help="verdicts: as one more table of the run's output.table"
     )
     export.add_argument("--json", action="store_true", help="print what was written as one JSON document")
     export.set_defaults(command=_export, interrupted="nothing was written; the same command begins anew")
@@ -101,9 +104,10 @@ def _export(parsed: argparse.Namespace) -> int:
 
     settings = keep_spark_settings("export", parsed.settings)
     options = {name: getattr(parsed, name) for name in ("key", "row", "shard", "research_keys")}
-    check_options(parsed.to, parsed.rows, parsed.reason, **options)
+    has_out, publish = parsed.out is not None, parsed.publish
+    check_options(parsed.to, parsed.rows, parsed.reason, has_out=has_out, publish=publish, **options)
     run, spark = open_run(parsed.run, settings)
-    if files.is_local(parsed.out):  # before Spark starts
+    if has_out and files.is_local(parsed.out):  # before Spark starts
         check_output(parsed.out, run.path)
     report = export(
         run,
@@ -112,6 +116,7 @@ def _export(parsed: argparse.Namespace) -> int:
         spark or get_session(apply_settings({}, settings).get("spark")),
         rows=parsed.rows,
         reason=parsed.reason,
+        publish=publish,
         **options,
     )
     print(redact(json.dumps(report.to_document(), indent=2) if parsed.json else str(report)))

@@ -35,11 +35,11 @@ from spark_dbp.engine.probe import find_problem_of_readers
 from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.engine.table_writer import check_equal, read_frame, write_table
-from spark_dbp.errors import ConfigError, ConflictError
+from spark_dbp.engine.table_writer import read_frame, write_table
+from spark_dbp.errors import ConfigError, ConflictError, DamagedRunError
 from spark_dbp.explore.given_input import count_outside, reopen_input
 from spark_dbp.explore.left_out import STEP, list_dropped, list_outside
-from spark_dbp.explore.run_clusters import read_small_table
+from spark_dbp.explore.run_clusters import read_small_table, translate_damage
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import KEPT, PRUNED
 from spark_dbp.lake import files
@@ -152,7 +152,8 @@ def _list_clustered(tables: RunTables) -> DataFrame:
     # the kept, so the order of hard serves.
     every = stats.select([CLUSTER_ID, N_ITEMS]).rename_columns([CLUSTER_ID, QUOTA])
     which = "hard" if prune.which_to_keep == "stratified" else prune.which_to_keep
-    ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
+    with translate_damage(tables.run, "assignments"):  # footers of its files are read here
+        ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
     kept = tables.read("keep_list").select(KEY, F.lit(KEPT).alias(VERDICT))
     verdict = F.coalesce(VERDICT, F.lit(DROPPED))
     reason = F.coalesce(F.col(VERDICT), F.lit(PRUNED))
@@ -255,7 +256,7 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
     ------
     ConflictError
         When something is in `out` already.
-    SparkDbpError
+    DamagedRunError
         When the rows are not those that run.json accounts for.
     """
     spark, out = spark or get_session(), files.normalize(out)
@@ -265,7 +266,7 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
         raise ConflictError(f"--out {out} is not empty: {names[0]} is there", mend="name a new directory")
     files.delete_if_empty(out)
     planned = plan_verdicts(run, spark)
-    described = describe_jobs(spark, "spark-dbp explain: writing the verdicts")
+    described = describe_jobs(spark, "spark-dbp export: writing the verdicts")
     try:
         with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
             how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
@@ -297,14 +298,14 @@ def publish_verdicts(run: Run, out: str | None = None, spark: SparkSession | Non
         When the run names no ``output.table``, something else has that name, or `out` is not needed.
     ConflictError
         When that ``output.table`` shows another run.
-    SparkDbpError
+    DamagedRunError
         When the rows are not those that run.json accounts for. What was published before stays.
     """
     spark, given = spark or get_session(), run.config().output
     if given.table is None:
         raise ConfigError(
             f"{run.path} has no output.table to publish beside",
-            mend="write the verdicts with --out DIR alone",
+            mend="leave --publish away, and give --out DIR",
         )
     if given.table_format == "parquet" and out is None:
         raise ConfigError(
@@ -346,7 +347,7 @@ def _refuse_other_run(target: Target, run: Run, mend_more: str = "") -> None:
         is_what = "is not there" if info is None else f"is of run {info.properties[RUN_ID]}"
         raise ConflictError(
             f"output.table: {target.show('keep_list')} {is_what}, and not of {run.path} (run {run_id})",
-            mend="run the job again, which publishes it; or write the verdicts with --out DIR alone"
+            mend="run the job again, which publishes it; or leave --publish away, and give --out DIR"
             + mend_more,
         )
 
@@ -357,5 +358,10 @@ def _count(run: Run, planned: Verdicts, frame: DataFrame, place: str) -> Written
     account, counts = run.document["accounting"], {row[REASON]: int(row["count"]) for row in counted}
     wanted = {KEPT: account["kept"], **{name: n for name, n in account["dropped"].items() if n}}
     wanted = {name: n for name, n in wanted.items() if name not in planned.missing}
-    check_equal("verdicts", "rows by reason", counts, dict(sorted(wanted.items())))
+    if counts != wanted:
+        raise DamagedRunError(
+            f"{run.path}: its tables have rows by reason {counts}, run.json accounts for "
+            f"{dict(sorted(wanted.items()))}",
+            mend=f"see what is wrong with spark-dbp verify {run.path}",
+        )
     return WrittenVerdicts(place, sum(counts.values()), counts, planned.missing, planned.why)

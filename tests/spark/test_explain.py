@@ -22,7 +22,7 @@ from spark_dbp import Run, RunConfig, diff, explain, open_run, prune_again, run,
 from spark_dbp.cli import main
 from spark_dbp.engine.catalog_writer import RUN_ID
 from spark_dbp.engine.compat import collect_arrow, collect_rows
-from spark_dbp.errors import ConfigError, ConflictError, InputError, SparkDbpError
+from spark_dbp.errors import ConfigError, ConflictError, DamagedRunError, InputError
 from spark_dbp.explore import key_lookup
 from spark_dbp.explore import verdicts as verdicts_module
 from spark_dbp.explore.explain import MOST_KEYS
@@ -390,15 +390,15 @@ def test_verdicts_account_for_every_row(spark, done, keys, monkeypatch, reads):
 
 def test_verdicts_as_a_table(spark, done, tmp_path, capsys):
     out = tmp_path / "why not"
-    assert main(["explain", done.path, "--all", "--out", str(out), "--json"]) == 0
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["rows"], found["missing"], found["path"]) == (N, {}, str(out))
+    assert (found["n_rows"], found["not_in_tables"], found["out"]) == (N, {}, str(out))
     assert spark.read.parquet(str(out)).count() == N
     with pytest.raises(ConflictError, match="is not empty"):
         write_verdicts(done, str(out), spark)
     damaged = as_if(done)
     damaged.document["accounting"]["kept"] += 1
-    with pytest.raises(Exception, match="rows by reason"):
+    with pytest.raises(DamagedRunError, match="rows by reason"):
         write_verdicts(damaged, str(tmp_path / "damaged"), spark)
     assert not (tmp_path / "damaged").exists()
 
@@ -421,7 +421,7 @@ def test_verdicts_are_counted_before_they_take_a_place(spark, done, monkeypatch,
     assert publish_verdicts(published, None, spark).rows == N
     assert len(replaced) == 1
     published.document["accounting"]["kept"] += 1
-    with pytest.raises(SparkDbpError, match="rows by reason"):
+    with pytest.raises(DamagedRunError, match="rows by reason"):
         publish_verdicts(published, None, spark)
     published.document["accounting"]["kept"] -= 1
     properties[RUN_ID] = "another"
@@ -529,14 +529,12 @@ def test_times_are_read_in_the_zone_of_the_session_or_their_own(spark):
     assert len({token for token, _ in read_tokens(spark, texts, key_type)}) == 1
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["explain", "RUN"], ["explain", "RUN", "--all"], ["explain", "RUN", "k", "--out", "x"],
-     ["explain", "RUN", "k", "--all", "--out", "x"], ["explain", "RUN", "k", "--set", "prune.seed=1"]],
-)  # fmt: skip
-def test_arguments_that_do_not_go_together(done, arguments, capsys):
-    assert main([done.path if one == "RUN" else one for one in arguments]) == 2
+def test_arguments_that_do_not_go_together(done, capsys):
+    assert main(["explain", done.path, "k", "--set", "prune.seed=1"]) == 2
     assert "to mend it" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", done.path])
+    assert ended.value.code == 2
 
 
 def test_few_keys_at_a_time(spark, done):
@@ -646,10 +644,11 @@ def test_a_table_that_is_damaged_or_gone_is_named(spark, done, tmp_path, table, 
             (place / Path(file).name).write_bytes(b"PAR1 is no table, PAR1")
     commands = {
         "explain": ["explain", path, rows_of(done.keep_list(spark))[0][0], "--no-input"],
-        "verdicts": ["explain", path, "--all", "--out", str(tmp_path / "out")],
+        "verdicts": ["export", path, "--to", "verdicts", "--out", str(tmp_path / "out")],
+        "export": ["export", path, "--to", "txt", "--out", str(tmp_path / "out")],
         "diff": ["diff", done.path, path],
     }
-    read = {"assignments": ["explain", "verdicts"], "cluster_stats": ["explain", "verdicts"],
+    read = {"assignments": ["explain", "verdicts", "export"], "cluster_stats": ["explain", "verdicts"],
             "quotas": ["explain", "diff"], "centroids": ["diff"]}  # fmt: skip
     for name in read[table]:
         capsys.readouterr()

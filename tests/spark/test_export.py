@@ -82,12 +82,7 @@ EVERY_FORMAT = {
 }
 
 
-QUICK = ("txt", "semdedup", "clip_retrieval")
-
-
-@pytest.mark.parametrize(
-    "to", [pytest.param(to, marks=[] if to in QUICK else pytest.mark.slow) for to in EVERY_FORMAT]
-)
+@pytest.mark.parametrize("to", EVERY_FORMAT)
 def test_the_bytes_do_not_depend_on_partitions(spark, done, tmp_path, monkeypatch, to):
     report = export(done, to, tmp_path / "one", spark, **EVERY_FORMAT[to])
     one = read_tree(tmp_path / "one")
@@ -329,6 +324,8 @@ REFUSED = {
     "verdicts of some rows": (["--to", "verdicts", "--rows", "kept"], 2, "--to verdicts does not take --rows", "leave it out"),
     "verdicts of a reason": (["--to", "verdicts", "--reason", "exact"], 2, "--to verdicts does not take --reason", "leave it out"),
     "verdicts with another key": (["--to", "verdicts", "--key", "upper(key)"], 2, "--to verdicts does not take --key", "leave it out"),
+    "verdicts of a run that is not published": (["--to", "verdicts", "--publish"], 2, "has no output.table", "leave --publish away"),
+    "publishing another format": (["--to", "txt", "--publish"], 2, "--to txt makes no table to publish", "--to verdicts"),
     "a setting": (["--to", "txt", "--set", "prune.keep_ratio=0.1"], 2, "takes no settings but spark.*", ""),
 }  # fmt: skip
 
@@ -367,7 +364,7 @@ def test_the_command(spark, done, kept, tmp_path, capsys):
 
 
 def test_verdicts(spark, done, tmp_path, capsys):
-    """The same table as `explain --all` writes: a row for each of the input."""
+    """A row for each of the input."""
     out = tmp_path / "why é"
     assert main(["export", done.path, "--to", "verdicts", "--out", str(out), "--json"]) == 0
     document, account = json.loads(capsys.readouterr().out), done.document["accounting"]
@@ -379,6 +376,9 @@ def test_verdicts(spark, done, tmp_path, capsys):
     sizes = [path.stat().st_size for path in out.glob("*.parquet")]
     assert (document["n_files"], document["n_bytes"]) == (len(sizes), sum(sizes))
     assert main(["export", done.path, "--to", "verdicts", "--out", str(out)]) == 4
+    capsys.readouterr()
+    assert main(["export", done.path, "--to", "verdicts"]) == 2
+    assert "export needs --out" in capsys.readouterr().err
 
 
 def test_a_damaged_table(spark, source, done, tmp_path):
