@@ -22,7 +22,7 @@ from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, ge
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
-from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task
+from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task, list_dimensions
 from spark_dbp.exchange.exported_rows import BAD, ExportedRows, find_dropped, find_kept
 from spark_dbp.exchange.pygtrie_file import open_pygtrie
 from spark_dbp.exchange.whole_output import check_output, write_whole
@@ -246,9 +246,7 @@ def check_options(
     elif publish:
         raise ConfigError(f"--to {to} makes no table to publish", mend=f"--publish goes with --to {VERDICTS}")
     if not has_out and not publish:
-        raise ConfigError(
-            "export writes nothing without a place", mend="name a new file or folder: --out PATH"
-        )
+        raise ConfigError(f"export --to {to} needs --out", mend="name a new file or folder: --out PATH")
     if to == VERDICTS:
         return None
     form = FORMS[to]
@@ -319,7 +317,7 @@ def _tell_size(task: Task, form: Form, draft: Path) -> None:
         return
     a_row = form.row_bytes + (task.key_bytes if form.has_key else 0)
     if task.form == "clip_retrieval":
-        a_row += 2.0 * (task.run.document["stages"]["ingest"]["info"]["dimension"] or 0)
+        a_row += 2.0 * sum(list_dimensions(task.run).values())
     megabytes = math.ceil(task.rows.n_rows * a_row / 1e6)
     log.info("  about %s MB, made in %s first", f"{megabytes:,}", draft.parent)
 

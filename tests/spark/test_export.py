@@ -13,10 +13,11 @@ import pyspark
 import pytest
 from conftest import VIEW, config_of, make_embeddings, rows_of, write_table
 
-from spark_dbp import RunConfig, export, open_run, prune_again, read_embeddings, run, verdicts
+from spark_dbp import RunConfig, explain, export, open_run, prune_again, read_embeddings, run, verdicts
 from spark_dbp.cli import main
 from spark_dbp.engine import sorted_rows
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
+from spark_dbp.exchange.exported_rows import find_dropped, group_reasons
 
 pytestmark = pytest.mark.slow
 
@@ -378,7 +379,20 @@ def test_verdicts(spark, done, tmp_path, capsys):
     assert main(["export", done.path, "--to", "verdicts", "--out", str(out)]) == 4
     capsys.readouterr()
     assert main(["export", done.path, "--to", "verdicts"]) == 2
-    assert "export needs --out" in capsys.readouterr().err
+    assert "--to verdicts needs --out" in capsys.readouterr().err
+
+
+def test_a_row_is_left_out_for_the_same_reason_everywhere(spark, done):
+    """`export`, `verdicts` and `explain` tell of each key the same, also where a bad row has a good one's key."""
+    told = {row.key: row.reason for row in verdicts(done, spark).collect() if row.key not in {KEYS[3], None}}
+    groups = {name: group for group, names in group_reasons(done).items() for name in names}
+    exported = {row.key: row.reason for row in find_dropped(done, spark).frame.collect()}
+    wanted = {key: groups[reason] for key, reason in told.items() if reason not in ("kept", "input.filter")}
+    assert {key: group for key, group in exported.items() if key != KEYS[3]} == wanted
+    assert set(exported.values()) == {"exact", "score_filter", "prune", "bad_rows"}
+    one_of_each = {reason: key for key, reason in told.items()}
+    explained = explain(done, list(one_of_each.values()), spark)
+    assert [one.reason for one in explained] == list(one_of_each)
 
 
 def test_a_damaged_table(spark, source, done, tmp_path):
