@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 # Workers import encoders of tests from here.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+
+# Commands of tests are short: their Java ends before its second compiler and parallel collector pay.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +57,16 @@ def whole_files_only(tmp_path_factory) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "WHOLE_FILES_ONLY": str(folder / "volume")}
 
 
+# What may be set in the session `spark` at any time, and is set back after each module.
+SETTINGS = {
+    "spark.sql.shuffle.partitions": "4",
+    # To compile a query takes longer than to interpret it, for so few rows. Commands, lanes and faults compile.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+_shared: list = []  # the session, once a test has asked for it
+
+
 @pytest.fixture(scope="session")
 def spark(viewed, tmp_path_factory) -> Iterator[object]:
     """A classic local session; few tasks and a JVM that is quick to start with, since the data is small."""
@@ -59,20 +74,36 @@ def spark(viewed, tmp_path_factory) -> Iterator[object]:
 
     options = " ".join(sessions.list_java_options())
     conf = {
-        "spark.sql.shuffle.partitions": "4",
-        # To compile a query takes longer than to interpret it, for so few rows. Commands, lanes and faults compile.
-        "spark.sql.codegen.wholeStage": "false",
-        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        **SETTINGS,
         "spark.driver.memory": "1g",
-        "spark.driver.extraJavaOptions": f"{options} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.driver.extraJavaOptions": options,
         **view_settings(viewed),
     }
     conf |= iceberg_catalog(tmp_path_factory.mktemp("iceberg"))
     if "PYTEST_XDIST_WORKER" in os.environ:  # another one runs beside it
         conf["spark.master"] = "local[1]"
     session = sessions.start_local_session(conf)
+    _shared.append(session)
     yield session
+    _shared.clear()
     session.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settings_of_one_module() -> Iterator[None]:
+    """A run in the shared session sets what its configuration says; the next module starts without it."""
+    yield
+    for session in _shared:
+        for name, value in SETTINGS.items():
+            session.conf.set(name, value)
+
+
+@pytest.fixture
+def connect_port() -> Iterator[None]:
+    """A local Connect server takes port 15002, whatever it is told: one test at a time has one."""
+    with (Path(tempfile.gettempdir()) / "spark-dbp-tests-15002.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # `make test-spark35` has it.

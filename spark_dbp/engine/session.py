@@ -234,6 +234,11 @@ def start_local_session(
     except Exception as error:
         if session is not None:
             session.stop()
+        if "java.net.BindException" in str(error) and remote is not None and remote.startswith("local"):
+            raise ConfigError(
+                f"spark.remote={remote}: its server finds port 15002 of this machine taken",
+                mend="let the other server end, name it (sc://localhost), or leave spark.remote out",
+            ) from None
         if "SparkConnectPlugin" in str(error):
             raise ConfigError(
                 f"spark.remote={remote}: this pyspark comes without a Spark Connect server",

@@ -98,7 +98,7 @@ def _continuous_shift(wanted: FloatVector, low: IntVector, high: IntVector, n_ke
     """Solve ``sum clip(wanted + shift, low, high) = n_keep`` for shift. The sum is piecewise linear."""
     begins, ends = low - wanted, high - wanted  # shifts at which a cluster leaves `low`, and reaches `high`
     points = np.concatenate([begins, ends])
-    order = np.argsort(points, kind="stable")
+    order = np.argsort(points)  # of equal points, the last one is looked at: their order does not matter
     points = points[order]
     slopes = np.cumsum(np.where(order < len(wanted), 1, -1))
     totals = float(low.sum()) + np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(points))])
@@ -119,18 +119,34 @@ def _fill_up(start: IntVector, wanted: FloatVector, high: IntVector, n_keep: int
         nth = np.arange(len(index)) - np.repeat(np.cumsum(room) - room, room)
         step = (quotas[index] + nth).astype(np.float64)
         gap, error = _exact_difference(step, wanted[index])
-        order = np.argsort(gap, kind="stable")  # units are listed by index
-        ties = gap[order[1:]] == gap[order[:-1]]
-        if (error[order[1:]] != error[order[:-1]])[ties].any():
-            order = np.lexsort((index, error, gap))
         # A cluster with room beyond `depth` has units that are not listed here. After its last listed unit
         # one of these may be the cheapest, so the units of this round end there.
         cut = (nth == depth - 1) & (high[index] - quotas[index] > depth)
-        stop = np.flatnonzero(cut[order])
-        n_sure = int(stop[0]) + 1 if stop.size else len(order)
-        chosen = index[order[: min(missing, n_sure)]]
+        cheap = _list_cheapest(gap, missing)
+        if len(cheap) > missing or cut[cheap].any():  # or else they are chosen in whatever order
+            cheap = _sort_units(cheap, gap, error)
+            stop = np.flatnonzero(cut[cheap])
+            cheap = cheap[: min(missing, int(stop[0]) + 1 if stop.size else missing)]
+        chosen = index[cheap]
         quotas = quotas + np.bincount(chosen, minlength=len(quotas))
     return quotas
+
+
+def _list_cheapest(gap: FloatVector, n: int) -> IntVector:
+    """The places of the `n` smallest, and of all that equal the largest of these; rising."""
+    if n >= len(gap):
+        return np.arange(len(gap))
+    return np.flatnonzero(gap <= np.partition(gap, n - 1)[n - 1])
+
+
+def _sort_units(units: IntVector, gap: FloatVector, error: FloatVector) -> IntVector:
+    """Places of units, by exact cost; of equal costs, the first goes first."""
+    gap, error = gap[units], error[units]
+    order = np.argsort(gap, kind="stable")
+    ties = gap[order[1:]] == gap[order[:-1]]
+    if (error[order[1:]] != error[order[:-1]])[ties].any():
+        order = np.lexsort((error, gap))  # which is stable
+    return units[order]
 
 
 def _exact_difference(a: FloatVector, b: FloatVector) -> tuple[FloatVector, FloatVector]:

@@ -190,7 +190,7 @@ def test_no_java(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(IS_SPARK_35, reason="pyspark 3.5 brings no Connect server")
-def test_on_connect(tmp_path, source):
+def test_on_connect(tmp_path, source, connect_port):
     done = start([*COMMAND, "doctor", write_conf(tmp_path, source), "--set", "spark.remote=local[2]"])
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert done.stdout.endswith("A job can run here: 0 problems, 0 warnings.\n")

@@ -18,7 +18,7 @@ HAS_SERVER = not pyspark.__version__.startswith("3.5.")  # pyspark 3.5 brings no
 
 @pytest.mark.slow
 @pytest.mark.parametrize("session", ["classic", *(["connect"] if HAS_SERVER else [])])
-def test_every_job_says_step_and_purpose(tmp_path, session):
+def test_every_job_says_step_and_purpose(tmp_path, session, connect_port):
     """Read from the event log, which the history server shows."""
     source = write_table(tmp_path / "in", make_keys(400), make_embeddings(400, 8, 4), n_files=2)
     (tmp_path / "log").mkdir()

@@ -210,7 +210,7 @@ def test_classic_lanes(source, classic, answer, tmp_path, settings, environment,
 
 
 @pytest.mark.slow
-def test_connect(spark, source, classic, answer, tmp_path):
+def test_connect(spark, source, classic, answer, tmp_path, connect_port):
     if IS_SPARK_35:
         with connect_server(tmp_path / "server.log") as (remote, version):
             done, lane = start_lane(source, tmp_path / "run", {"spark.remote": remote})
@@ -254,7 +254,7 @@ print("RESULT", sorted(row.key for row in found) == sorted(row.cluster_id for ro
 
 @pytest.mark.long
 @pytest.mark.skipif(IS_SPARK_35, reason="pyspark 3.5 cannot start a Connect server")
-def test_many_large_centroids_reach_the_workers_of_connect():
+def test_many_large_centroids_reach_the_workers_of_connect(connect_port):
     """146 MiB of them, more than a message holds."""
     done = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, cwd=ROOT, timeout=400)
     assert done.stdout.splitlines()[-1] == "RESULT True 51", done.stderr[-3000:]
@@ -276,3 +276,14 @@ if IS_SPARK_35:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode != 0
         assert "this pyspark comes without a Spark Connect server" in done.stderr
+
+else:
+
+    def test_the_port_of_a_connect_server_is_taken(connect_port):
+        code = (
+            "import socket; taken = socket.create_server(('', 15002)); "
+            "from spark_dbp.engine.session import start_local_session as s; s({'spark.remote': 'local[2]'})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode != 0
+        assert "ConfigError: spark.remote=local[2]: its server finds port 15002 of this" in done.stderr

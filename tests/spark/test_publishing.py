@@ -421,7 +421,7 @@ print("RESULT", json.dumps(told))
 
 @pytest.mark.slow
 @pytest.mark.skipif(IS_SPARK_35, reason="pyspark 3.5 cannot start a Connect server")
-def test_on_connect(source, tmp_path):
+def test_on_connect(source, tmp_path, connect_port):
     values = config_of(source, tmp_path / "run", cluster={"n_clusters": 3})
     values["output"]["table"] = "spark_catalog.s.p"
     done = subprocess.run(

@@ -128,6 +128,7 @@ def test_a_recording_that_was_cut_off_does_not_stay(cache, java_home, spark_home
 @pytest.mark.parametrize("where", ["nowhere", "environment", "setting", "file"])
 def test_java_gets_one_collector_only(cache, tmp_path, monkeypatch, where):
     """It does not start with two."""
+    monkeypatch.delenv("JDK_JAVA_OPTIONS")  # conftest.py sets it
     settings = {}
     if where == "environment":
         monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
