@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spark_dbp.commands.output import print_json, print_text
 from spark_dbp.commands.parsers import Options, add_command
 from spark_dbp.commands.shared import keep_spark_settings, open_run
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.errors import InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -22,23 +22,17 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     explain = add_command(
         commands, options, "explain", _explain, "tell what became of some keys, and why",
         description="Tell what became of some keys, and why. Keys are read by their type: BINARY in "
-        "hexadecimal, times as SQL writes them. With --all, the verdict on every row is written as a table.",
+        "hexadecimal, times as SQL writes them. Of all rows: spark-dbp export RUN --to verdicts.",
         examples=[
             "explain RUN part/0000007.jpg 'a key with blanks' --json",
             "explain RUN --json -- -a-key-that-begins-with-a-dash",
-            "explain RUN --all --out verdicts",
         ],
         json="print a list, one object a key, as JSON",
     )  # fmt: skip
     explain.add_argument("run", metavar="RUN", help="directory of a finished run")
-    explain.add_argument("keys", metavar="KEY", nargs="*", help="keys; after -- also those that begin with -")
+    explain.add_argument("keys", metavar="KEY", nargs="+", help="keys; after -- also those that begin with -")
     explain.add_argument(
         "--no-input", action="store_true", help="do not look up where the keys lie in the input"
-    )
-    explain.add_argument("--all", action="store_true", help="of every row of the input, as a table: --out")
-    explain.add_argument("--out", metavar="DIR", help="with --all: a new directory for the Parquet table")
-    explain.add_argument(
-        "--publish", action="store_true", help="with --all: as one more table of the run's output.table"
     )
 
     diff = add_command(
@@ -57,14 +51,7 @@ def _explain(parsed: argparse.Namespace) -> int:
     from spark_dbp.explore.explain import explain
     from spark_dbp.explore.story import UNKNOWN
 
-    if parsed.all == bool(parsed.keys) or parsed.all != bool(parsed.out or parsed.publish):
-        raise ConfigError(
-            "explain takes keys, or --all and --out DIR (or --publish)",
-            mend="spark-dbp explain RUN KEY... tells of some keys",
-        )
     run, spark = _open(parsed.run, "explain", parsed.settings)
-    if parsed.all:
-        return _write_all(run, parsed, spark)
     told = explain(run, parsed.keys, spark, look_at_input=not parsed.no_input)
     if parsed.json:
         print_json([one.to_dict() for one in told], redacts=False)
@@ -79,18 +66,6 @@ def _explain(parsed: argparse.Namespace) -> int:
             f"not in {run.path}: {len(unknown):,} of the keys, {names}",
             mend=f"did you mean {alike[0]!r}?" if alike else "give keys as the input has them",
         )
-    return 0
-
-
-def _write_all(run: Run, parsed: argparse.Namespace, spark: SparkSession) -> int:
-    from spark_dbp.explore.verdicts import publish_verdicts, write_verdicts
-
-    write = publish_verdicts if parsed.publish else write_verdicts
-    written = write(run, parsed.out, spark)
-    if parsed.json:
-        print_json(written.to_dict(), redacts=False)
-    else:
-        print_text(str(written))
     return 0
 
 

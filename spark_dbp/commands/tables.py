@@ -14,7 +14,10 @@ from spark_dbp.errors import ConfigError
 if TYPE_CHECKING:
     from spark_dbp.exchange.import_embeddings import ImportedTable
 
-_WRITTEN = "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval or shard_counts (docs/formats.md)"
+_WRITTEN = (
+    "txt, datacomp, npy, pygtrie, semdedup, curator, clip_retrieval, shard_counts or verdicts "
+    "(docs/formats.md)"
+)
 _NEXT = "what next\n  prune it    input: {{path: {path}}} in a configuration, then spark-dbp run"
 
 
@@ -51,7 +54,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     )  # fmt: skip
     export.add_argument("run", metavar="RUN", help="directory of a finished run")
     export.add_argument("--to", metavar="FORMAT", required=True, help=_WRITTEN)
-    export.add_argument("--out", metavar="PATH", required=True, help="file or folder to write")
+    export.add_argument("--out", metavar="PATH", help="file or folder to write")
     export.add_argument("--rows", metavar="kept|dropped", help="which rows (default: kept; curator: dropped)")
     export.add_argument(
         "--reason",
@@ -63,6 +66,9 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
     export.add_argument("--shard", metavar="EXPR", help="shard_counts: SQL for the name of a row's shard")
     export.add_argument(
         "--research-keys", action="store_true", help="pygtrie: cut keys as the research code does"
+    )
+    export.add_argument(
+        "--publish", action="store_true", help="verdicts: as one more table of the run's output.table"
     )
 
 
@@ -106,9 +112,10 @@ def _export(parsed: argparse.Namespace) -> int:
 
     settings = keep_spark_settings("export", parsed.settings)
     options = {name: getattr(parsed, name) for name in ("key", "row", "shard", "research_keys")}
-    check_options(parsed.to, parsed.rows, parsed.reason, **options)
+    has_out, publish = parsed.out is not None, parsed.publish
+    check_options(parsed.to, parsed.rows, parsed.reason, has_out=has_out, publish=publish, **options)
     run, spark = open_run(parsed.run, settings)
-    if files.is_local(parsed.out):  # before Spark starts
+    if has_out and files.is_local(parsed.out):  # before Spark starts
         check_output(parsed.out, run.path)
     report = export(
         run,
@@ -117,6 +124,7 @@ def _export(parsed: argparse.Namespace) -> int:
         spark or get_session(apply_settings({}, settings).get("spark")),
         rows=parsed.rows,
         reason=parsed.reason,
+        publish=publish,
         **options,
     )
     if parsed.json:

@@ -1,9 +1,10 @@
 """Write what a run kept, or left out, in a form that others read.
 
-Imports `runs`, `engine`, `lake` and what is beside it; pyspark inside functions.
+Imports `runs`, `engine`, `lake`, `explore.verdicts` and what is beside it; pyspark inside functions.
 
 Spark makes and sorts what is written; the driver writes it, a few rows at a time. So nobody but Spark needs
-to reach the run, and the bytes do not depend on partitions. docs/formats.md says what is in each form.
+to reach the run, and the bytes do not depend on partitions. The table of verdicts is written by Spark itself.
+docs/formats.md says what is in each form.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from spark_dbp.engine.session import TIME_ZONE, bound_batches, describe_jobs, ge
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
-from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task
+from spark_dbp.exchange.export_formats import DROPPED, FORMS, KEPT, Form, Task, list_dimensions
 from spark_dbp.exchange.exported_rows import BAD, ExportedRows, find_dropped, find_kept
 from spark_dbp.exchange.pygtrie_file import open_pygtrie
 from spark_dbp.exchange.whole_output import check_output, write_whole
+from spark_dbp.explore.run_clusters import translate_damage
+from spark_dbp.explore.verdicts import publish_verdicts, write_verdicts
 from spark_dbp.lake import files
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.check_samples import estimate_row_bytes
@@ -41,17 +44,20 @@ class ExportReport:
 
     Attributes
     ----------
-    run, format, out : str
+    run, format : str
+    out : str
+        The place, or the name of a published table.
     rows : str
-        ``kept`` or ``dropped``.
+        ``kept`` or ``dropped``; ``all`` of ``verdicts``.
     reason : str or None
     n_rows : int
         Rows that were written.
     by_reason : dict of str to int
-        How many of those that were left out, of each reason.
+        How many of those that were left out, of each reason; of ``verdicts`` also how many were kept.
     not_in_tables : dict of str to int
         Rows that should be among them, but of which the run has no keys, by reason.
     n_files, n_bytes : int
+        Of what was written at `out`; 0 of a table that the catalog holds.
     """
 
     run: str
@@ -74,22 +80,24 @@ class ExportReport:
         lines = [
             f"{self.out}",
             f"{'rows':<12}{self.n_rows:,} {self.rows}{f' ({reasons})' if reasons else ''}",
-            f"{'files':<12}{self.n_files:,}, {self.n_bytes:,} bytes",
         ]
+        if self.n_files:
+            lines.append(f"{'files':<12}{self.n_files:,}, {self.n_bytes:,} bytes")
         if self.not_in_tables:
             missing = ", ".join(f"{n:,} {name}" for name, n in self.not_in_tables.items())
             lines.append(f"{'not there':<12}{missing}")
         return "\n".join(lines)
 
 
-FORMATS = tuple(FORMS)
+VERDICTS, ALL = "verdicts", "all"
+FORMATS = (*FORMS, VERDICTS)
 _OPTIONS = {"key": "--key", "row": "--row", "shard": "--shard", "research_keys": "--research-keys"}
 
 
 def export(
     run: Run | str | os.PathLike[str],
     to: str,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     spark: SparkSession | None = None,
     *,
     rows: str | None = None,
@@ -98,19 +106,23 @@ def export(
     row: str | None = None,
     shard: str | None = None,
     research_keys: bool = False,
+    publish: bool = False,
 ) -> ExportReport:
     """Write the keys of a finished run, and what goes with them, in a form that others read.
 
-    The bytes depend on the run alone, not on partitions or on the engine. Nothing is at `out` until all is.
+    The bytes depend on the run alone, not on partitions or on the engine, and nothing is at `out` until all
+    is; but ``verdicts`` is a table that Spark writes there.
 
     Parameters
     ----------
     run : Run, str or path
         A run, or its directory.
-    to : {"txt", "datacomp", "npy", "pygtrie", "semdedup", "curator", "clip_retrieval", "shard_counts"}
-        What docs/formats.md describes under "Out".
-    out : str or path
-        File or folder to write, local or a URI. There must be nothing.
+    to : str
+        One of `FORMATS`, which docs/formats.md describes under "Out": ``txt``, ``datacomp``, ``npy``,
+        ``pygtrie``, ``semdedup``, ``curator``, ``clip_retrieval``, ``shard_counts``, ``verdicts``.
+    out : str or path, optional
+        File or folder to write, local or a URI. There must be nothing. Needed unless a table is published
+        that is a copy.
     spark : SparkSession, optional
         By default the session of `get_session`.
     rows : {"kept", "dropped"}, optional
@@ -128,6 +140,9 @@ def export(
         With ``shard_counts``: SQL expression for the name of a row's shard.
     research_keys : bool
         With ``pygtrie``: whether keys are cut as the research code cuts them.
+    publish : bool
+        With ``verdicts``: whether they become one more table of the run's ``output.table``. Of Parquet tables
+        it points to `out`; Delta and Iceberg tables are copies, and take no `out`.
 
     Returns
     -------
@@ -140,7 +155,7 @@ def export(
     InputError
         When keys cannot be written in this form. It says how many, with examples.
     ConflictError
-        When something is at `out`.
+        When something is at `out`, or ``output.table`` shows another run.
     DamagedRunError
         When the tables have not as many rows as run.json says.
 
@@ -149,16 +164,20 @@ def export(
     >>> export("demo-run/run", "txt", "kept.txt").n_rows  # doctest: +SKIP
     539
     """
-    form = check_options(to, rows, reason, key=key, row=row, shard=shard, research_keys=research_keys)
-    which = rows or form.rows
+    options = {"key": key, "row": row, "shard": shard, "research_keys": research_keys}
+    form = check_options(to, rows, reason, has_out=out is not None, publish=publish, **options)
     if not isinstance(run, Run):
         run = open_run(run, spark)
-    base = check_output(out, run.path) if files.is_local(os.fspath(out)) else ""
+    base = check_output(out, run.path) if out is not None and files.is_local(os.fspath(out)) else None
     spark = spark or get_session()
     run.reach_storage(spark)
-    if not base:
+    if out is not None and base is None:
         reach_storage(spark, files.join(files.normalize(out), ".."), "--out", writes=True)
         base = check_output(out, run.path)
+    if form is None:
+        return _write_verdicts(run, base, spark, publish)
+    assert base is not None
+    which = rows or form.rows
     zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
     bounded = bound_batches(spark, estimate_row_bytes(run.document["stages"]["ingest"]["info"]))
     described = describe_jobs(spark, f"spark-dbp export: {which} rows as {to}")
@@ -183,15 +202,53 @@ def export(
     )  # fmt: skip
 
 
-def check_options(to: str, rows: str | None, reason: str | None, **options: Any) -> Form:
-    """The format, when the options go with it. Needs no run and no session.
+def _write_verdicts(run: Run, base: str | None, spark: SparkSession, publish: bool) -> ExportReport:
+    log.info("export: every row of the input of %s as %s", run.path, VERDICTS)
+    if publish:
+        written = publish_verdicts(run, base, spark)
+    else:
+        assert base is not None
+        written = write_verdicts(run, base, spark)
+    if written.missing:
+        log.warning("  %s", written.say_missing())
+    sizes = files.list_sizes(base).values() if base is not None else ()
+    return ExportReport(
+        run=run.path, format=VERDICTS, out=written.path, rows=ALL, reason=None, n_rows=written.rows,
+        n_files=len(sizes), n_bytes=sum(sizes), by_reason=written.by_reason, not_in_tables=written.missing,
+    )  # fmt: skip
+
+
+def check_options(
+    to: str,
+    rows: str | None,
+    reason: str | None,
+    *,
+    has_out: bool = True,
+    publish: bool = False,
+    **options: Any,
+) -> Form | None:
+    """The format, when the options go with it; None for ``verdicts``. Needs no run and no session.
 
     Raises
     ------
     ConfigError
     """
-    if to not in FORMS:
+    if to == VERDICTS:
+        given = {"--rows": rows, "--reason": reason, **{_OPTIONS[name]: options[name] for name in options}}
+        refused = next((name for name, value in given.items() if value), None)
+        if refused is not None:
+            raise ConfigError(
+                f"--to {to} does not take {refused}: it has a row for every row of the input, with its key",
+                mend="leave it out; the columns of the table tell rows and reasons apart",
+            )
+    elif to not in FORMS:
         raise ConfigError(f"--to {to}: there is no such format", mend=f"name one of: {', '.join(FORMATS)}")
+    elif publish:
+        raise ConfigError(f"--to {to} makes no table to publish", mend=f"--publish goes with --to {VERDICTS}")
+    if not has_out and not publish:
+        raise ConfigError(f"export --to {to} needs --out", mend="name a new file or folder: --out PATH")
+    if to == VERDICTS:
+        return None
     form = FORMS[to]
     if rows not in (None, KEPT, DROPPED):
         raise ConfigError(f"--rows {rows}: there are no such rows", mend="name kept or dropped")
@@ -216,7 +273,8 @@ def _measure_keys(run: Run, spark: SparkSession) -> float:
     """About how many bytes a key has."""
     names = tuple(path.rpartition("/")[2] for path in run.list_files("assignments"))
     frame = run.assignments(spark)
-    return measure_key_bytes(CommittedTable(spark, run.table_path("assignments"), frame, names=names))
+    with translate_damage(run, "assignments"):  # the footers of its files are read
+        return measure_key_bytes(CommittedTable(spark, run.table_path("assignments"), frame, names=names))
 
 
 def _leave_out_bad(run: Run, spark: SparkSession, found: ExportedRows, reason: str | None) -> ExportedRows:
@@ -259,7 +317,7 @@ def _tell_size(task: Task, form: Form, draft: Path) -> None:
         return
     a_row = form.row_bytes + (task.key_bytes if form.has_key else 0)
     if task.form == "clip_retrieval":
-        a_row += 2.0 * (task.run.document["stages"]["ingest"]["info"]["dimension"] or 0)
+        a_row += 2.0 * sum(list_dimensions(task.run).values())
     megabytes = math.ceil(task.rows.n_rows * a_row / 1e6)
     log.info("  about %s MB, made in %s first", f"{megabytes:,}", draft.parent)
 

@@ -1,6 +1,6 @@
 """How each format is written: what Spark makes of the rows, and what the driver writes of them.
 
-Imports `runs`, `engine` and what is beside it; pyspark inside functions.
+Imports `config_embed`, `runs`, `engine`, `explore.run_tables` and what is beside it; pyspark in functions.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
+from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.compat import collect_rows, map_in_arrow, to_arrow_schema
 from spark_dbp.engine.memory import read_memory_limit
 from spark_dbp.engine.sorted_rows import stream_sorted
 from spark_dbp.errors import InputError
 from spark_dbp.exchange import cluster_files, key_files, pygtrie_file, row_folders, shard_counts
-from spark_dbp.exchange.exported_rows import ExportedRows, read_good_samples
+from spark_dbp.exchange.exported_rows import ExportedRows
 from spark_dbp.exchange.written_keys import (
     WRITTEN,
     make_value,
@@ -26,11 +27,13 @@ from spark_dbp.exchange.written_keys import (
     write_texts,
     write_values,
 )
+from spark_dbp.explore.run_tables import RunTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
 
+    from spark_dbp.config_embed import EmbedConfig
     from spark_dbp.runs import Run
 
 log = logging.getLogger("spark_dbp")
@@ -193,35 +196,54 @@ def _write_curator(task: Task, folder: Path) -> int:
 
 
 def _write_clip_retrieval(task: Task, folder: Path) -> int:
+    from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    samples = read_good_samples(task.run, task.spark)
+    samples = RunTables(task.run, task.spark).good_samples()
     if VECTOR not in samples.columns:
         raise InputError(
             f"--to clip_retrieval: {task.run.path} has no vectors, for its clusters were given",
             mend="write another format; or run the job with input.embedding",
         )
     value, _ = write_values(task.rows.frame, task.key, task.form)
-    keyed = task.rows.frame.select(KEY, value.alias(WRITTEN), CLUSTER_ID, DISTANCE)
-    joined = keyed.join(samples.select(KEY, VECTOR), KEY).select(WRITTEN, CLUSTER_ID, DISTANCE, VECTOR)
+    joined = task.rows.frame.select(KEY, value.alias(WRITTEN), CLUSTER_ID, DISTANCE)
+    joined = joined.join(samples.select(KEY, F.col(VECTOR).alias(row_folders.IMAGES)), KEY)
+    texts, dimensions = find_texts(task.run), list_dimensions(task.run)
+    if texts is not None:
+        others = task.run.table(texts.table, task.spark).select(KEY, F.col(VECTOR).alias(row_folders.TEXTS))
+        joined = joined.join(others, KEY, "left")
+    joined = joined.select(WRITTEN, CLUSTER_ID, DISTANCE, *dimensions)
+    n_vectors = len(dimensions)
 
     def shorten(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         for batch in batches:
-            columns = [*batch.columns[:-1], row_folders.to_halves(batch.column(VECTOR))]
+            columns = [*batch.columns[:-n_vectors], *map(row_folders.to_halves, batch.columns[-n_vectors:])]
             yield pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
     frame = map_in_arrow(joined, shorten, joined.schema)
-    dimension = int(task.run.document["stages"]["ingest"]["info"]["dimension"])
     fields = [T.StructField("image_path", joined.schema[WRITTEN].dataType), *joined.schema.fields[1:3]]
     return row_folders.write_embeddings(
-        task.stream(frame, WRITTEN, row_bytes=2.0 * dimension),
+        task.stream(frame, WRITTEN, row_bytes=2.0 * sum(dimensions.values())),
         folder,
         task.rows.n_rows,
-        dimension,
+        dimensions,
         to_arrow_schema(T.StructType(fields)),
     )
+
+
+def find_texts(run: Run) -> EmbedConfig | None:
+    """The section that made vectors of the samples' texts, beside those that were clustered."""
+    return next((one for one in run.config().embed if one.kind == "texts" and one.name != MAIN), None)
+
+
+def list_dimensions(run: Run) -> dict[str, int]:
+    """Of the vectors that ``clip_retrieval`` has of a sample, by the name of their array."""
+    texts, steps = find_texts(run), {row_folders.IMAGES: "ingest"}
+    if texts is not None:
+        steps[row_folders.TEXTS] = f"embed_{texts.name}"
+    return {name: int(run.document["stages"][step]["info"]["dimension"] or 0) for name, step in steps.items()}
 
 
 def _write_shard_counts(task: Task, path: Path) -> int:

@@ -1,6 +1,6 @@
 """Which rows of a run are exported: those it kept, or those it left out, by reason.
 
-Imports `columns`, `runs`, `errors` and the stage `check_samples`; pyspark inside functions.
+Imports `columns`, `runs`, `errors` and `explore`, which knows why a row was left out; pyspark in functions.
 
 The account of a run (``run.json``, ``accounting.dropped``) has a name for every reason. Here these are
 grouped, because a table of the run often holds several of them.
@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, METHOD, PROBLEM, REASON
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, REASON
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.stages.check_samples import WRONG_DIMENSION, good_samples
+from spark_dbp.explore.given_input import FILTER
+from spark_dbp.explore.left_out import DUPLICATES, find_bad, find_duplicates, find_pruned
+from spark_dbp.explore.run_tables import RunTables
+from spark_dbp.explore.story import PRUNED
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from spark_dbp.runs import Run
 
-FILTER, BAD, SCORE, PRUNE = "input.filter", "bad_rows", "score_filter", "prune"
+BAD, SCORE, PRUNE = "bad_rows", "score_filter", "prune"
 REASONS = ("exact", "minhash", "semantic", SCORE, PRUNE, BAD, FILTER)
-_DUPLICATES, _PRUNED = " duplicates", "pruned"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def find_dropped(run: Run, spark: SparkSession, reason: str | None = None) -> Ex
     InputError
         When the run has no keys of these rows.
     """
-    groups = group_reasons(run)
+    tables, groups = RunTables(run, spark), group_reasons(run)
     wanted, problem = [reason] if reason else list(REASONS), None
     if reason is not None and reason not in REASONS:
         wanted, problem = [_find_group(run, groups, reason)], None
@@ -94,7 +96,7 @@ def find_dropped(run: Run, spark: SparkSession, reason: str | None = None) -> Ex
         by_reason[group] = n_rows
         if not n_rows:
             continue
-        found = _find_bad(run, spark, problem) if group == BAD else _find_group_rows(run, spark, group)
+        found = _find_group_rows(tables, group, problem)
         if group == BAD:
             by_reason[group] = found.count()
             missing |= {BAD: n_rows - by_reason[group]} if n_rows > by_reason[group] else {}
@@ -122,9 +124,9 @@ def group_reasons(run: Run) -> dict[str, dict[str, int]]:
 def _name_group(name: str, score: Mapping[str, int]) -> str:
     if name == FILTER:
         return FILTER
-    if name.endswith(_DUPLICATES):
-        return name.removesuffix(_DUPLICATES)
-    if name == _PRUNED:
+    if name.endswith(DUPLICATES):
+        return name.removesuffix(DUPLICATES)
+    if name == PRUNED:
         return PRUNE
     return SCORE if name in score else BAD
 
@@ -138,47 +140,36 @@ def _find_group(run: Run, groups: Mapping[str, Mapping[str, int]], reason: str) 
     raise ConfigError(f"--reason {reason!r}: {run.path} has no such reason", mend=f"name one of: {known}")
 
 
-def _find_group_rows(run: Run, spark: SparkSession, group: str) -> DataFrame:
+def _find_group_rows(tables: RunTables, group: str, problem: str | None) -> DataFrame:
+    """``key``, of pruned rows their clusters too. `left_out` says which rows these are."""
     from pyspark.sql import functions as F
 
     if group == PRUNE:
-        return run.assignments(spark).join(run.keep_list(spark).select(KEY), KEY, "left_anti")
-    if group != SCORE:
-        return run.duplicates(spark).where(F.col(METHOD) == group)
-    rest = read_good_samples(run, spark).select(KEY)
-    for table in {"duplicates", "filtered"} & set(run.document["tables"]):
-        rest = rest.join(run.table(table, spark).select(KEY), KEY, "left_anti")
-    return rest
+        return find_pruned(tables)
+    if group == SCORE:
+        found = tables.left_out_by_score()
+        assert found is not None
+        return found
+    if group == BAD:
+        return _find_bad(tables, problem)
+    rows = find_duplicates(tables)
+    assert rows is not None
+    return rows.where(F.col(REASON) == group + DUPLICATES)
 
 
-def read_good_samples(run: Run, spark: SparkSession) -> DataFrame:
-    """The table `samples` without rows that had a problem."""
-    dimension = run.document["stages"]["ingest"]["info"]["dimension"]
-    return good_samples(run.table("samples", spark), dimension)
-
-
-def _find_bad(run: Run, spark: SparkSession, problem: str | None) -> DataFrame:
+def _find_bad(tables: RunTables, problem: str | None) -> DataFrame:
     """Keys of bad rows and of rejected items, as far as the run has them, each once.
 
     The key of a bad row may be that of a good one too. Such a key is not among those that were left out.
     """
     from pyspark.sql import functions as F
 
-    samples = run.table("samples", spark)
-    found = [samples.select(KEY, F.lit("").alias(PROBLEM)).where("1 = 0")]
-    if PROBLEM in samples.columns:
-        why: Column = F.col(PROBLEM)
-        dimension = run.document["stages"]["ingest"]["info"]["dimension"]
-        if dimension is not None and DIMENSION in samples.columns:
-            why = F.coalesce(why, F.when(F.col(DIMENSION) != dimension, F.lit(WRONG_DIMENSION)))
-        found.append(samples.select(KEY, why.alias(PROBLEM)).where(F.col(PROBLEM).isNotNull()))
-    for table in run.document["tables"]:
-        if table.split("_")[0] == "rejected":
-            found.append(run.table(table, spark).select(KEY, F.col(REASON).alias(PROBLEM)))
-    bad = reduce(lambda a, b: a.unionByName(b), found).where(F.col(KEY).isNotNull())
+    bad = find_bad(tables)
+    assert bad is not None
+    bad = bad.where(F.col(KEY).isNotNull())
     if problem is not None:
-        bad = bad.where(F.col(PROBLEM) == problem)
-    return bad.select(KEY).distinct().join(read_good_samples(run, spark).select(KEY), KEY, "left_anti")
+        bad = bad.where(F.col(REASON) == problem)
+    return bad.select(KEY).distinct().join(tables.good_samples().select(KEY), KEY, "left_anti")
 
 
 def _complete(rows: DataFrame, reason: str) -> DataFrame:

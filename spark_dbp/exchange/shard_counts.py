@@ -1,4 +1,5 @@
-"""Count rows by shard, as open_clip's sizes.json has it. Imports `columns`, `exported_rows`, `written_keys`.
+"""Count rows by shard, as open_clip's sizes.json has it. Imports `columns`, `run_tables`,
+`exported_rows`, `written_keys`.
 
 A shard of which no row is left has the count 0: what reads the file looks every shard up.
 """
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.columns import KEY, SHARD, describe_type
 from spark_dbp.engine.compat import collect_rows
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.exchange.exported_rows import ExportedRows, read_good_samples
+from spark_dbp.exchange.exported_rows import ExportedRows
 from spark_dbp.exchange.written_keys import make_value
+from spark_dbp.explore.run_tables import RunTables
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -99,7 +101,7 @@ def _count_named(run: Run, spark: SparkSession, rows: DataFrame, shard: str | No
             "\"concat(substr(key, 1, 5), '.tar')\"",
         )
     found = _collect_counts(named.groupBy(SHARD).count())
-    everyone = read_good_samples(run, spark).select(KEY)
+    everyone = RunTables(run, spark).good_samples().select(KEY)
     try:
         all_names = everyone.select(_name_shard(everyone, shard).alias(SHARD), F.lit(0)).distinct()
     except ConfigError:

@@ -75,8 +75,7 @@ def read_scores(tables: RunTables, keys: DataFrame | None = None) -> DataFrame:
     if settings.clip_score is None:
         columns[SCORE] = to_score(good, names[SCORE])
     rows = good.select(*[value.alias(name) for name, value in columns.items()])
-    if "duplicates" in tables.run.document["tables"]:
-        rows = rows.join(tables.read("duplicates").select(KEY), KEY, "left_anti")
+    rows = tables.without_duplicates(rows)
     if settings.clip_score is None:
         return rows
     names = (find_table(config.embed, name) for name in settings.clip_score.names)

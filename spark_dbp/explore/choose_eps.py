@@ -1,6 +1,6 @@
 """The eps of semantic deduplication that leaves so many samples, from the similarities that a run found.
 
-Imports numpy, `columns`, `errors`, `pairwise`, `lake` and `runs`; pyarrow in a function. No Spark.
+Imports numpy, `columns`, `errors`, `pairwise`, `lake`, `run_clusters` and `runs`. No Spark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import SIMILARITY
-from spark_dbp.errors import DamagedRunError, InputError, SparkDbpError
+from spark_dbp.errors import InputError
+from spark_dbp.explore.run_clusters import check_columns, translate_damage
 from spark_dbp.kernels.pairwise import find_threshold
 from spark_dbp.lake import parquet_files
 
@@ -142,20 +143,11 @@ class _Similarities:
 
     def __iter__(self) -> Iterator[Floats]:
         """All of them, a batch at a time, in any order."""
-        from pyarrow import ArrowException
-
         for path in self.run.list_files("semantic_pairs"):
-            try:
+            with translate_damage(self.run, "semantic_pairs", path):
                 for batch in parquet_files.iter_parquet(path, [SIMILARITY], _BATCH_ROWS, _BATCH_BYTES):
+                    check_columns(batch.schema.names, [SIMILARITY])
                     yield batch.column(0).to_numpy(zero_copy_only=False).astype(np.float64)
-            except SparkDbpError:  # the store is not reached: that says itself what mends it
-                raise
-            except (OSError, ArrowException) as error:
-                raise DamagedRunError(
-                    f"{path}: a file of the table semantic_pairs cannot be read: "
-                    f"{str(error).splitlines()[0]}",
-                    mend=f"see what spark-dbp verify {self.run.path} says; run the job again to write it",
-                ) from None
 
     def select(self, rank: int) -> float:
         """The value of this rank, 1 for the largest; all are above 0."""

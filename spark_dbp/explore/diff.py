@@ -1,6 +1,6 @@
 """What two runs keep differently, and why: settings, input, rows by reason, clusters, keys.
 
-Imports numpy, `columns`, `engine`, `lake`, `runs` and what is beside it; pyspark inside functions.
+Imports numpy, `columns`, `engine`, `kernels`, `lake`, `runs` and what is beside it; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spark_dbp.columns import CLUSTER_ID, KEY, N_ITEMS, QUOTA, REASON, describe_type
+from spark_dbp.columns import CENTROID, CLUSTER_ID, KEY, REASON, describe_type
 from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.engine.table_writer import write_table
-from spark_dbp.errors import ConflictError, InputError
+from spark_dbp.errors import ConflictError, DamagedRunError, InputError
 from spark_dbp.explore.cluster_pairs import pair_centroids
 from spark_dbp.explore.given_input import count_outside, reopen_input
+from spark_dbp.explore.left_out import list_dropped, list_outside
+from spark_dbp.explore.run_clusters import RunClusters, read_small_table
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import PRUNED
-from spark_dbp.explore.verdicts import list_dropped, list_outside
-from spark_dbp.lake import files, parquet_files
+from spark_dbp.kernels.vectors import split_centroids_table
+from spark_dbp.lake import files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -37,6 +39,7 @@ _SHOWN = 10
 # Clusters in `to_dict`: those whose quotas differ most.
 _MOST_CLUSTERS = 1000
 _MISSING = "(none)"
+_PART = "part"
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,7 @@ def _compare_clusters(run: Run, other: Run) -> tuple[dict[str, Any], list[dict[s
     digests = [one.document["digests"] for one in (run, other)]
     same_centroids = digests[0]["centroids"] == digests[1]["centroids"]
     same = same_centroids and digests[0]["assignments"] == digests[1]["assignments"]
-    (ids, centroids), (other_ids, other_centroids) = run.centroids(), other.centroids()
+    (ids, centroids), (other_ids, other_centroids) = map(_read_centroids, (run, other))
     if same_centroids:
         rows = other_rows = np.arange(len(ids))
         order, other_order = np.argsort(ids), np.argsort(other_ids)
@@ -271,7 +274,7 @@ def _compare_clusters(run: Run, other: Run) -> tuple[dict[str, Any], list[dict[s
     else:
         rows, other_rows, similarity = pair_centroids(centroids, other_centroids)
     found = []
-    sizes, other_sizes = _read_quotas(run), _read_quotas(other)
+    sizes, other_sizes = _read_quotas(run, ids), _read_quotas(other, other_ids)
     for row, other_row, cosine in zip(rows, other_rows, similarity, strict=True):
         one, two = int(ids[row]), int(other_ids[other_row])
         (n_items, quota), (other_n_items, other_quota) = sizes[one], other_sizes[two]
@@ -294,11 +297,21 @@ def _compare_clusters(run: Run, other: Run) -> tuple[dict[str, Any], list[dict[s
     return clustering, found
 
 
-def _read_quotas(run: Run) -> dict[int, tuple[int, int]]:
-    """Size and quota of every cluster."""
-    rows = parquet_files.read_parquet(run.table_path("quotas"))
-    columns = (rows.column(name).to_pylist() for name in (CLUSTER_ID, N_ITEMS, QUOTA))
-    return {cluster: (n_items, quota) for cluster, n_items, quota in zip(*columns, strict=True)}
+def _read_centroids(run: Run) -> tuple[Any, Any]:
+    return split_centroids_table(read_small_table(run, "centroids", CLUSTER_ID, CENTROID))
+
+
+def _read_quotas(run: Run, ids: Any) -> dict[int, tuple[int, int]]:
+    """Size and quota of every cluster; those of `ids` must be there."""
+    of = RunClusters(run)
+    columns = (values.tolist() for values in (of.cluster_id, of.n_items, of.quota))
+    found = {cluster: (n_items, quota) for cluster, n_items, quota in zip(*columns, strict=True)}
+    if missing := set(ids.tolist()) - set(found):
+        raise DamagedRunError(
+            f"{run.path}: the table quotas has no cluster {min(missing)}, the table centroids has",
+            mend=f"see what spark-dbp verify {run.path} says",
+        )
+    return found
 
 
 def _compare_keys(run: Run, other: Run, spark: SparkSession, out: str | None) -> dict[str, Any]:
@@ -346,22 +359,20 @@ def _tell_why(keys: DataFrame, run: Run, spark: SparkSession, change: str) -> Da
     from pyspark.sql import functions as F
 
     tables = RunTables(run, spark)
-    pruned = tables.read("assignments").select(KEY, F.lit(PRUNED).alias(REASON))
-    parts = [pruned, *(part.select(KEY, REASON) for part in list_dropped(tables))]
-    rows = keys.join(_unite(parts), KEY, "left")
-    outside = count_outside(tables)
+    pruned = tables.read("assignments").select(KEY, F.lit(PRUNED).alias("pruned"))
+    parts, outside = list_dropped(tables), count_outside(tables)
     if outside:
         given = reopen_input(tables)
-        if given.source is not None:
-            # A key may be that of several rows, some of which the filter left out: the run's tables go first.
-            others = _unite([part.select(KEY, REASON) for part in list_outside(tables, given, outside)])
-            firsts = others.groupBy(KEY).agg(F.min(REASON).alias("outside"))
-            rows = rows.join(firsts, KEY, "left").withColumn(REASON, F.coalesce(REASON, "outside"))
+        parts += list_outside(tables, given, outside) if given.source is not None else []
+    # Only good rows have keys of their own: that of a bad row, or of one that the filter left out, may be
+    # that of others too. What became of the good row is told, else the first of the parts that has the key.
+    rows = keys.join(pruned, KEY, "left").withColumn(REASON, F.col("pruned"))
+    if parts:
+        numbered = [part.select(KEY, F.lit(n).alias(_PART), REASON) for n, part in enumerate(parts)]
+        told = F.min(F.struct(_PART, REASON))[REASON].alias("dropped")
+        left_out = reduce(lambda a, b: a.unionByName(b), numbered).groupBy(KEY).agg(told)
+        rows = rows.join(left_out, KEY, "left").withColumn(REASON, F.coalesce("pruned", "dropped"))
     return rows.select(KEY, F.lit(change).alias(CHANGE), F.coalesce(REASON, F.lit(ABSENT)).alias(REASON))
-
-
-def _unite(parts: list[DataFrame]) -> DataFrame:
-    return reduce(lambda a, b: a.unionByName(b), parts)
 
 
 def _show(value: Any) -> str:

@@ -23,8 +23,6 @@ from spark_dbp.columns import (
     DUPLICATE_OF,
     KEY,
     METHOD,
-    N_ITEMS,
-    QUOTA,
     SIMILARITY,
     TARGET,
     WEIGHT,
@@ -46,9 +44,8 @@ from spark_dbp.explore.story import (
     Explanation,
     Explanations,
 )
-from spark_dbp.lake import parquet_files
 from spark_dbp.secrets import redact
-from spark_dbp.stages.quota import WITHOUT_TEMPERATURE, find_floors
+from spark_dbp.stages.quota import WITHOUT_TEMPERATURE
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -58,7 +55,6 @@ if TYPE_CHECKING:
 MOST_KEYS = 1000
 # Of so many unknown keys, near-misses are looked for.
 _MOST_ALIKE = 5
-_MEASURE = "measure"
 
 
 def explain(
@@ -154,41 +150,36 @@ class _Explainer:
     # Clusters.
 
     @cached_property
-    def _clusters(self) -> dict[str, Any]:
-        """Columns of statistics and quotas, by cluster id."""
-        stats = _read_columns(self.run, "cluster_stats", [CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER])
-        quotas = _read_columns(self.run, "quotas", [CLUSTER_ID, WEIGHT, TARGET, QUOTA])
-        quotas = {name: values[np.argsort(quotas[CLUSTER_ID])] for name, values in quotas.items()}
-        order = np.argsort(stats[CLUSTER_ID])
-        found = {**quotas, **{name: values[order] for name, values in stats.items()}}
-        n_keep = int(found[QUOTA].sum())
-        prune = self.prune
-        found[_MEASURE] = _find_measure(found, prune.complexity)
-        found["floor"] = find_floors(found[N_ITEMS], n_keep, prune.min_per_cluster, prune.cluster_balance)
-        return found
+    def _measure(self) -> Any:
+        """What weighs every cluster: the product of ``complexity``, or what stands in its place."""
+        of, by = self.tables.clusters, self.prune.complexity
+        if by in WITHOUT_TEMPERATURE:
+            return of.n_items if by == "cluster_size" else np.ones(len(of.n_items))
+        return np.prod([{D_INTRA: of.d_intra, D_INTER: of.d_inter}[name] for name in by.split("*")], axis=0)
 
     @cached_property
     def _curve(self) -> QuotaCurve:
-        return QuotaCurve(self._clusters[N_ITEMS], self._clusters[WEIGHT], self.prune)
+        return QuotaCurve(self.tables.clusters.n_items, self.tables.clusters.weight, self.prune)
 
     def _tell_cluster(self, one: Explanation, row: dict[str, Any], rank: int, is_kept: bool) -> None:
-        of = self._clusters
-        at = int(np.searchsorted(of[CLUSTER_ID], row[CLUSTER_ID]))
+        of, measure = self.tables.clusters, self._measure
         one.cluster_id, one.distance_to_centroid = int(row[CLUSTER_ID]), float(row[DISTANCE])
-        one.rank, one.n_items, one.quota = rank, int(of[N_ITEMS][at]), int(of[QUOTA][at])
+        at = of.find_row(one.cluster_id)
+        one.rank, one.n_items, one.quota = rank, int(of.n_items[at]), int(of.quota[at])
         one.which_to_keep, one.kept = self.prune.which_to_keep, is_kept
         one.reason, one.step = (KEPT if is_kept else PRUNED), "select"
-        floor = int(of["floor"][at])
-        bound = SATURATED if one.quota == one.n_items else AT_FLOOR if one.quota == floor else None
-        used = of[N_ITEMS] > 0
+        floor, used = int(of.floor[at]), of.n_items > 0
         one.quota_of = {
             "by": self.prune.complexity,
-            COMPLEXITY: float(of[_MEASURE][at]),
-            **{name: float(of[name][at]) for name in (D_INTRA, D_INTER, WEIGHT, TARGET)},
-            "complexity_rank": 1 + int((of[_MEASURE][used] > of[_MEASURE][at]).sum()),
+            COMPLEXITY: float(measure[at]),
+            D_INTRA: float(of.d_intra[at]),
+            D_INTER: float(of.d_inter[at]),
+            WEIGHT: float(of.weight[at]),
+            TARGET: float(of.target[at]),
+            "complexity_rank": 1 + int((measure[used] > measure[at]).sum()),
             "n_clusters": int(used.sum()),
             "floor": floor,
-            "bound": bound,
+            "bound": SATURATED if one.quota == one.n_items else AT_FLOOR if one.quota == floor else None,
         }
         if self.prune.which_to_keep == "stratified":
             one.notes.append("stratified keeps evenly over the ranks, so a larger quota need not keep it")
@@ -286,15 +277,3 @@ class _Explainer:
             for token in unknown:
                 shown = alike.get(self.shown[token], [])
                 told[token].near_misses = [to_json_value(text, self.key_type) for text in shown]
-
-
-def _find_measure(of: dict[str, Any], complexity: str) -> Any:
-    """What weighs every cluster: the product of `complexity`, or what stands in its place."""
-    if complexity in WITHOUT_TEMPERATURE:
-        return of[N_ITEMS] if complexity == "cluster_size" else np.ones(len(of[N_ITEMS]))
-    return np.prod([of[name] for name in complexity.split("*")], axis=0)
-
-
-def _read_columns(run: Run, table: str, names: list[str]) -> dict[str, Any]:
-    rows = parquet_files.read_parquet(run.table_path(table))
-    return {name: rows.column(name).to_numpy() for name in names}

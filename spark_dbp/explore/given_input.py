@@ -9,27 +9,32 @@ the input is still as the run read it, they are found there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from spark_dbp.columns import KEY, PROBLEM, SHARD
-from spark_dbp.config_base import name_column
+from spark_dbp.config_base import SqlColumn, name_column
 from spark_dbp.engine.compat import column
 from spark_dbp.engine.spark_errors import read_condition
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.explore.run_tables import RunTables
 from spark_dbp.io.other_sources import open_format, open_shards
+from spark_dbp.io.shards import list_shards
 from spark_dbp.io.sources import Snapshot, Source, open_source
 from spark_dbp.kernels.samples import NULL_KEY
 from spark_dbp.lake import files
 from spark_dbp.pipeline import list_compared, plan_opening, plan_steps
+from spark_dbp.secrets import redact
 from spark_dbp.stages.ingest import ingest, to_sample_columns
 from spark_dbp.stages.list_shards import add_json_fields
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+    from spark_dbp.config_base import ColumnOrSql
 
 FILE, PASSES = "file", "passes"
 FILTER = "input.filter"
@@ -116,31 +121,40 @@ class GivenInput:
         return self.source
 
 
-def reopen_input(tables: RunTables) -> GivenInput:
+def reopen_input(tables: RunTables, more: Mapping[str, ColumnOrSql] | None = None) -> GivenInput:
     """Look at the input of a run once more, and see whether it is as the run read it.
 
-    A view does not list its files, so its rows are read for that.
+    Files and shards are compared by their paths, sizes and times. A view does not list its files, so its rows
+    are read for that: the columns that the run read.
 
     Parameters
     ----------
     tables : RunTables
+    more : mapping of str to str or SqlColumn, optional
+        Columns that are read beside those of the run, by the setting that names each.
 
     Returns
     -------
     GivenInput
         Also where the input is gone or cannot be read.
+
+    Raises
+    ------
+    ConfigError
+        When SQL of `more` is refused.
     """
-    config = tables.config
+    config, more = tables.config, more or {}
     name = f"{config.source_setting} {', '.join(config.shards or config.input.paths) or config.input.table}"
+    name = redact(name)
     try:
-        source = _open(tables)
+        source = _open(tables, more)
     except SparkDbpError as error:
+        if more and isinstance(error, ConfigError):
+            raise
         return GivenInput(tables, name, None, f"{name} cannot be read any more: {error.what}")
-    if config.shards:  # the list of their samples is a table of the run
-        return GivenInput(tables, name, source)
-    noted = tables.run.document["input"]
-    now = asdict(source.snapshot)
-    if any(now.get(field) != value for field, value in noted.items() if field in now):
+    noted, now = tables.run.document["input"], asdict(source.snapshot)
+    # The digest tells more than the bytes do, which of a view and of some tables are about.
+    if any(now[field] != value for field, value in noted.items() if field in now and field != "bytes"):
         before = Snapshot(**{field: noted[field] for field in now if field in noted})
         alike = ", with other times, names or contents" if str(before) == str(source.snapshot) else ""
         why = f"{name} has changed since the run: {before} then, {source.snapshot} now{alike}"
@@ -162,19 +176,25 @@ def count_outside(tables: RunTables) -> dict[str, int]:
     return found
 
 
-def _open(tables: RunTables) -> Source:
+def _open(tables: RunTables, more: Mapping[str, ColumnOrSql]) -> Source:
     config, given, spark = tables.config, tables.config.input, tables.spark
-    how = plan_opening(config, plan_steps(config), config.list_sql())
+    sql = [(setting, one.sql) for setting, one in more.items() if isinstance(one, SqlColumn)]
+    how = plan_opening(config, plan_steps(config), [*config.list_sql(), *sql])
+    of_run, known = how["columns"], {text for _, text in how["computed"]}
+    how["columns"] = list(dict.fromkeys([*of_run, *map(str, more.values())]))
+    how["computed"] = [*how["computed"], *((setting, text) for setting, text in sql if text not in known)]
+    for path in config.shards or given.paths:
+        reach_storage(spark, path, config.source_setting, is_needed=False)
     if config.shards:
         fields = tables.steps["list_shards"].info["json_fields"]
         listed = add_json_fields(tables.read("shard_samples"), fields)
-        return open_shards(listed, [], config.shards, tables.run.document["rows"]["shard_samples"], **how)
-    for path in given.paths:
-        reach_storage(spark, path, config.source_setting, is_needed=False)
+        shards, n_rows = list_shards(spark, config.shards), tables.run.document["rows"]["shard_samples"]
+        return open_shards(listed, shards, config.shards, n_rows, **how)
     if given.format != "parquet":
         return open_format(spark, given.format, given.paths, given.options.to_dict(), **how)
     compared = list_compared(config)
-    return open_source(spark, paths=given.paths, table=given.table, compared=compared, **how)
+    where: dict[str, Any] = {"paths": given.paths, "table": given.table}
+    return open_source(spark, **where, compared=compared, digested=of_run, **how)
 
 
 def _is_true(predicate: str) -> Any:

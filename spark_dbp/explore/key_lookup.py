@@ -13,13 +13,10 @@ import numpy as np
 from spark_dbp.columns import (
     BIN,
     CLUSTER_ID,
-    DIMENSION,
     DISTANCE,
     DUPLICATE_OF,
-    HISTOGRAM,
     KEY,
     METHOD,
-    N_ITEMS,
     PROBLEM,
     REASON,
     SIMILARITY,
@@ -27,14 +24,13 @@ from spark_dbp.columns import (
 from spark_dbp.engine.compat import collect_arrow, collect_rows, create_frame
 from spark_dbp.engine.highest import GROUP, SCORE
 from spark_dbp.explore.check_filter import read_scores
-from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside
+from spark_dbp.explore.given_input import FILE, FILTER, PASSES, GivenInput, count_outside
 from spark_dbp.explore.keys import NUMBER, TOKEN, make_key_frame, to_text, to_token
+from spark_dbp.explore.left_out import find_bad
 from spark_dbp.explore.run_tables import RunTables
 from spark_dbp.kernels.histogram import BIN_SQL, find_bins
-from spark_dbp.kernels.ranking import FARTHEST_FIRST, order_histogram
+from spark_dbp.kernels.ranking import FARTHEST_FIRST
 from spark_dbp.kernels.samples import NULL_KEY
-from spark_dbp.lake import parquet_files
-from spark_dbp.stages.check_samples import WRONG_DIMENSION
 from spark_dbp.stages.score_filter import REFUSED, find_reason
 
 if TYPE_CHECKING:
@@ -72,13 +68,23 @@ class KeyLookup:
         return make_key_frame(self.spark, tokens, self.key_type, more)
 
     def _find(self, rows: DataFrame, tokens: Sequence[bytes], *columns: Column | str) -> dict[bytes, dict]:
-        """Of each key that `rows` has, the values of some columns."""
+        """Of each key that `rows` has, the values of some columns. No two rows have the same key."""
         from pyspark.sql import functions as F
 
         if not tokens:
             return {}
         found = rows.join(F.broadcast(self._make_frame(tokens)), KEY).select(NUMBER, *columns)
         return {tokens[row.pop(NUMBER)]: row for row in collect_arrow(found).to_pylist()}
+
+    def _find_first(self, rows: DataFrame, tokens: Sequence[bytes], name: str) -> dict[bytes, str]:
+        """Of each key that `rows` has, perhaps often, the smallest text in a column."""
+        from pyspark.sql import functions as F
+
+        if not tokens:
+            return {}
+        found = rows.join(F.broadcast(self._make_frame(tokens)), KEY).groupBy(NUMBER)
+        texts = collect_rows(found.agg(F.min(name).alias(name)))
+        return {tokens[number]: text for number, text in texts}
 
     def follow_duplicates(self) -> dict[bytes, dict[str, Any]]:
         """What each key repeats, and what that repeats: ``duplicate_of`` (a token), ``method``,
@@ -169,39 +175,17 @@ class KeyLookup:
 
     def _count_in_earlier_bins(self, clusters: Any, bins: Any) -> list[int]:
         """Samples of the same cluster in bins that come before, by the histograms."""
-        stats = parquet_files.read_parquet(self.run.table_path("cluster_stats"))
-        row_of = {cluster: row for row, cluster in enumerate(stats.column(CLUSTER_ID).to_pylist())}
-        which, found = self.tables.config.prune.which_to_keep, []
-        for cluster, bin_ in zip(clusters.tolist(), bins.tolist(), strict=True):
-            pairs = stats.column(HISTOGRAM)[row_of[cluster]].as_py()
-            held = (np.array([pair[name] for pair in pairs], dtype=np.int64) for name in (BIN, N_ITEMS))
-            places, n_items = order_histogram(which, *held)
-            place, _ = order_histogram(which, np.array([bin_]), np.array([1]))
-            found.append(int(n_items[places < place[0]].sum()))
-        return found
+        of = self.tables.clusters
+        pairs = zip(clusters.tolist(), bins.tolist(), strict=True)
+        return [of.distances.count_before(of.find_row(cluster), bin_) for cluster, bin_ in pairs]
 
     # Rows that were left out.
 
     def find_left_out(self, tokens: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
         """Step and reason of bad rows that the run's tables hold."""
-        found: dict[bytes, tuple[str, str]] = {}
-        info = self.tables.steps["ingest"].info
-        if not info["dropped"]:
-            return found
-        if self.tables.config.embeds_main:
-            rows = self.tables.read("rejected")
-            rejected = self._find(rows, tokens, REASON)
-            return {token: (self.tables.first_step, row[REASON]) for token, row in rejected.items()}
-        samples = self.tables.read("samples")
-        if PROBLEM not in samples.columns:
-            return found
-        columns = [name for name in (PROBLEM, DIMENSION) if name in samples.columns]
-        for token, row in self._find(samples, tokens, *columns).items():
-            if row[PROBLEM] is not None:
-                found[token] = (self.tables.first_step, row[PROBLEM])
-            elif row.get(DIMENSION, info["dimension"]) != info["dimension"]:
-                found[token] = (self.tables.first_step, WRONG_DIMENSION)
-        return found
+        rows = find_bad(self.tables)
+        found = self._find_first(rows, tokens, REASON) if rows is not None else {}
+        return {token: (self.tables.first_step, problem) for token, problem in found.items()}
 
     def find_scores(self) -> dict[bytes, tuple[Any, Any, str]]:
         """Score, group, and why the score filter leaves a key out, if it is no duplicate."""
@@ -229,18 +213,19 @@ class KeyLookup:
         self, given: GivenInput, tokens: Sequence[bytes]
     ) -> dict[bytes, tuple[bool, str | None]]:
         """Whether the filter lets the row of a key through, and its file; of several, one that passes."""
-        found: dict[bytes, tuple[bool, str | None]] = {}
-        for number, passes, file in collect_rows(given.find_keys(self._make_frame(tokens))):
-            token = tokens[number]
-            if token not in found or (passes and not found[token][0]):
-                found[token] = (bool(passes), file)
-        return found
+        from pyspark.sql import functions as F
+
+        rows, passes = given.find_keys(self._make_frame(tokens)), F.max(PASSES)
+        file = F.when(passes, F.min(F.when(F.col(PASSES), F.col(FILE)))).otherwise(F.min(FILE))
+        # Of rows that were left out, any number may have one key.
+        found = collect_rows(rows.groupBy(NUMBER).agg(passes.alias(PASSES), file.alias(FILE)))
+        return {tokens[number]: (bool(passes), file) for number, passes, file in found}
 
     def find_bad_rows(self, given: GivenInput, tokens: Sequence[bytes]) -> dict[bytes, str]:
         """What is wrong with rows that the filter lets through and no table of the run holds."""
         if not tokens or set(self.count_outside()) <= {FILTER, NULL_KEY}:
             return {}
-        return {token: row[PROBLEM] for token, row in self._find(given.bad_rows(), tokens, PROBLEM).items()}
+        return self._find_first(given.bad_rows(), tokens, PROBLEM)
 
     # Keys that look alike.
 

@@ -145,8 +145,8 @@ def _write_text(key: Any, data_type: DataType) -> str:
     try:
         text = form.encode(key) if form is not None else b""
     except TypeError:
-        text = b""
-    if not text and name_key_type(data_type) not in ("string", "binary"):
+        raise _refuse(key, data_type) from None
+    if not text and name_key_type(data_type) not in ("string", "binary"):  # no value of that type
         raise _refuse(key, data_type)
     return text.decode("utf-8", "surrogateescape")
 

@@ -124,8 +124,7 @@ def draw_quotas(run: Run) -> Figure:
     ratio = int(quota.sum()) / clusters.n_rows
     axes.plot(ends, ends, color="#333333", lw=1, label="kept whole")
     axes.plot(ends, ratio * ends, color="#333333", lw=1, ls=":", label=f"{ratio:.3g} of each")
-    floor = clusters.prune.min_per_cluster
-    floor = max(floor, int(clusters.prune.cluster_balance * int(quota.sum()) / len(size)))
+    floor = int(clusters.floor.max())  # that of clusters which are no smaller
     if floor > 1:
         axes.axhline(floor, color=_CUT, lw=1, ls="--", label=f"floor {floor:,}")
     shown = quota > 0  # a logarithm has no place for 0
@@ -179,10 +178,8 @@ def draw_distances(run: Run, cluster: int) -> Figure:
     axes.bar(edges, heights - kept_heights, color=_MUTED, bottom=kept_heights, label="left out", **how)
     about = "kept (expected)" if which == "random" else "kept"
     axes.bar(edges, kept_heights, color=_KEPT, label=about, **how)
-    if which in ("hard", "easy") and 0 < quota < n_rows:
-        at = np.flatnonzero(kept > 0)[0 if which == "hard" else -1]  # the bin that the cut lies in
-        share = kept[at] / n_items[at]
-        cut = (bins[at] + (1 - share if which == "hard" else share)) / BINS_PER_UNIT
+    cut = clusters.distances.find_cut(row, quota)
+    if cut is not None:
         axes.axvline(cut, color=_CUT, lw=1.5, label=f"cut, at about {cut:.3f}")
     axes.set(
         xlabel="distance to the centroid (1 - cosine)",

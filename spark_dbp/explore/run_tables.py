@@ -1,7 +1,7 @@
 """The tables of a finished run, as `verify` reads them.
 
-Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `second_look` and a stage; pyspark in
-functions.
+Imports `columns`, `config_embed`, `engine`, `runs`, `lake`, `run_clusters`, `second_look` and a stage;
+pyspark in functions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.compat import collect_rows
 from spark_dbp.engine.session import TIME_ZONE
 from spark_dbp.engine.table_writer import read_frame
+from spark_dbp.explore.run_clusters import RunClusters
 from spark_dbp.explore.second_look import choose_other_engine
 from spark_dbp.lake.marks import FinishedStep
-from spark_dbp.stages.check_samples import good_samples
+from spark_dbp.stages.check_samples import bad_samples, good_samples
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -78,18 +79,30 @@ class RunTables:
         """The step that reads the input and leaves bad rows out."""
         return f"embed_{MAIN}" if self.config.embeds_main else "ingest"
 
+    @cached_property
+    def clusters(self) -> RunClusters:
+        """The clusters, also those without samples."""
+        return RunClusters(self.run)
+
+    def without_duplicates(self, rows: DataFrame) -> DataFrame:
+        """Rows of samples, but for those that deduplication left out."""
+        if "duplicates" not in self.run.document["tables"]:
+            return rows
+        return rows.join(self.read("duplicates").select(KEY), KEY, "left_anti")
+
     def left_out_by_score(self) -> DataFrame | None:
         """Keys of samples that are no duplicates and not in the table `filtered`; None without a filter."""
-        tables = self.run.document["tables"]
-        if "filtered" not in tables:
+        if "filtered" not in self.run.document["tables"]:
             return None
-        rest = self.good_samples().select(KEY)
-        for table in {"duplicates", "filtered"} & set(tables):
-            rest = rest.join(self.run.table(table, self.spark).select(KEY), KEY, "left_anti")
-        return rest
+        rest = self.without_duplicates(self.good_samples().select(KEY))
+        return rest.join(self.read("filtered").select(KEY), KEY, "left_anti")
 
     def good_samples(self) -> DataFrame:
         return good_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
+
+    def bad_samples(self) -> DataFrame:
+        """``key`` and ``problem`` of bad rows, as far as the run's tables hold them."""
+        return bad_samples(self.read("samples"), self.steps["ingest"].info["dimension"])
 
 
 def read_zone(run: Run) -> str:

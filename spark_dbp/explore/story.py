@@ -168,7 +168,7 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"key {self.key}", *(f"  {label:<{_WIDTH}}{text}" for label, text in self.list_items())]
-        return "\n".join(map(_show, lines))
+        return "\n".join(map(escape_controls, lines))
 
     __repr__ = __str__
 
@@ -181,12 +181,12 @@ class Explanation:
         return f"<table>{rows}</table>"
 
 
-def _show(text: str) -> str:
+def escape_controls(text: str) -> str:
     """A text without what would move a terminal's cursor: a key may hold anything.
 
     Examples
     --------
-    >>> _show("a b\\n\\x1b[1m")
+    >>> escape_controls("a b\\n\\x1b[1m")
     'a b\\\\n\\\\x1b[1m'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

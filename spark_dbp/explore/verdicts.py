@@ -1,7 +1,7 @@
 """What became of every row of the input, as a table to join: kept or dropped, by which step, and why.
 
-Imports `columns`, `engine`, `lake`, `runs`, what is beside it and the stages `check_samples`,
-`score_filter` and `select`; pyspark inside functions.
+Imports `columns`, `engine`, `lake`, `runs`, what is beside it and the stage `select`; pyspark inside
+functions.
 
 Each row is in just one of these: the assignments (kept or pruned), the duplicates, the samples that the score
 filter left out, the bad rows, and the rows that `input.filter` left out. The last of these, and of some runs
@@ -18,45 +18,41 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp._version import __version__
 from spark_dbp.columns import (
     CLUSTER_ID,
-    DIMENSION,
     DISTANCE,
     DUPLICATE_OF,
+    HISTOGRAM,
     KEY,
-    METHOD,
     N_ITEMS,
-    PROBLEM,
     QUOTA,
     RANK,
     REASON,
 )
 from spark_dbp.engine.arrow import CommittedTable
 from spark_dbp.engine.catalog_target import VERDICTS as PUBLISHED
-from spark_dbp.engine.catalog_target import open_target
+from spark_dbp.engine.catalog_target import Target, open_target
 from spark_dbp.engine.catalog_writer import RUN_ID, point_external_table, replace_table
-from spark_dbp.engine.highest import SCORE
 from spark_dbp.engine.probe import find_problem_of_readers
 from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.engine.table_writer import check_equal, read_frame, write_table
-from spark_dbp.errors import ConfigError, ConflictError
-from spark_dbp.explore.check_filter import read_scores
-from spark_dbp.explore.given_input import FILTER, GivenInput, count_outside, reopen_input
+from spark_dbp.engine.table_writer import read_frame, write_table
+from spark_dbp.errors import ConfigError, ConflictError, DamagedRunError
+from spark_dbp.explore.given_input import count_outside, reopen_input
+from spark_dbp.explore.left_out import STEP, list_dropped, list_outside
+from spark_dbp.explore.run_clusters import read_small_table, translate_damage
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import KEPT, PRUNED
-from spark_dbp.lake import files, parquet_files
-from spark_dbp.stages.check_samples import WRONG_DIMENSION
-from spark_dbp.stages.score_filter import REFUSED, find_reason
+from spark_dbp.lake import files
 from spark_dbp.stages.select import select
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from spark_dbp.runs import Run
 
 log = logging.getLogger("spark_dbp")
 
-VERDICT, STEP = "verdict", "step"
+VERDICT = "verdict"
 DROPPED = "dropped"
 
 
@@ -151,12 +147,13 @@ def _list_clustered(tables: RunTables) -> DataFrame:
     from pyspark.sql import functions as F
 
     prune = tables.config.prune
-    stats = parquet_files.read_parquet(tables.run.table_path("cluster_stats"))
+    stats = read_small_table(tables.run, "cluster_stats", CLUSTER_ID, N_ITEMS, HISTOGRAM)
     # Of as many as there are, every sample is kept, and so has a rank. That of stratified is of all, not of
     # the kept, so the order of hard serves.
     every = stats.select([CLUSTER_ID, N_ITEMS]).rename_columns([CLUSTER_ID, QUOTA])
     which = "hard" if prune.which_to_keep == "stratified" else prune.which_to_keep
-    ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
+    with translate_damage(tables.run, "assignments"):  # footers of its files are read here
+        ranked = select(_open_assignments(tables), every, which_to_keep=which, seed=prune.seed, stats=stats)
     kept = tables.read("keep_list").select(KEY, F.lit(KEPT).alias(VERDICT))
     verdict = F.coalesce(VERDICT, F.lit(DROPPED))
     reason = F.coalesce(F.col(VERDICT), F.lit(PRUNED))
@@ -182,59 +179,6 @@ def _open_assignments(tables: RunTables) -> CommittedTable | DataFrame:
     return CommittedTable(spark, run.table_path("assignments"), frame, names=names)
 
 
-def list_dropped(tables: RunTables) -> list[DataFrame]:
-    """Rows that were left out before they were clustered, as far as the run's tables hold them.
-
-    Returns
-    -------
-    list of DataFrame
-        ``key``, ``verdict``, ``step``, ``reason``, perhaps ``duplicate_of``. Together they hold no row twice.
-    """
-    from pyspark.sql import functions as F
-
-    run, info = tables.run, tables.steps["ingest"].info
-    found = []
-    if "duplicates" in run.document["tables"]:
-        rows = tables.read("duplicates")
-        reason, step = F.concat(METHOD, F.lit(" duplicates")), F.concat(METHOD, F.lit("_dedup"))
-        found.append(_drop(rows, step, reason, DUPLICATE_OF))
-    settings = tables.config.score_filter
-    if settings is not None:
-        scores = read_scores(tables)
-        rows = scores.join(tables.read("filtered").select(KEY), KEY, "left_anti")
-        reason = find_reason(scores.schema[SCORE].dataType, settings.at_least)
-        found.append(_drop(rows, F.lit("score_filter"), F.coalesce(reason, F.lit(REFUSED))))
-    if tables.config.embeds_main and info["dropped"]:
-        found.append(_drop(tables.read("rejected"), F.lit(tables.first_step), F.col(REASON)))
-    samples = tables.read("samples")
-    if info["dropped"] and PROBLEM in samples.columns:
-        problem = F.col(PROBLEM)
-        if DIMENSION in samples.columns:
-            problem = F.when(problem.isNotNull(), problem).when(
-                ~F.col(DIMENSION).eqNullSafe(F.lit(info["dimension"])), WRONG_DIMENSION
-            )
-        found.append(_drop(samples.where(problem.isNotNull()), F.lit(tables.first_step), problem))
-    return found
-
-
-def list_outside(tables: RunTables, given: GivenInput, outside: dict[str, int]) -> list[DataFrame]:
-    """Rows that the run's tables do not hold, from the input; in the form of `list_dropped`."""
-    from pyspark.sql import functions as F
-
-    step = F.lit(tables.first_step)
-    found = [_drop(given.left_out_by_filter(), step, F.lit(FILTER))] if FILTER in outside else []
-    if set(outside) - {FILTER}:
-        found.append(_drop(given.bad_rows(), step, F.col(PROBLEM)))
-    return found
-
-
-def _drop(rows: DataFrame, step: Column, reason: Column, *more: str) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    verdict = F.lit(DROPPED).alias(VERDICT)
-    return rows.select(KEY, verdict, step.alias(STEP), reason.alias(REASON), *more)
-
-
 def _unite(tables: RunTables, parts: list[DataFrame]) -> DataFrame:
     """The rows of all parts, with all columns."""
     from pyspark.sql import functions as F
@@ -244,10 +188,13 @@ def _unite(tables: RunTables, parts: list[DataFrame]) -> DataFrame:
         KEY: key_type, VERDICT: "string", STEP: "string", REASON: "string", CLUSTER_ID: "int",
         DISTANCE: "float", RANK: "int", DUPLICATE_OF: key_type,
     }  # fmt: skip
+    none = {VERDICT: F.lit(DROPPED)}  # of all but the clustered rows
     whole = [
         part.select(
             [
-                (F.col(name) if name in part.columns else F.lit(None)).cast(data_type).alias(name)
+                (F.col(name) if name in part.columns else none.get(name, F.lit(None)))
+                .cast(data_type)
+                .alias(name)
                 for name, data_type in types.items()
             ]
         )
@@ -277,13 +224,17 @@ class WrittenVerdicts:
     missing: dict[str, int]
     why: str
 
+    def say_missing(self) -> str:
+        """As of `Verdicts`."""
+        return _say_missing(self.missing, self.why)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return dict(vars(self))
 
     def __str__(self) -> str:
         counts = [f"  {n:>14,}  {reason}" for reason, n in self.by_reason.items()]
-        lost = [_say_missing(self.missing, self.why)] if self.missing else []
+        lost = [self.say_missing()] if self.missing else []
         return "\n".join([self.path, f"rows  {self.rows:,}", *counts, *lost])
 
 
@@ -305,7 +256,7 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
     ------
     ConflictError
         When something is in `out` already.
-    SparkDbpError
+    DamagedRunError
         When the rows are not those that run.json accounts for.
     """
     spark, out = spark or get_session(), files.normalize(out)
@@ -315,7 +266,7 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
         raise ConflictError(f"--out {out} is not empty: {names[0]} is there", mend="name a new directory")
     files.delete_if_empty(out)
     planned = plan_verdicts(run, spark)
-    described = describe_jobs(spark, "spark-dbp explain: writing the verdicts")
+    described = describe_jobs(spark, "spark-dbp export: writing the verdicts")
     try:
         with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
             how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
@@ -344,42 +295,73 @@ def publish_verdicts(run: Run, out: str | None = None, spark: SparkSession | Non
     Raises
     ------
     ConfigError
-        When the run names no ``output.table``, or something else has that name.
+        When the run names no ``output.table``, something else has that name, or `out` is not needed.
+    ConflictError
+        When that ``output.table`` shows another run.
+    DamagedRunError
+        When the rows are not those that run.json accounts for. What was published before stays.
     """
     spark, given = spark or get_session(), run.config().output
     if given.table is None:
         raise ConfigError(
             f"{run.path} has no output.table to publish beside",
-            mend="write the verdicts with --out DIR alone",
+            mend="leave --publish away, and give --out DIR",
         )
     if given.table_format == "parquet" and out is None:
         raise ConfigError(
             f"the tables of {given.table} are Parquet, and point to directories",
             mend="name a new directory for this one: --out DIR",
         )
+    if given.table_format != "parquet" and out is not None:
+        raise ConfigError(
+            f"--out {out}: {given.table_format} tables are copies, and point to no directory",
+            mend="leave --out away; or leave --publish away, to write a Parquet table alone",
+        )
     target = open_target(spark, given.table, given.table_format, run.path)
     assert target is not None
     target.find(PUBLISHED)  # nobody else's
+    _refuse_other_run(target, run)
     name, run_id = target.name(PUBLISHED), run.document["run_id"]
     properties = {"spark_dbp.version": __version__, "spark_dbp.run": run.path, RUN_ID: run_id}
     comment = f"What became of every row of the input, and why (spark-dbp {__version__}, run {run_id})"
-    if out is not None and given.table_format == "parquet":
+    if out is not None:
         written = write_verdicts(run, out, spark)
+        _refuse_other_run(target, run, mend_more=f"; {written.path} has the verdicts")
         fields = read_frame(spark, written.path).schema.fields
         columns = [(item.name, item.dataType.simpleString()) for item in fields]
         point_external_table(spark, name, written.path, columns, properties, comment)
         return replace(written, path=target.show(PUBLISHED))
     planned = plan_verdicts(run, spark)
     with guard_session(spark, read_zone(run)), translate_errors(f"run {run.path}"):
+        # Counted first, so that what is wrong takes nobody's place.
+        counted = _count(run, planned, planned.frame, target.show(PUBLISHED))
+        _refuse_other_run(target, run)
         replace_table(name, planned.frame.orderBy(KEY), given.table_format, properties, comment)
-        return _count(run, planned, spark.read.table(name), target.show(PUBLISHED))
+        return counted
+
+
+def _refuse_other_run(target: Target, run: Run, mend_more: str = "") -> None:
+    """Verdicts stand beside the keep list of their run only."""
+    info, run_id = target.find("keep_list"), run.document["run_id"]
+    if info is None or info.properties[RUN_ID] != run_id:
+        is_what = "is not there" if info is None else f"is of run {info.properties[RUN_ID]}"
+        raise ConflictError(
+            f"output.table: {target.show('keep_list')} {is_what}, and not of {run.path} (run {run_id})",
+            mend="run the job again, which publishes it; or leave --publish away, and give --out DIR"
+            + mend_more,
+        )
 
 
 def _count(run: Run, planned: Verdicts, frame: DataFrame, place: str) -> WrittenVerdicts:
-    """See that what was written has as many rows of each reason as run.json accounts for."""
+    """See that there are as many rows of each reason as run.json accounts for."""
     counted = frame.groupBy(REASON).count().orderBy(REASON).collect()
     account, counts = run.document["accounting"], {row[REASON]: int(row["count"]) for row in counted}
     wanted = {KEPT: account["kept"], **{name: n for name, n in account["dropped"].items() if n}}
     wanted = {name: n for name, n in wanted.items() if name not in planned.missing}
-    check_equal("verdicts", "rows by reason", counts, dict(sorted(wanted.items())))
+    if counts != wanted:
+        raise DamagedRunError(
+            f"{run.path}: its tables have rows by reason {counts}, run.json accounts for "
+            f"{dict(sorted(wanted.items()))}",
+            mend=f"see what is wrong with spark-dbp verify {run.path}",
+        )
     return WrittenVerdicts(place, sum(counts.values()), counts, planned.missing, planned.why)

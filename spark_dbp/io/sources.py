@@ -212,6 +212,7 @@ def open_source(
     computed: Collection[tuple[str, str]] = (),
     written: Iterable[tuple[str, str]] = (),
     compared: Collection[str] = (),
+    digested: list[str] | None = None,
 ) -> Source:
     """Open the input table and take its snapshot.
 
@@ -224,7 +225,7 @@ def open_source(
     predicate : str, optional
         SQL condition. Rows for which it is not true are left out.
     columns : list of str
-        Columns that the run reads. The snapshot of a view is a digest of these.
+        Columns that are read.
     computed : collection of (str, str)
         For those of `columns` that are SQL, the key of the configuration and the SQL.
     written : iterable of (str, str)
@@ -232,6 +233,8 @@ def open_source(
     compared : collection of str
         Columns whose values are told apart: the key, and those that deduplication compares. Where they come
         from names of folders, they are read as texts.
+    digested : list of str, optional
+        Columns of which the snapshot of a view is a digest; by default all of `columns`.
 
     Returns
     -------
@@ -267,7 +270,7 @@ def open_source(
         if version is not None:
             snapshot = _snapshot_of_version(frame, version)
         else:
-            snapshot = take_snapshot(frame, columns) if found is None else _summarize(found)
+            snapshot = take_snapshot(frame, digested or columns) if found is None else _summarize(found)
     name = _name(paths, table)
     return Source(spark, paths, table, predicate, frame, snapshot, is_pinned, given, compute, name)
 

@@ -8,12 +8,13 @@ known exactly, so what is left out bounds it too.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.kernels.histogram import BINS_PER_UNIT, DISTANCE_UNIT, N_BINS
-from spark_dbp.kernels.ranking import count_spread
+from spark_dbp.kernels.ranking import FARTHEST_FIRST, count_spread
 
 IntVector = npt.NDArray[np.int64]
 FloatVector = npt.NDArray[np.float64]
@@ -78,17 +79,81 @@ class KeptDistances:
         """
         part = slice(int(self._starts[cluster]), int(self._ends[cluster]))
         bins, n_items = self.bins[part].astype(np.int64), self.n_items[part]
-        n_rows, until = int(n_items.sum()), np.cumsum(n_items)
-        kept: FloatVector
+        n_rows, given = (np.full(len(bins), number) for number in (int(n_items.sum()), quota))
+        return bins, n_items, self._count(np.cumsum(n_items), n_items, n_rows, given)
+
+    def count_all_kept(self, quota: IntVector) -> FloatVector:
+        """The same of all clusters at once.
+
+        Parameters
+        ----------
+        quota : ndarray of int64, shape (k,)
+
+        Returns
+        -------
+        ndarray of float64, shape (sum of n_bins,)
+            Kept samples of each of `bins`.
+
+        Examples
+        --------
+        >>> two = np.array([2, 1]), np.array([100, 300, 50]), np.array([8, 2, 5]), np.array([0.14, 0.05])
+        >>> KeptDistances(*two, "hard").count_all_kept(np.array([4, 1])).tolist()
+        [2.0, 2.0, 1.0]
+        """
+        cluster = self._cluster
+        until = self._rows[1:] - self._rows[self._starts][cluster]
+        return self._count(until, self.n_items, self.sizes[cluster], quota[cluster])
+
+    def count_before(self, cluster: int, bin_: int) -> int:
+        """Samples of a cluster in bins that come before one, in the order in which samples are kept.
+
+        For ``stratified`` that is the order of ``hard``; ``random`` has another order than bins.
+
+        Examples
+        --------
+        >>> known = KeptDistances(np.array([2]), np.array([100, 200]), np.array([6, 4]), np.zeros(1), "hard")
+        >>> known.count_before(0, 100), known.count_before(0, 200)
+        (4, 0)
+        """
+        part = slice(int(self._starts[cluster]), int(self._ends[cluster]))
+        bins, n_items = self.bins[part], self.n_items[part]
+        is_before = bins > bin_ if self.which_to_keep in FARTHEST_FIRST else bins < bin_
+        return int(n_items[is_before].sum())
+
+    def find_cut(self, cluster: int, quota: int) -> float | None:
+        """The distance at which ``hard`` and ``easy`` stop keeping, exact to a bin.
+
+        Within the bin it is taken that its samples lie evenly. None for other orders, and where all samples
+        of the cluster are kept, or none.
+
+        Examples
+        --------
+        >>> known = KeptDistances(np.array([2]), np.array([100, 200]), np.array([6, 4]), np.zeros(1), "hard")
+        >>> known.find_cut(0, 2) == 200.5 / 1024, known.find_cut(0, 10)
+        (True, None)
+        """
+        if self.which_to_keep not in ("hard", "easy") or not 0 < quota < self.sizes[cluster]:
+            return None
+        bins, n_items, kept = self.count_kept(cluster, quota)
+        is_hard = self.which_to_keep == "hard"
+        at = np.flatnonzero(kept > 0)[0 if is_hard else -1]  # the bin that the cut lies in
+        share = float(kept[at] / n_items[at])
+        return float(bins[at] + (1 - share if is_hard else share)) / BINS_PER_UNIT
+
+    def _count(
+        self, until: IntVector, n_items: IntVector, n_rows: IntVector, quota: IntVector
+    ) -> FloatVector:
+        """Kept samples of bins: `until` counts those of the cluster to the end of the bin, `n_rows` all."""
+        kept: npt.NDArray[Any]
         if self.which_to_keep == "random":
-            kept = n_items.astype(np.float64) * (quota / max(1, n_rows))
+            kept = n_items * (quota / np.maximum(1, n_rows))
         elif self.which_to_keep == "stratified":
-            kept = _spread(until, n_items, n_rows, quota).astype(np.float64)
+            kept = _spread(until, n_items, n_rows, quota)
         elif self.which_to_keep == "hard":
-            kept = np.clip(until - (n_rows - quota), 0, n_items).astype(np.float64)
+            kept = np.clip(until - (n_rows - quota), 0, n_items)
         else:
-            kept = np.clip(quota - (until - n_items), 0, n_items).astype(np.float64)
-        return bins, n_items, kept
+            kept = np.clip(quota - (until - n_items), 0, n_items)
+        return kept.astype(np.float64)
 
     def bound_mean(self, quota: IntVector) -> tuple[float, float]:
         """Mean distance of all samples that these quotas keep, and by how much it may be off.

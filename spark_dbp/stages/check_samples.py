@@ -73,6 +73,20 @@ def good_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
     return good.drop(PROBLEM, DIMENSION)
 
 
+def bad_samples(samples: DataFrame, dimension: int | None) -> DataFrame:
+    """``key`` and ``problem`` of the rows that `good_samples` leaves out.
+
+    Their keys may be null, and those of other rows too.
+    """
+    from pyspark.sql import functions as F
+
+    why = F.col(PROBLEM) if PROBLEM in samples.columns else F.lit(None).cast("string")
+    if dimension is not None and DIMENSION in samples.columns:
+        is_other = ~F.col(DIMENSION).eqNullSafe(F.lit(dimension))
+        why = F.coalesce(why, F.when(is_other, F.lit(WRONG_DIMENSION)))
+    return samples.select(KEY, why.alias(PROBLEM)).where(F.col(PROBLEM).isNotNull())
+
+
 def check_samples(samples: DataFrame, on_bad_rows: str = "fail") -> InputReport:
     """Count the rows by problem, and refuse what cannot be used.
 

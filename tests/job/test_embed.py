@@ -628,6 +628,14 @@ def test_the_score_of_image_and_text(spark, tmp_path, engine):
     dropped = done.document["accounting"]["dropped"]
     assert (dropped["empty image"], dropped["score_filter"]) == (1, 120)
     assert verify(done, spark)
+    export(done, "clip_retrieval", tmp_path / "clip", spark)
+    written = pq.read_table(tmp_path / "clip/metadata/metadata_0.parquet").column("image_path").to_pylist()
+    assert len(written) == done.document["accounting"]["kept"]
+    for name, vectors, of in (("img_emb", images, keys), ("text_emb", captions, of_captions)):
+        array = np.load(tmp_path / "clip" / name / f"{name}_0.npy", allow_pickle=False)
+        expected = vectors[[list(of).index(key) for key in written]]
+        assert array.dtype == np.float16
+        assert np.abs(array.astype(np.float32) - expected).max() < 1e-3
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ GOOD = [
     ("sweep RUN", 0, {"eps", "removed", "left"}),
     ("sweep RUN --dedup-to 60", 0, {"eps", "removed", "left"}),
     ("explain RUN KEY", 0, {"key", "kept", "reason", "rank", "quota"}),
-    ("explain RUN --all --out HERE/verdicts", 0, set()),
+    ("export RUN --to verdicts --out HERE/verdicts", 0, set()),
     ("explain RUN no-such-key", 3, {"key", "reason", "near_misses"}),
     ("diff RUN HERE/run2", 0, set()),
     ("report RUN --out HERE/page.html", 0, {"path"}),

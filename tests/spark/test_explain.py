@@ -8,6 +8,7 @@ import math
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -19,12 +20,15 @@ from test_key_types import KEYS
 
 from spark_dbp import Run, RunConfig, diff, explain, open_run, prune_again, run, verdicts
 from spark_dbp.cli import main
-from spark_dbp.engine.compat import collect_arrow
-from spark_dbp.errors import ConfigError, ConflictError, InputError
+from spark_dbp.engine.catalog_writer import RUN_ID
+from spark_dbp.engine.compat import collect_arrow, collect_rows
+from spark_dbp.errors import ConfigError, ConflictError, DamagedRunError, InputError
+from spark_dbp.explore import key_lookup
 from spark_dbp.explore import verdicts as verdicts_module
 from spark_dbp.explore.explain import MOST_KEYS
 from spark_dbp.explore.keys import make_key_frame, read_tokens, show_tokens, to_token
-from spark_dbp.explore.verdicts import plan_verdicts, write_verdicts
+from spark_dbp.explore.verdicts import plan_verdicts, publish_verdicts, write_verdicts
+from spark_dbp.stages.check_samples import bad_samples, good_samples
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +234,82 @@ def test_the_ratio_that_is_told_keeps_the_key_and_one_below_does_not(spark, done
     assert now.where["status"] == "unchanged"  # a run that shares tables of another one has its input too
 
 
+# Keys of several rows: only good ones have keys of their own.
+
+
+@pytest.fixture(scope="module")
+def shared(spark, tmp_path_factory) -> Run:
+    """Bad rows with the keys of good ones, and of one another; many filtered rows with one key."""
+    good = [f"k{number:03d}" for number in range(80)]
+    wrong = [None, [0.0] * 4, [1.0, 2.0]]
+    bad = [(key, vector, 1) for key in [*good[:40], "bad"] for vector in wrong]
+    bad += [("out", [1.0] * 4, 0)] * 40
+    rows = [(k, v.tolist(), 1) for k, v in zip(good, make_embeddings(80, 4, 3), strict=True)] + bad
+    rows = [rows[number] for number in np.random.default_rng(1).permutation(len(rows))]
+    keys, vectors, passes = zip(*rows, strict=True)
+    folder = tmp_path_factory.mktemp("shared")
+    vectors = pa.array(vectors, pa.list_(pa.float32()))
+    source = write_table(folder / "in", list(keys), vectors, 3, passes=list(passes))
+    given = {"filter": "passes = 1", "on_bad_rows": "drop"}
+    return run(
+        RunConfig.from_dict(config_of(source, folder / "run", input=given, cluster={"n_clusters": 3})), spark
+    )
+
+
+def test_diff_tells_of_each_key_once(spark, shared, tmp_path):
+    settings = ["prune.keep_ratio=0.4", "prune.which_to_keep=easy"]
+    other = prune_again(shared, str(tmp_path / "other"), settings, spark)
+    one, two = ({row[0] for row in rows_of(it.keep_list(spark))} for it in (shared, other))
+    found = diff(shared, other, spark, out=str(tmp_path / "out"))
+    assert (found.keys["both"], found.keys["gained"], found.keys["lost"]) == (
+        len(one & two), len(two - one), len(one - two)
+    )  # fmt: skip
+    assert rows_of(spark.read.parquet(str(tmp_path / "out"))) == sorted(
+        [(key, "gained", "pruned") for key in two - one] + [(key, "lost", "pruned") for key in one - two]
+    )
+
+
+def test_the_driver_gets_one_row_a_key(spark, shared, monkeypatch):
+    most = []
+
+    def collect(frame):
+        most.append(len(found := collect_rows(frame)))
+        return found
+
+    monkeypatch.setattr(key_lookup, "collect_rows", collect)
+    bad, out, good = explain(shared, ["bad", "out", "k000"], spark)
+    assert (bad.reason, out.reason, good.cluster_id is not None) == (
+        min("null embedding", "zero vector", "embedding of another dimension"), "input.filter", True
+    )  # fmt: skip
+    source = Path(shared.config().input.paths[0])
+    files = [path for path in sorted(source.iterdir()) if "out" in pq.read_table(path)["key"].to_pylist()]
+    assert len(files) > 1
+    assert out.where["file"] == str(files[0])
+    assert max(most) <= 3
+
+
+def test_each_row_is_either_good_or_bad(spark):
+    """Also one whose vector has no dimension, and no problem was noted."""
+    rows = [
+        ("a", 4, None),
+        ("b", 3, None),
+        ("c", None, None),
+        ("d", 4, "zero vector"),
+        (None, None, "null key"),
+    ]
+    samples = spark.createDataFrame(rows, "key STRING, dimension INT, problem STRING")
+    good, bad = good_samples(samples, 4).collect(), bad_samples(samples, 4).collect()
+    assert [row.key for row in good] == ["a"]
+    other = "embedding of another dimension"
+    assert {tuple(row) for row in bad} == {
+        ("b", other),
+        ("c", other),
+        ("d", "zero vector"),
+        (None, "null key"),
+    }
+    assert bad_samples(samples.select("key"), 4).count() == 0
+
+
 # Keys that are not there.
 
 
@@ -310,17 +390,44 @@ def test_verdicts_account_for_every_row(spark, done, keys, monkeypatch, reads):
 
 def test_verdicts_as_a_table(spark, done, tmp_path, capsys):
     out = tmp_path / "why not"
-    assert main(["explain", done.path, "--all", "--out", str(out), "--json"]) == 0
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["rows"], found["missing"], found["path"]) == (N, {}, str(out))
+    assert (found["n_rows"], found["not_in_tables"], found["out"]) == (N, {}, str(out))
     assert spark.read.parquet(str(out)).count() == N
     with pytest.raises(ConflictError, match="is not empty"):
         write_verdicts(done, str(out), spark)
     damaged = as_if(done)
     damaged.document["accounting"]["kept"] += 1
-    with pytest.raises(Exception, match="rows by reason"):
+    with pytest.raises(DamagedRunError, match="rows by reason"):
         write_verdicts(damaged, str(tmp_path / "damaged"), spark)
     assert not (tmp_path / "damaged").exists()
+
+
+def test_verdicts_are_counted_before_they_take_a_place(spark, done, monkeypatch, tmp_path):
+    """A copy of Delta or Iceberg replaces nothing unless the rows are those that run.json accounts for."""
+    published = as_if(done)
+    published.document["config"]["output"] |= {"table": "c.s.p", "table_format": "delta"}
+    properties = {RUN_ID: done.document["run_id"]}
+    target = SimpleNamespace(
+        find=lambda _: SimpleNamespace(properties=properties),
+        name=lambda _: "v",
+        show=lambda _: "c.s.p_verdicts",
+    )
+    replaced = []
+    monkeypatch.setattr(verdicts_module, "open_target", lambda *_: target)
+    monkeypatch.setattr(verdicts_module, "replace_table", lambda *given: replaced.append(given))
+    with pytest.raises(ConfigError, match="point to no directory"):
+        publish_verdicts(published, str(tmp_path / "x"), spark)
+    assert publish_verdicts(published, None, spark).rows == N
+    assert len(replaced) == 1
+    published.document["accounting"]["kept"] += 1
+    with pytest.raises(DamagedRunError, match="rows by reason"):
+        publish_verdicts(published, None, spark)
+    published.document["accounting"]["kept"] -= 1
+    properties[RUN_ID] = "another"
+    with pytest.raises(ConflictError, match="is of run another, and not of"):
+        publish_verdicts(published, None, spark)
+    assert len(replaced) == 1
 
 
 # Data that is clustered already: bad rows are in no table of the run.
@@ -391,7 +498,7 @@ WRONG = [
     ("int", "abc"), ("int", "1.5"), ("int", str(2**31)), ("int", ""), ("binary", "xyz"), ("binary", "abc"),
     ("decimal(5,2)", "1.234"), ("decimal(5,2)", "12345.6"), ("decimal(5,2)", "NaN"), ("date", "2024-02-31"),
     ("timestamp", "yesterday"), ("boolean", "maybe"), ("double", "one"), ("int", b"x"),
-    ("timestamp", datetime(2024, 1, 1)),
+    ("timestamp", datetime(2024, 1, 1)), ("string", 7), ("string", None), ("binary", 7), ("binary", None),
 ]  # fmt: skip
 
 
@@ -400,6 +507,14 @@ def test_what_cannot_be_a_key_is_refused(spark, kind, key):
     key_type = spark.sql(f"SELECT cast(NULL AS {kind}) AS key").schema["key"].dataType
     with pytest.raises(ConfigError, match="cannot be a key of this run: its keys are"):
         read_tokens(spark, [key], key_type)
+
+
+def test_an_empty_text_is_a_key_too(spark, done):
+    for kind in ("string", "binary"):
+        key_type = spark.sql(f"SELECT cast(NULL AS {kind}) AS key").schema["key"].dataType
+        assert read_tokens(spark, ["", b""], key_type) == [(b"", "")] * 2
+    with pytest.raises(ConfigError, match="'None' cannot be a key of this run"):
+        explain(done, [None], spark)
 
 
 def test_times_are_read_in_the_zone_of_the_session_or_their_own(spark):
@@ -414,14 +529,12 @@ def test_times_are_read_in_the_zone_of_the_session_or_their_own(spark):
     assert len({token for token, _ in read_tokens(spark, texts, key_type)}) == 1
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["explain", "RUN"], ["explain", "RUN", "--all"], ["explain", "RUN", "k", "--out", "x"],
-     ["explain", "RUN", "k", "--all", "--out", "x"], ["explain", "RUN", "k", "--set", "prune.seed=1"]],
-)  # fmt: skip
-def test_arguments_that_do_not_go_together(done, arguments, capsys):
-    assert main([done.path if one == "RUN" else one for one in arguments]) == 2
+def test_arguments_that_do_not_go_together(done, capsys):
+    assert main(["explain", done.path, "k", "--set", "prune.seed=1"]) == 2
     assert "to mend it" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", done.path])
+    assert ended.value.code == 2
 
 
 def test_few_keys_at_a_time(spark, done):
@@ -518,17 +631,33 @@ def test_what_weighs_a_cluster_is_named(spark, done, by):
     assert ("by the size of the cluster" if by == "cluster_size" else "d_intra = ") in str(one)
 
 
-@pytest.mark.parametrize("table", ["assignments", "cluster_stats"])
-def test_a_table_that_is_gone_is_named(spark, done, tmp_path, table, capsys):
-    shutil.copytree(done.path, tmp_path / "damaged")
-    shutil.rmtree(tmp_path / "damaged" / done.document["tables"][table])
-    assert (
-        main(["explain", str(tmp_path / "damaged"), rows_of(done.keep_list(spark))[0][0], "--no-input"]) != 0
-    )
-    said = capsys.readouterr().err
-    assert f"tables/{table}/" in said
-    assert "to mend it" in said
-    assert "Traceback" not in said
+@pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "gone"])
+@pytest.mark.parametrize("table", ["assignments", "cluster_stats", "quotas", "centroids"])
+def test_a_table_that_is_damaged_or_gone_is_named(spark, done, tmp_path, table, is_there, capsys):
+    path = str(tmp_path / "damaged")
+    shutil.copytree(done.path, path)
+    place = Path(path) / done.document["tables"][table]
+    shutil.rmtree(place)
+    if is_there:
+        place.mkdir()
+        for file in done.list_files(table):
+            (place / Path(file).name).write_bytes(b"PAR1 is no table, PAR1")
+    commands = {
+        "explain": ["explain", path, rows_of(done.keep_list(spark))[0][0], "--no-input"],
+        "verdicts": ["export", path, "--to", "verdicts", "--out", str(tmp_path / "out")],
+        "export": ["export", path, "--to", "txt", "--out", str(tmp_path / "out")],
+        "diff": ["diff", done.path, path],
+    }
+    read = {"assignments": ["explain", "verdicts", "export"], "cluster_stats": ["explain", "verdicts"],
+            "quotas": ["explain", "diff"], "centroids": ["diff"]}  # fmt: skip
+    for name in read[table]:
+        capsys.readouterr()
+        assert main(commands[name]) == 3, name
+        said = capsys.readouterr().err
+        assert f"tables/{table}/" in said or f"the table {table} of the run" in said
+        assert "to mend it" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_numbers_that_json_has_no_name_for(spark, done):

@@ -13,10 +13,11 @@ import pyspark
 import pytest
 from conftest import VIEW, config_of, make_embeddings, rows_of, write_table
 
-from spark_dbp import RunConfig, export, open_run, prune_again, read_embeddings, run
+from spark_dbp import RunConfig, explain, export, open_run, prune_again, read_embeddings, run, verdicts
 from spark_dbp.cli import main
 from spark_dbp.engine import sorted_rows
 from spark_dbp.errors import ConfigError, DamagedRunError, InputError
+from spark_dbp.exchange.exported_rows import find_dropped, group_reasons
 
 pytestmark = pytest.mark.slow
 
@@ -82,12 +83,7 @@ EVERY_FORMAT = {
 }
 
 
-QUICK = ("txt", "semdedup", "clip_retrieval")
-
-
-@pytest.mark.parametrize(
-    "to", [pytest.param(to, marks=[] if to in QUICK else pytest.mark.slow) for to in EVERY_FORMAT]
-)
+@pytest.mark.parametrize("to", EVERY_FORMAT)
 def test_the_bytes_do_not_depend_on_partitions(spark, done, tmp_path, monkeypatch, to):
     report = export(done, to, tmp_path / "one", spark, **EVERY_FORMAT[to])
     one = read_tree(tmp_path / "one")
@@ -326,6 +322,11 @@ REFUSED = {
     "no shards": (["--to", "shard_counts", "--shard", "nullif(cluster_id, 0)"], 3, "keys name no shard, such as ", "--shard"),
     "an aggregate": (["--to", "shard_counts", "--shard", "max(key)"], 2, "one value for each row", ""),
     "vectors of bad rows": (["--to", "clip_retrieval", "--rows", "dropped", "--reason", "bad_rows"], 3, "have no vectors", "txt"),
+    "verdicts of some rows": (["--to", "verdicts", "--rows", "kept"], 2, "--to verdicts does not take --rows", "leave it out"),
+    "verdicts of a reason": (["--to", "verdicts", "--reason", "exact"], 2, "--to verdicts does not take --reason", "leave it out"),
+    "verdicts with another key": (["--to", "verdicts", "--key", "upper(key)"], 2, "--to verdicts does not take --key", "leave it out"),
+    "verdicts of a run that is not published": (["--to", "verdicts", "--publish"], 2, "has no output.table", "leave --publish away"),
+    "publishing another format": (["--to", "txt", "--publish"], 2, "--to txt makes no table to publish", "--to verdicts"),
     "a setting": (["--to", "txt", "--set", "prune.keep_ratio=0.1"], 2, "takes no settings but spark.*", ""),
 }  # fmt: skip
 
@@ -361,6 +362,37 @@ def test_the_command(spark, done, kept, tmp_path, capsys):
     assert document["not_in_tables"] == {"input.filter": 1, "bad_rows": 3}
     assert main(["export", str(tmp_path / "no run"), "--to", "txt", "--out", str(tmp_path / "z")]) == 3
     assert main(["export", done.path, "--to", "txt", "--out", f"{done.path}/kept.txt"]) == 2
+
+
+def test_verdicts(spark, done, tmp_path, capsys):
+    """A row for each of the input."""
+    out = tmp_path / "why é"
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out), "--json"]) == 0
+    document, account = json.loads(capsys.readouterr().out), done.document["accounting"]
+    written = spark.read.parquet(str(out))
+    assert sorted(map(str, written.collect())) == sorted(map(str, verdicts(done, spark).collect()))
+    assert (document["format"], document["rows"], document["n_rows"]) == ("verdicts", "all", N + len(BAD))
+    counts = {name: n for name, n in {**account["dropped"], "kept": account["kept"]}.items() if n}
+    assert document["by_reason"] == counts
+    sizes = [path.stat().st_size for path in out.glob("*.parquet")]
+    assert (document["n_files"], document["n_bytes"]) == (len(sizes), sum(sizes))
+    assert main(["export", done.path, "--to", "verdicts", "--out", str(out)]) == 4
+    capsys.readouterr()
+    assert main(["export", done.path, "--to", "verdicts"]) == 2
+    assert "--to verdicts needs --out" in capsys.readouterr().err
+
+
+def test_a_row_is_left_out_for_the_same_reason_everywhere(spark, done):
+    """`export`, `verdicts` and `explain` tell of each key the same, also where a bad row has a good one's key."""
+    told = {row.key: row.reason for row in verdicts(done, spark).collect() if row.key not in {KEYS[3], None}}
+    groups = {name: group for group, names in group_reasons(done).items() for name in names}
+    exported = {row.key: row.reason for row in find_dropped(done, spark).frame.collect()}
+    wanted = {key: groups[reason] for key, reason in told.items() if reason not in ("kept", "input.filter")}
+    assert {key: group for key, group in exported.items() if key != KEYS[3]} == wanted
+    assert set(exported.values()) == {"exact", "score_filter", "prune", "bad_rows"}
+    one_of_each = {reason: key for key, reason in told.items()}
+    explained = explain(done, list(one_of_each.values()), spark)
+    assert [one.reason for one in explained] == list(one_of_each)
 
 
 def test_a_damaged_table(spark, source, done, tmp_path):

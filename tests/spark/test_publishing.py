@@ -20,7 +20,7 @@ from conftest import ICEBERG_JAR, ROOT, config_of, make_embeddings, make_keys, r
 
 from spark_dbp import Run, RunConfig, open_run, prune_again, publishing, run
 from spark_dbp.engine import catalog_writer
-from spark_dbp.errors import ConfigError, SparkDbpError
+from spark_dbp.errors import ConfigError, ConflictError, SparkDbpError
 from spark_dbp.explore.verdicts import publish_verdicts
 from spark_dbp.lake.cleaning import clean
 from spark_dbp.publishing import TABLES
@@ -137,11 +137,14 @@ def test_verdicts_are_published_on_demand(spark, source, place, published, tmp_p
     if place.format == "parquet":
         with pytest.raises(ConfigError, match="point to directories"):
             publish_verdicts(published, None, spark)
-    written = publish_verdicts(published, str(tmp_path / "verdicts"), spark)
+    out, again = (
+        (str(tmp_path / name) if place.format == "parquet" else None) for name in ("verdicts", "again")
+    )
+    written = publish_verdicts(published, out, spark)
     assert written.path == place.name("verdicts")
     assert rows_of(place.read("verdicts").select("key")) == sorted((key,) for key in make_keys(N))
     assert place.properties("verdicts")["spark_dbp.run_id"] == published.document["run_id"]
-    publish_verdicts(published, str(tmp_path / "again"), spark)
+    publish_verdicts(published, again, spark)
     assert (
         place.read("verdicts").where("verdict = 'kept'").count() == published.document["accounting"]["kept"]
     )
@@ -149,6 +152,10 @@ def test_verdicts_are_published_on_demand(spark, source, place, published, tmp_p
     assert place.list() == {*OF_A_RUN, "verdicts"}
     run(config(source, published.path, output=place.settings, prune={"keep_ratio": 0.5}), spark)
     assert place.list() == set(OF_A_RUN)
+    with pytest.raises(ConflictError, match=f"and not of .*run {published.document['run_id']}"):
+        publish_verdicts(published, None if out is None else str(tmp_path / "x"), spark)
+    assert place.list() == set(OF_A_RUN)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

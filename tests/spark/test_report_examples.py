@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import config_of, make_embeddings, make_keys, write_table
 from made_shards import add_member
 from PIL import Image
+from test_key_types import KEYS
 
-from spark_dbp import RunConfig, open_run, run, show_cluster, write_report
+from spark_dbp import RunConfig, explain, open_run, run, show_cluster, write_report
 from spark_dbp.errors import InputError
+from spark_dbp.explore.report.run_rows import hash_keys
 
 N = 400
 
@@ -141,9 +144,29 @@ def test_input_that_changed_or_is_gone(spark, made, tmp_path):
     rows.rename(rows.with_name("moved"))
     written = write_report(done, tmp_path / "a.html", (), spark)
     rows.with_name("moved").rename(rows)
-    assert "could not be opened" in written.note
+    assert "cannot be read any more" in written.note
     assert written.examples > 0
     assert write_report(done, tmp_path / "a.html", (), spark).note == ""
+
+
+@pytest.mark.slow
+def test_a_view_is_compared_by_its_rows(spark, tmp_path):
+    """By the columns that the run read, whatever else the report shows."""
+    keys, vectors = make_keys(60), make_embeddings(60, 6, 2)
+    source = write_table(tmp_path / "in", keys, vectors, caption=[f"c{number}" for number in range(60)])
+    rows = spark.read.parquet(str(source))
+    rows.createOrReplaceTempView("shown_rows")
+    given = {"path": None, "table": "shown_rows", "key": {"sql": "concat(key, '!')"}}
+    values = config_of(source, tmp_path / "run", input=given, cluster={"n_clusters": 2, "n_iter": 2})
+    done = run(RunConfig.from_dict(values), spark)
+    for setting in ("report.caption=caption", "report.caption={sql: \"concat(caption, '.')\"}"):
+        written = write_report(done, tmp_path / "a.html", [setting], spark)
+        assert (written.note, written.captions > 0) == ("", True)
+    other = "transform(embedding, x -> cast(x + 1 AS FLOAT)) AS embedding"
+    rows.selectExpr("key", other, "caption").createOrReplaceTempView("shown_rows")
+    written = write_report(done, tmp_path / "a.html", ["report.caption=caption"], spark)
+    assert "has changed since the run: 60 rows then, 60 rows now" in written.note
+    assert written.captions == 0
 
 
 def test_a_cluster_with_its_images(spark, made):
@@ -194,3 +217,61 @@ def test_a_run_on_shards_shows_their_images(spark, tmp_path):
         assert data["thumbnails"][image][1] == min(96, 40 + int(key) % 200)
     assert np.all([one[2] <= 30 for one in data["thumbnails"]])
     assert written.clusters_shown == 3
+    done = open_run(tmp_path / "run")
+    assert explain(done, ["0003"], spark)[0].where["status"] == "unchanged"
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add_member(tar, "0003.png", make_image(3))
+    (told,) = explain(done, ["0003"], spark)
+    assert (told.where["status"], told.cluster_id is not None) == ("changed", True)
+    assert "has changed since the run" in told.where["why"]
+    assert write_report(done, tmp_path / "a.html", (), spark).note.endswith(f"{told.where['why']}.")
+
+
+def test_keys_are_hashed_as_spark_does(spark, tmp_path):
+    """Of every type of key, as a run writes them: `random` orders by this hash."""
+    session = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
+    before = {name: spark.conf.get(name) for name in session}
+    columns = [f"{sql} AS k{number}" for number, (sql, _) in enumerate(KEYS.values())]
+    hashes = [f"xxhash64(k{number}, 7L) AS h{number}" for number in range(len(columns))]
+    try:
+        for name, value in session.items():
+            spark.conf.set(name, value)
+        frame = spark.range(60).selectExpr(*columns)  # as many as these types have room for
+        frame = frame.selectExpr("*", *hashes)
+        frame.coalesce(1).write.parquet(str(tmp_path / "keys"))
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)
+    found = pq.read_table(tmp_path / "keys").combine_chunks()
+    for number, name in enumerate(KEYS):
+        keys = found.column(f"k{number}").combine_chunks()
+        assert hash_keys(keys, 7).tolist() == found.column(f"h{number}").to_pylist(), name
+
+
+def test_random_on_times_and_text_that_is_not_utf_8(spark, tmp_path):
+    """Both are looked up in the input, and told apart."""
+    raw = pa.array(
+        [bytes([0xFE + number % 2]) + b"%03d" % (number // 2) for number in range(80)], pa.binary()
+    )
+    texts = pa.Array.from_buffers(pa.string(), 80, raw.buffers())
+    times = pa.array(range(1_700_000_000_000_000, 1_700_000_000_000_080), pa.timestamp("us", "UTC"))
+    for number, keys in enumerate((texts, times)):
+        folder = tmp_path / f"in {number}"
+        folder.mkdir()
+        table = pa.table({
+            "key": keys, "embedding": pa.array(make_embeddings(80, 6, 2).tolist(), pa.list_(pa.float32())),
+            "caption": [f"c{row}" for row in range(80)],
+        })  # fmt: skip
+        pq.write_table(table, folder / "a.parquet")
+        values = config_of(folder, tmp_path / f"run {number}", cluster={"n_clusters": 2, "n_iter": 2})
+        values["prune"]["which_to_keep"] = "random"
+        done = run(RunConfig.from_dict(values), spark)
+        write_report(done, tmp_path / "a.html", ["report.caption=caption"], spark)
+        rows = list(iter_rows(read_data(tmp_path / "a.html")))
+        assert len(rows) > 10
+        for key, caption, _ in rows:
+            if number:
+                assert caption == f"c{int(key) - 1_700_000_000_000_000}"
+            else:
+                assert caption == f"c{2 * int(key[4:]) + (key[:4] == chr(92) + 'xff')}"
+        assert "Cluster 1" in str(show_cluster(done, 1, (), spark))

@@ -189,16 +189,18 @@ def test_embeddings_are_in_files_of_a_number_of_rows(tmp_path, monkeypatch, step
     columns = {
         "written": keys, "cluster_id": pa.array(range(305), pa.int32()),
         "distance_to_centroid": pa.array(np.full(305, 0.5, np.float32)),
-        "vector": [vector.tobytes() for vector in vectors],
+        "img_emb": [vector.tobytes() for vector in vectors],
+        "text_emb": [None if row == 33 else vector[:2].tobytes() for row, vector in enumerate(vectors)],
     }  # fmt: skip
     table = pa.table(columns)
     schema = (
-        table.drop_columns("vector")
+        table.drop_columns(["img_emb", "text_emb"])
         .rename_columns(["image_path", "cluster_id", "distance_to_centroid"])
         .schema
     )
     batches = iter(table.to_batches(max_chunksize=step))
-    assert row_folders.write_embeddings(batches, tmp_path, 305, 6, schema) == 305
+    dimensions = {"img_emb": 6, "text_emb": 2}
+    assert row_folders.write_embeddings(batches, tmp_path, 305, dimensions, schema) == 305
     arrays, tables = sorted((tmp_path / "img_emb").iterdir()), sorted((tmp_path / "metadata").iterdir())
     assert [path.name for path in arrays] == [f"img_emb_{number:02d}.npy" for number in range(11)]
     assert [path.name for path in tables] == [f"metadata_{number:02d}.parquet" for number in range(11)]
@@ -207,6 +209,10 @@ def test_embeddings_are_in_files_of_a_number_of_rows(tmp_path, monkeypatch, step
     rows = [pq.read_table(path) for path in tables]
     assert [len(part) for part in found] == [30] * 10 + [5] == [len(part) for part in rows]
     assert (np.concatenate(found) == vectors).all()
+    texts = [np.load(tmp_path / "text_emb" / f"text_emb_{number:02d}.npy") for number in range(11)]
+    assert [len(part) for part in texts] == [30] * 10 + [5]
+    expected = np.where(np.arange(305)[:, None] == 33, np.float16("nan"), vectors[:, :2])
+    assert np.array_equal(np.concatenate(texts), expected, equal_nan=True)
     assert pa.concat_tables(rows).column("image_path").to_pylist() == keys
 
 

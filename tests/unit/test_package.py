@@ -83,7 +83,7 @@ MAY_IMPORT = {
     "explore": PIPELINE | RUNS | {"explore"},
     "demo_data": LAKE,
     "demo": CONFIG | {"demo_data", "encoders"},
-    "exchange": STAGES | RUNS | {"exchange"},
+    "exchange": STAGES | RUNS | {"explore", "exchange"},
     "commands": RUNNER | {"explore", "exchange", "demo", "commands"},
     "cli": BASE | {"lake", "engine", "commands"},
     "__main__": {"cli"},

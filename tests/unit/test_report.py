@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from made_runs import make_rows, make_run, order_rows
 
 from spark_dbp import open_run, show_cluster, write_report
 from spark_dbp.cli import main
-from spark_dbp.errors import ConfigError
-from spark_dbp.explore.report.clusters import MOST_IN_FULL, MOST_LISTED, read_clusters
-from spark_dbp.explore.report.examples import find_examples
+from spark_dbp.errors import ConfigError, DamagedRunError, InputError
+from spark_dbp.explore.report.clusters import MOST_IN_FULL, MOST_LISTED, Clusters
+from spark_dbp.explore.report.examples import find_examples, write_key, write_keys
 from spark_dbp.explore.report.lookup import Found, Thumbnail, shrink_image
 from spark_dbp.explore.report.page import read_asset
-from spark_dbp.explore.report.write import MOST_BYTES, fit_contents
+from spark_dbp.explore.report.write import MOST_BYTES, find_shown, fit_contents, gather_keys
+from spark_dbp.explore.run_clusters import RunClusters, read_small_table
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\u2028'\"<!--"
 
@@ -76,8 +78,9 @@ def test_examples_against_sorting_everything(tmp_path, which):
     run = make_run(
         tmp_path / "run", keys, cluster, distances, prune={"which_to_keep": which, "temperature": 0.02}
     )
-    clusters = read_clusters(run)
-    assert clusters.kept.sum() == clusters.quota.sum()
+    clusters = Clusters(run)
+    kept = clusters.distances.count_all_kept(clusters.quota)
+    assert kept.sum() == pytest.approx(clusters.quota.sum())
     assert clusters.saturated.sum() == run.document["summary"]["saturated"]
     assert clusters.at_floor.sum() == run.document["summary"]["at_floor"]
     found = find_examples(run, clusters.cluster_id, clusters.quota, clusters.n_items, 4)
@@ -113,7 +116,7 @@ def test_quotas_of_zero_have_no_last_kept_row(tmp_path):
         distances,
         prune={"min_per_cluster": 0, "temperature": 0.001, "keep_ratio": 0.05},
     )
-    clusters = read_clusters(run)
+    clusters = Clusters(run)
     empty = np.flatnonzero(clusters.quota == 0)
     assert len(empty)
     found = find_examples(run, clusters.cluster_id, clusters.quota, clusters.n_items, 3)
@@ -149,7 +152,7 @@ def test_long_keys_stay_within_the_size(tmp_path):
 
 
 def test_thumbnails_fill_what_is_left(run):
-    clusters = read_clusters(run)
+    clusters = Clusters(run)
     examples = find_examples(run, clusters.cluster_id, clusters.quota, clusters.n_items)
     rng = np.random.default_rng(0)
     keys = {one.key.as_py() for of in examples.values() for one in (*of.kept, *of.dropped, *of.nearest)}
@@ -279,5 +282,187 @@ def test_a_cluster_in_a_notebook(run):
     assert "Cluster 3:" in html
     assert shown.examples.nearest[0].key.as_py() in html
     assert shown.examples.kept[0].key.as_py() in str(run.show_cluster(3))
-    with pytest.raises(ConfigError, match="has no cluster 999"):
-        show_cluster(run, 999)
+    for cluster in (999, -1, "3", None):
+        with pytest.raises(InputError, match=f"has no cluster {cluster!r} with samples") as refused:
+            show_cluster(run, cluster)
+        assert not isinstance(refused.value, ConfigError)
+        assert "from 0 to 79" in refused.value.mend
+
+
+def test_a_cluster_does_not_move_the_cursor_of_a_terminal(tmp_path):
+    keys, cluster, distances = make_rows(300, 4)
+    run = make_run(tmp_path / "run", [f"{key}\x1b[2J\r\n" for key in keys], cluster, distances)
+    shown = show_cluster(run, 1)
+    shown.found.captions[shown.examples.nearest[0].key.as_py()] = "a\x1b[31m"
+    text = str(shown)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "\\x1b[2J\\r\\n  a\\x1b[31m" in text
+    assert len(text.splitlines()) == 4 + sum(
+        len(of) for of in (shown.examples.nearest, shown.examples.kept, shown.examples.dropped)
+    )
+
+
+def convert_keys(run, kind: str) -> None:
+    """Give the keys of a run another type: the same numbers or bytes, in the same order and of the same hash."""
+    for table in ("assignments", "keep_list"):
+        for path in run.list_files(table):
+            found = pq.read_table(path)
+            key = found["key"].combine_chunks()
+            if kind == "not UTF-8":  # one more byte, at which decoding fails
+                raw = pa.array([b"\xff" + text.encode() for text in key.to_pylist()], pa.binary())
+                made = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+            elif kind == "decimal":
+                made = pa.array(map(Decimal, key.to_pylist()), TYPES[kind])
+            elif kind == "fixed":
+                made = key.cast(pa.binary(12))
+            else:
+                made = key.cast(TYPES[kind])
+            pq.write_table(found.set_column(0, "key", made), path)
+
+
+TYPES = {
+    "timestamp": pa.timestamp("us", "UTC"),
+    "timestamp without zone": pa.timestamp("us"),
+    "duration": pa.duration("us"),
+    "decimal": pa.decimal128(18, 0),
+    "date": pa.date32(),
+}
+
+
+@pytest.mark.parametrize("which", ["hard", "random", "stratified"])
+@pytest.mark.parametrize("kind", [*TYPES, "fixed", "not UTF-8"])
+def test_keys_of_every_type(tmp_path, kind, which):
+    """Reports are those of the same keys as numbers or text, also where Python has no value for a key."""
+    keys, cluster, distances = make_rows(900, 6)
+    if kind == "date":  # int32, and most after the year 9999
+        keys = [np.int32(2_900_000 + number) for number in range(900)]
+    elif kind in TYPES:
+        keys = [1_700_000_000_000_000 + 7919 * number for number in range(900)]
+    if kind == "fixed":
+        keys = [key.encode() for key in keys]
+    run = make_run(tmp_path / "run", keys, cluster, distances, prune={"which_to_keep": which})
+
+    def list_all():
+        clusters = Clusters(run)
+        found = find_examples(run, clusters.cluster_id, clusters.quota, clusters.n_items)
+        return [
+            [(write_key(one.key, "string"), one.distance, one.is_kept, one.rank) for one in rows]
+            for of in found.values()
+            for rows in (of.nearest, of.kept, of.dropped)
+        ]
+
+    before = list_all()
+    convert_keys(run, kind)
+    after = list_all()
+    assert sum(map(len, before)) > 60
+    if kind == "not UTF-8" and which == "random":  # the byte more makes other hashes
+        assert {one[2] for rows in after for one in rows} == {False, True}
+    elif kind == "not UTF-8":
+        assert after == [[("\\xff" + key, *rest) for key, *rest in rows] for rows in before]
+    else:
+        assert [[one[1:] for one in rows] for rows in after] == [[one[1:] for one in rows] for rows in before]
+        if kind not in ("date", "decimal"):
+            assert after == before
+    write_report(run, tmp_path / "a.html")
+    assert len(gather_keys(find_shown(run, Clusters(run), [0, 1]), {})) > 6
+    assert "Cluster 3" in str(show_cluster(run, 3))
+
+
+def test_texts_of_keys_that_are_not_utf_8_differ():
+    raw = pa.array([b"\xff1", b"\xfe1"], pa.binary())
+    keys = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    assert write_keys(keys, "string") == ["\\xff1", "\\xfe1"]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "no Parquet", "without its columns"])
+@pytest.mark.parametrize("table", ["cluster_stats", "quotas", "assignments", "keep_list", "duplicates"])
+def test_damaged_tables_are_said(tmp_path, capsys, table, how):
+    keys, cluster, distances = make_rows(300, 4)
+    duplicates = pa.table({
+        "key": ["a", "b"], "duplicate_of": ["c"] * 2, "method": ["semantic"] * 2,
+        "similarity": pa.array([0.97, 0.99], pa.float32()),
+    })  # fmt: skip
+    run = make_run(
+        tmp_path / "run", keys, cluster, distances, duplicates=duplicates, dropped={"semantic duplicates": 2},
+        dedup={"semantic": {"eps": 0.05, "n_clusters": 2}},
+    )  # fmt: skip
+    for path in map(Path, run.list_files(table)):
+        content = path.read_bytes()
+        path.unlink()
+        if how == "without its columns":
+            pq.write_table(pa.table({"other": [1]}), path)
+        elif how != "missing":
+            path.write_bytes(content[: len(content) // 2] if how == "cut off" else b"PAR1 this is none")
+    assert main(["report", run.path, "--out", str(tmp_path / "a.html")]) == 3
+    message = capsys.readouterr().err
+    assert f"the table {table} of the run cannot be read: " in message
+    assert "to mend it: see what spark-dbp verify" in message
+    assert not (tmp_path / "a.html").exists()
+    if table != "duplicates":
+        with pytest.raises(DamagedRunError, match=f"the table {table}"):
+            run.show_cluster(1)
+    if table in ("cluster_stats", "quotas"):
+        with pytest.raises(DamagedRunError, match=f"the table {table}"):
+            read_small_table(run, table, "cluster_id")
+
+
+def test_clusters_in_any_order_of_their_rows(tmp_path):
+    """Tables and histograms that lie in another order give the same report."""
+    keys, cluster, distances = make_rows(3000, 40)
+    run = make_run(tmp_path / "run", keys, cluster, distances)
+    write_report(run, tmp_path / "a.html")
+    of_run = RunClusters(run)
+    rng = np.random.default_rng(1)
+    for name in ("cluster_stats", "quotas"):
+        folder = Path(run.table_path(name))
+        table = pq.read_table(folder)
+        if name == "cluster_stats":
+            turned = [one[::-1] for one in table["distance_histogram"].to_pylist()]
+            at = table.column_names.index("distance_histogram")
+            table = table.set_column(at, "distance_histogram", pa.array(turned, table.schema.field(at).type))
+        for path in folder.iterdir():
+            path.unlink()
+        pq.write_table(table.take(rng.permutation(40)), folder / "part-0.parquet")
+    again = RunClusters(open_run(run.path))
+    for name in ("cluster_id", "n_items", "quota", "floor", "d_intra", "weight", "target"):
+        assert getattr(again, name).tolist() == getattr(of_run, name).tolist(), name
+    assert [again.find_row(number) for number in (0, 7, 39)] == [0, 7, 39]
+    write_report(open_run(run.path), tmp_path / "b.html")
+    assert read_data((tmp_path / "b.html").read_bytes()) == read_data((tmp_path / "a.html").read_bytes())
+
+
+@pytest.mark.parametrize("which", ["hard", "easy", "random", "stratified"])
+def test_the_page_and_the_figure_draw_the_same(tmp_path, which):
+    """The floor, what is kept of each bin, and the cut; with a cluster that has no samples."""
+    keys, cluster, distances = make_rows(3000, 12)
+    prune = {"which_to_keep": which, "cluster_balance": 0.8, "min_per_cluster": 3}
+    run = make_run(tmp_path / "run", keys, cluster + (cluster > 4), distances, prune=prune)
+    page, figure = Clusters(run), RunClusters(run)
+    assert (len(page), len(figure.cluster_id)) == (12, 13)
+    account = int(0.8 * int(figure.quota.sum()) / 12)
+    assert figure.floor.tolist() == np.minimum(figure.n_items, max(3, account)).tolist()
+    assert page.floor.tolist() == figure.floor[figure.n_items > 0].tolist()
+    for row, number in enumerate(page.cluster_id.tolist()):
+        at, quota = figure.find_row(number), int(page.quota[row])
+        bins, n_items, kept = figure.distances.count_kept(at, quota)
+        one = page.make_histogram(row)
+        bar = bins // one["width"] - one["start"] // one["width"]
+        wanted = np.bincount(bar, kept)
+        assert one["n"] == np.bincount(bar, n_items).tolist()
+        assert np.abs(np.array(one["kept"]) - wanted).max() < (1 if which == "random" else 1e-9)
+        assert sum(one["kept"]) == quota
+        assert one["cut"] == figure.distances.find_cut(at, quota)
+        assert (one["cut"] is not None) == (which in ("hard", "easy") and quota < page.n_items[row])
+        if one["cut"] is not None:
+            own = np.sort(distances[cluster + (cluster > 4) == number])
+            cut = own[-quota] if which == "hard" else own[quota - 1]
+            assert abs(one["cut"] - cut) <= 1 / 1024
+    pytest.importorskip("matplotlib")
+    axes = run.plot_distances(9).axes[0]
+    drawn = sum(bar.get_height() for bar in axes.containers[1])
+    assert drawn == pytest.approx(page.quota[page.find_row(9)])
+    lines = [line.get_xdata()[0] for line in axes.lines]
+    assert lines == [one for one in [page.make_histogram(page.find_row(9))["cut"]] if one is not None]
+    floors = [line for line in run.plot_quotas().axes[0].lines if str(line.get_label()).startswith("floor")]
+    assert [line.get_ydata()[0] for line in floors] == [figure.floor.max()]

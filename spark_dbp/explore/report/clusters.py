@@ -1,5 +1,5 @@
-"""The clusters of a run as arrays, and what the figures of the report need of them. Imports numpy,
-`columns`, kernels, the stage `quota` and `runs`.
+"""The clusters of a run that have samples, and what the figures of the report need of them. Imports numpy,
+`run_clusters` and `runs`.
 
 What the page holds is bounded, whatever k is: at most `MOST_LISTED` clusters are points and rows of the
 table, beyond that the figures show counts in cells.
@@ -8,29 +8,12 @@ table, beyond that the figures show counts in cells.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spark_dbp.columns import (
-    BIN,
-    CLUSTER_ID,
-    COMPLEXITY,
-    D_INTER,
-    D_INTRA,
-    HISTOGRAM,
-    N_ITEMS,
-    QUOTA,
-    TARGET,
-    WEIGHT,
-)
-from spark_dbp.kernels.histogram import BINS_PER_UNIT, N_BINS
-from spark_dbp.kernels.ranking import count_spread
-from spark_dbp.lake import parquet_files
-from spark_dbp.stages.quota import plan_quotas
+from spark_dbp.explore.run_clusters import RunClusters
 
 if TYPE_CHECKING:
     from spark_dbp.runs import Run
@@ -45,28 +28,17 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """Columns of `cluster_stats` and `quotas`, and the floors, of clusters with samples; each of shape (k,).
+class Clusters(RunClusters):
+    """The clusters of a run that have samples, and what the page shows of them. O(k) memory; no Spark.
 
-    Attributes
-    ----------
-    which_to_keep : str
-    bins : tuple of three ndarray
-        Of all histograms: the row of the cluster, the number of the bin, the samples in it. Rising.
+    Raises
+    ------
+    DamagedRunError
+        As `RunClusters`.
     """
 
-    cluster_id: Ints
-    n_items: Ints
-    d_intra: Floats
-    d_inter: Floats
-    complexity: Floats
-    weight: Floats
-    target: Floats
-    quota: Ints
-    floor: Ints
-    which_to_keep: str
-    bins: tuple[Ints, Ints, Ints]
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, with_empty=False)
 
     def __len__(self) -> int:
         return len(self.cluster_id)
@@ -80,24 +52,6 @@ class Clusters:
     def at_floor(self) -> npt.NDArray[np.bool_]:
         """Which of the others keep only their floor."""
         return (self.quota == self.floor) & ~self.saturated
-
-    @cached_property
-    def kept(self) -> Ints:
-        """Kept samples of each bin of `bins`; for ``random`` about so many."""
-        row, _, n = self.bins
-        if not len(row):
-            return n
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        before = np.cumsum(n) - n
-        before -= np.repeat(before[starts], np.diff(np.append(starts, len(row))))  # nearer samples
-        size, quota = self.n_items[row], self.quota[row]
-        if self.which_to_keep == "easy":
-            return np.clip(quota - before, 0, n)
-        farther = size - before - n
-        if self.which_to_keep == "hard":
-            return np.clip(quota - farther, 0, n)
-        # `random` keeps about as many of each bin as `stratified` does.
-        return count_spread(farther + n, size, quota) - count_spread(farther, size, quota)
 
     def choose_in_full(self) -> dict[int, list[str]]:
         """Rows of the clusters with examples, at the ends of every scale, and why each is among them.
@@ -133,63 +87,27 @@ class Clusters:
 
     def sum_histogram(self) -> dict[str, Any]:
         """The distances of all samples, and of the kept ones."""
-        _, bins, n = self.bins
-        return _to_bars(bins, n, self.kept)
+        known = self.distances
+        return _to_bars(known.bins, known.n_items, known.count_all_kept(self.quota))
 
     def make_histogram(self, row: int) -> dict[str, Any]:
-        """Those of one cluster."""
-        first, last = np.searchsorted(self.bins[0], [row, row + 1])
-        return _to_bars(self.bins[1][first:last], self.bins[2][first:last], self.kept[first:last])
+        """Those of one cluster, and where it is cut; None where there is no cut."""
+        quota = int(self.quota[row])
+        bars = _to_bars(*self.distances.count_kept(row, quota))
+        return {**bars, "cut": self.distances.find_cut(row, quota)}
 
 
-def read_clusters(run: Run) -> Clusters:
-    """Read the statistics and the quotas of a run. O(k) memory; no Spark."""
-    stats = parquet_files.read_parquet(run.table_path("cluster_stats")).sort_by(CLUSTER_ID)
-    quotas = parquet_files.read_parquet(run.table_path("quotas")).sort_by(CLUSTER_ID)
-    n_items = stats.column(N_ITEMS).to_numpy()
-    used = np.flatnonzero(n_items > 0)
+def _to_bars(bins: Ints, n_items: Ints, kept: Floats) -> dict[str, Any]:
+    """A histogram as few bars: start and width in bins; samples, and kept ones, of each.
 
-    def take(table: Any, name: str) -> Any:
-        return table.column(name).to_numpy()[used]
+    What ``random`` keeps of a bar is expected, and no whole number. The page has whole ones, off by less than
+    one, which add up to what is kept.
 
-    prune, quota = run.config().prune, quotas.column(QUOTA).to_numpy()
-    plan = plan_quotas(
-        n_items,
-        np.nan_to_num(stats.column(D_INTRA).to_numpy()),
-        np.nan_to_num(stats.column(D_INTER).to_numpy()),
-        int(quota.sum()),
-        complexity="uniform",  # the floor depends on neither weights nor temperature
-        min_per_cluster=prune.min_per_cluster,
-        cluster_balance=prune.cluster_balance,
-    )
-    of_stats = {name: take(stats, name) for name in (CLUSTER_ID, N_ITEMS, D_INTRA, D_INTER, COMPLEXITY)}
-    of_quotas = {name: take(quotas, name) for name in (WEIGHT, TARGET, QUOTA)}
-    return Clusters(
-        **of_stats,
-        **of_quotas,
-        floor=plan["floor"][used],
-        which_to_keep=prune.which_to_keep,
-        bins=_read_bins(stats, used),
-    )
-
-
-def _read_bins(stats: Any, used: Ints) -> tuple[Ints, Ints, Ints]:
-    lists = stats.column(HISTOGRAM).combine_chunks()
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    entries = lists.flatten()
-    of_stats = np.repeat(np.arange(len(lists)), np.diff(offsets))
-    number = np.full(len(lists), -1)
-    number[used] = np.arange(len(used))
-    row, bins, n = (
-        np.asarray(column, dtype=np.int64)
-        for column in (number[of_stats], entries.field(BIN).to_numpy(), entries.field(N_ITEMS).to_numpy())
-    )
-    order = np.lexsort((bins, row))
-    return row[order], bins[order], n[order]
-
-
-def _to_bars(bins: Ints, n_items: Ints, kept: Ints) -> dict[str, Any]:
-    """A histogram as few bars: start and width in bins; samples, and kept ones, of each."""
+    Examples
+    --------
+    >>> _to_bars(np.array([3, 4, 5]), np.array([1, 1, 2]), np.array([0.5, 0.5, 1.0]))
+    {'start': 3, 'width': 1, 'n': [1, 1, 2], 'kept': [1, 0, 1]}
+    """
     if not len(bins):
         return {"start": 0, "width": 1, "n": [], "kept": []}
     low, high = int(bins.min()), int(bins.max())
@@ -197,28 +115,10 @@ def _to_bars(bins: Ints, n_items: Ints, kept: Ints) -> dict[str, Any]:
     start = low // width
     place = bins // width - start
     n_bars = high // width - start + 1
-    counted = (np.bincount(place, values, n_bars).astype(np.int64).tolist() for values in (n_items, kept))
-    return {"start": start * width, "width": width, **dict(zip(("n", "kept"), counted, strict=True))}
-
-
-def find_cut(clusters: Clusters, row: int) -> float | None:
-    """The distance at which ``hard`` and ``easy`` stop keeping, to a bin; None where there is none.
-
-    Examples
-    --------
-    >>> one = Clusters(*(np.array([value]) for value in (7, 10, .1, .1, .01, 1., 4., 4, 1)), "hard",
-    ...                (np.zeros(2, int), np.array([100, 200]), np.array([6, 4])))
-    >>> find_cut(one, 0)
-    0.1953125
-    """
-    if clusters.which_to_keep not in ("hard", "easy") or clusters.saturated[row]:
-        return None
-    first, last = np.searchsorted(clusters.bins[0], [row, row + 1])
-    reached = clusters.bins[1][first:last][clusters.kept[first:last] > 0]
-    if not len(reached):
-        return None
-    edge = reached.min() if clusters.which_to_keep == "hard" else reached.max() + 1
-    return float(min(edge, N_BINS) / BINS_PER_UNIT)
+    samples, expected = (np.bincount(place, values, n_bars) for values in (n_items, kept))
+    whole = np.minimum(np.diff(np.floor(np.cumsum(expected) + 0.5), prepend=0), samples)
+    counts = {name: of.astype(np.int64).tolist() for name, of in (("n", samples), ("kept", whole))}
+    return {"start": start * width, "width": width, **counts}
 
 
 def list_columns(clusters: Clusters, rows: Ints) -> dict[str, list[Any]]:

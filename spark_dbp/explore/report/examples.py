@@ -1,7 +1,7 @@
 """Find rows of a finished run to look at: of a few clusters those just kept, just left out and nearest to
 the centroid; and pairs of duplicates.
 
-Imports numpy, `columns`, kernels, `lake`, `key_text` and `runs`; pyarrow inside functions.
+Imports numpy, `columns`, `lake`, `key_text`, `run_rows`, `run_clusters` and `runs`; pyarrow inside functions.
 
 The tables are read once, in batches, without Spark. What is held is a few rows of each cluster, however
 large it is.
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, DUPLICATE_OF, KEY, METHOD, RANK, SIMILARITY
-from spark_dbp.kernels.row_hash import hash_rows
+from spark_dbp.explore.report.run_rows import hash_keys, iter_table
+from spark_dbp.explore.run_clusters import translate_damage
 from spark_dbp.lake import parquet_files
 from spark_dbp.loaders.key_text import find_key_text, write_key_texts
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # Rows of each kind that are shown of a cluster; pairs of each method and bar, and of each method.
 EXAMPLES, _PAIRS_A_BAR, _PAIRS = 6, 2, 12
-_BATCH_ROWS, _BATCH_BYTES = 1 << 17, 64 << 20
 # Bars of the similarities of a method.
 _BARS = 40
 _SLOT, _SCORE = "slot", "score"
@@ -98,8 +98,9 @@ def find_key_type(run: Run) -> str:
             found = next(item["type"] for item in json.loads(schema)["fields"] if item["name"] == KEY)
             return str(found) if find_key_text(str(found)) else "string"
     names = {"int64": "bigint", "int32": "int", "binary": "binary", "double": "double"}  # runs of format 1
-    file = parquet_files.open_parquet(run.list_files("assignments")[0])
-    return names.get(str(file.schema_arrow.field(KEY).type), "string")
+    with translate_damage(run, "assignments"):
+        file = parquet_files.open_parquet(run.list_files("assignments")[0])
+        return names.get(str(file.schema_arrow.field(KEY).type), "string")
 
 
 def write_keys(keys: Any, key_type: str) -> list[str]:
@@ -111,14 +112,15 @@ def write_keys(keys: Any, key_type: str) -> list[str]:
         texts = write_key_texts(array, key_type).to_pylist()
     except Exception:  # types that no trie stores
         texts = [str(key).encode("utf-8", "replace") for key in array.to_pylist()]
-    return [text.decode("utf-8", "replace") for text in texts]
+    # Not "replace": images and texts are found by these, so two keys must not become the same one.
+    return [text.decode("utf-8", "backslashreplace") for text in texts]
 
 
 def write_key(key: Any, key_type: str) -> str:
     """One key, a pyarrow scalar, in the same way."""
     import pyarrow as pa
 
-    return write_keys(pa.array([key.as_py()], key.type), key_type)[0]
+    return write_keys(pa.repeat(key, 1), key_type)[0]
 
 
 def find_examples(
@@ -151,15 +153,10 @@ def find_examples(
         np.asarray(clusters, np.int64), np.asarray(quotas, np.int64), np.asarray(sizes, np.int64),
         prune.which_to_keep, prune.seed, n,
     )  # fmt: skip
-    kept = search.find_kept(_iter_table(run, "keep_list", [KEY, CLUSTER_ID, DISTANCE, RANK]))
-    near, after = search.find_others(_iter_table(run, "assignments", [KEY, CLUSTER_ID, DISTANCE]), kept)
+    kept = search.find_kept(iter_table(run, "keep_list", [KEY, CLUSTER_ID, DISTANCE, RANK]))
+    near, after = search.find_others(iter_table(run, "assignments", [KEY, CLUSTER_ID, DISTANCE]), kept)
     seen = _find_which_are_kept(run, search.clusters, near, after)
     return search.put_together(kept, near, after, seen)
-
-
-def _iter_table(run: Run, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for path in run.list_files(table):
-        yield from parquet_files.iter_parquet(path, columns, _BATCH_ROWS, _BATCH_BYTES)
 
 
 @dataclass
@@ -210,24 +207,24 @@ class _Search:
         return near.rows, after.rows
 
     def put_together(
-        self, kept: pa.Table, near: pa.Table, after: pa.Table, seen: set[Any]
+        self, kept: pa.Table, near: pa.Table, after: pa.Table, seen: pa.Array | None
     ) -> dict[int, ClusterExamples]:
         found = {int(cluster): ClusterExamples() for cluster in self.clusters}
         is_ranked = self.which != "stratified"
-        for slot, key, distance, rank in _list_rows(kept, RANK):
+        for slot, key, distance, rank, _ in _list_rows(kept, RANK):
             example = Example(key, distance, True, rank if is_ranked else None)
             found[int(self.clusters[slot])].kept.append(example)
         done: set[int] = set()
-        for slot, key, distance, _ in _list_rows(after, _SCORE):
+        for slot, key, distance, _, is_kept in _list_rows(after, _SCORE, seen):
             of = found[int(self.clusters[slot // self._anchors_each])].dropped
-            if key.as_py() in seen or slot in done or any(one.key.equals(key) for one in of):
+            if is_kept or slot in done or any(one.key.equals(key) for one in of):
                 continue
             if self.which == "stratified":
                 done.add(slot)
             rank = int(self.quotas[slot]) + len(of) + 1 if is_ranked else None
             of.append(Example(key, distance, False, rank))
-        for slot, key, distance, _ in _list_rows(near, _SCORE):
-            found[int(self.clusters[slot])].nearest.append(Example(key, distance, key.as_py() in seen))
+        for slot, key, distance, _, is_kept in _list_rows(near, _SCORE, seen):
+            found[int(self.clusters[slot])].nearest.append(Example(key, distance, is_kept))
         return found
 
     @property
@@ -257,8 +254,7 @@ class _Search:
         if self.which == "random":
             keys = batch.column(KEY).take(pa.array(rows))
             keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-            seeds = pa.array(np.full(len(rows), self.seed, np.int64))
-            return hash_rows([keys, seeds]).astype(np.int64)
+            return hash_keys(keys, self.seed)
         return distance if self.which == "easy" else -distance
 
     def _find_slots(self, batch: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -337,33 +333,43 @@ def _take(batch: Any, rows: npt.NDArray[np.int64], more: dict[str, Any]) -> pa.T
     return table
 
 
-def _list_rows(rows: pa.Table | None, last: str) -> Iterator[tuple[int, Any, float, Any]]:
+def _list_rows(
+    rows: pa.Table | None, last: str, seen: pa.Array | None = None
+) -> Iterator[tuple[int, Any, float, Any, bool]]:
+    """Slot, key, distance, the column `last`, and whether the key is among `seen`, of each row."""
+    import pyarrow.compute as pc
+
     if rows is None:
         return
     slots, distances, others = (rows.column(name).to_pylist() for name in (_SLOT, DISTANCE, last))
-    keys = rows.column(KEY)
-    for row, (slot, distance, other) in enumerate(zip(slots, distances, others, strict=True)):
-        yield slot, keys[row], distance, other
+    keys, is_seen = rows.column(KEY), [False] * rows.num_rows
+    if seen is not None:
+        is_seen = pc.is_in(keys, value_set=seen).to_pylist()
+    for row, values in enumerate(zip(slots, distances, others, is_seen, strict=True)):
+        slot, distance, other, is_one = values
+        yield slot, keys[row], distance, other, is_one
 
 
 def _find_which_are_kept(
     run: Run, clusters: npt.NDArray[np.int64], near: pa.Table | None, after: pa.Table | None
-) -> set[Any]:
-    """Of rows that were found, the keys that are in the keep list."""
+) -> pa.Array | None:
+    """Of rows that were found, the keys that are in the keep list. Never as Python's values: text need not be
+    UTF-8, and dates may lie after the year 9999.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     given = [table.column(KEY) for table in (near, after) if table is not None]
     if not given:
-        return set()
+        return None
     keys = pa.chunked_array([chunk for column in given for chunk in column.chunks], given[0].type)
     keys = keys.combine_chunks()
-    seen: set[Any] = set()
-    for batch in _iter_table(run, "keep_list", [KEY, CLUSTER_ID]):
+    seen: list[pa.Array] = []
+    for batch in iter_table(run, "keep_list", [KEY, CLUSTER_ID]):
         here = batch.filter(pa.array(np.isin(batch.column(CLUSTER_ID).to_numpy(), clusters)))
         column = here.column(KEY)
-        seen.update(column.filter(pc.is_in(column, value_set=keys)).to_pylist())
-    return seen
+        seen.append(column.filter(pc.is_in(column, value_set=keys)))
+    return pa.concat_arrays([keys[:0], *seen])
 
 
 def find_duplicates(run: Run) -> dict[str, Duplicates]:
@@ -376,7 +382,7 @@ def find_duplicates(run: Run) -> dict[str, Duplicates]:
     lows = _find_lows(run)
     counts = {method: np.zeros(_BARS, np.int64) for method in lows}
     pairs: dict[str, dict[int, list[Pair]]] = {method: {} for method in lows}
-    for batch in _iter_table(run, "duplicates", [KEY, DUPLICATE_OF, METHOD, SIMILARITY]):
+    for batch in iter_table(run, "duplicates", [KEY, DUPLICATE_OF, METHOD, SIMILARITY]):
         similarity = batch.column(SIMILARITY).to_numpy().astype(np.float64)
         methods = np.asarray(batch.column(METHOD).to_pylist(), dtype=object)
         for method, low in lows.items():

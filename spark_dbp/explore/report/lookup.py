@@ -1,7 +1,7 @@
 """Fetch images and texts of a few rows from the input of a run, where it is as it was.
 
-Imports `columns`, `config`, `engine`, `encoders.images`, `io`, the stages `embed` and `list_shards`, and
-`runs`; pyspark, pyarrow and Pillow inside functions.
+Imports `columns`, `config`, `engine`, `encoders.images`, `io`, the stage `embed`, `explore` and `runs`;
+pyspark, pyarrow and Pillow inside functions.
 
 Spark opens the input as the run did, and workers make the thumbnails, so the driver holds a few kilobytes
 of each row.
@@ -12,27 +12,23 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, SHARD, find_type, quote_name
-from spark_dbp.config_base import SqlColumn
 from spark_dbp.encoders.bad_items import BadItemError
 from spark_dbp.encoders.images import decode_image
 from spark_dbp.engine.compat import collect_arrow, column, create_frame, map_in_arrow
-from spark_dbp.engine.expressions import find_names
 from spark_dbp.engine.probe import can_workers_read
-from spark_dbp.engine.session import TIME_ZONE, describe_jobs, guard_session
+from spark_dbp.engine.session import describe_jobs, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
-from spark_dbp.engine.storage import reach_storage
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.errors import ConfigError
+from spark_dbp.explore.given_input import reopen_input
 from spark_dbp.explore.report.examples import write_keys
-from spark_dbp.io.other_sources import open_format, open_shards
-from spark_dbp.io.shards import list_shards
-from spark_dbp.io.sources import Source, open_source
+from spark_dbp.explore.run_tables import RunTables, read_zone
+from spark_dbp.io.sources import Source
 from spark_dbp.stages.embed import find_items, read_members_by_spark
-from spark_dbp.stages.list_shards import add_json_fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,23 +139,18 @@ def look_up(run: Run, wanted: Wanted, spark: SparkSession, keys: pa.Array, key_t
     found = Found(wanted.image is not None or wanted.images_in_shards, wanted.caption is not None)
     if found.has_images:
         _check_pillow()
-    zone = run.document.get("session", {}).get(TIME_ZONE, "UTC")
+    asked = {"report.image": wanted.image, "report.caption": wanted.caption}
     described = describe_jobs(spark, "spark-dbp report: looking up images and texts")
-    with guard_session(spark, zone), described, translate_errors(run.config().source_setting):
-        try:
-            source = _open_input(run, spark, wanted)
-        except InputError as error:
-            found.note = (
-                f"The input could not be opened, so neither images nor texts are shown ({error.what})."
-            )
+    with guard_session(spark, read_zone(run)), described, translate_errors(run.config().source_setting):
+        more = {setting: one for setting, one in asked.items() if one is not None}
+        given = reopen_input(RunTables(run, spark), more)
+        if given.source is None:
+            found.note = f"Neither images nor texts are shown: {given.why_not}."
             return found
-        if not _is_as_it_was(source, run.document["input"]):
-            found.note = "The input has changed since the run read it, so neither images nor texts are shown."
-            return found
-        rows = _read_rows(source, str(run.config().input.key), wanted, keys)
-        for text, row in zip(
-            write_keys(rows.column(KEY).combine_chunks(), key_type), rows.to_pylist(), strict=True
-        ):
+        rows = _read_rows(given.source, str(run.config().input.key), wanted, keys)
+        texts = write_keys(rows.column(KEY).combine_chunks(), key_type)
+        # Not the keys: Python has no value for text that is not UTF-8.
+        for text, row in zip(texts, rows.drop_columns(KEY).to_pylist(), strict=True):
             if row[_CAPTION] is not None:
                 found.captions.setdefault(text, _shorten(row[_CAPTION]))
             if row[_PLACE] is not None:
@@ -177,46 +168,6 @@ def _check_pillow() -> None:
             f"report.image needs the package pillow, which cannot be imported here: {error}",
             mend="pip install pillow on the driver and the workers, or --set report.image=false",
         ) from None
-
-
-def _open_input(run: Run, spark: SparkSession, wanted: Wanted) -> Source:
-    config = run.config()
-    given = config.input
-    for path in config.shards or given.paths:
-        reach_storage(spark, path, config.source_setting, is_needed=False)
-    columns = [given.key, *(one for one in (wanted.image, wanted.caption) if one is not None)]
-    asked = [("report.image", wanted.image), ("report.caption", wanted.caption)]
-    asked = [(setting, one.sql) for setting, one in asked if isinstance(one, SqlColumn)]
-    written = [*config.list_sql(), *asked]
-    names = list(dict.fromkeys(map(str, columns)))
-    how: dict[str, Any] = {
-        "predicate": given.filter,
-        "columns": names,
-        "computed": [(setting, text) for setting, text in written if text in names],
-        "written": written,
-    }
-    if given.format != "parquet":
-        return open_format(spark, given.format, given.paths, given.options.to_dict(), **how)
-    if not config.shards:
-        of_key = find_names(given.key.sql) if isinstance(given.key, SqlColumn) else [given.key]
-        return open_source(spark, paths=given.paths, table=given.table, compared=of_key, **how)
-    fields = next(
-        s["info"]["json_fields"] for s in run.document["stages"].values() if "json_fields" in s["info"]
-    )
-    samples = add_json_fields(run.table("shard_samples", spark), fields)
-    n_rows = int(run.document["rows"]["shard_samples"])
-    return open_shards(samples, list_shards(spark, config.shards), config.shards, n_rows, **how)
-
-
-def _is_as_it_was(source: Source, before: Mapping[str, Any]) -> bool:
-    """Whether the snapshot is that of the run.
-
-    Of a view, whose digest is of the columns that are read, only the number of rows is compared.
-    """
-    now = source.snapshot
-    if now.files is None:
-        return before["files"] is None and now.rows == before["rows"]
-    return (now.rows, now.files, now.digest) == (before["rows"], before["files"], before["digest"])
 
 
 def _read_rows(source: Source, key: str, wanted: Wanted, keys: pa.Array) -> pa.Table:

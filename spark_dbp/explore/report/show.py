@@ -1,4 +1,6 @@
-"""One cluster as a table of examples, for notebooks. Imports the modules beside it, and `runs`."""
+"""One cluster as a table of examples, for notebooks. Imports the modules beside it, `run_clusters`, `story`
+and `runs`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from spark_dbp.errors import ConfigError
-from spark_dbp.explore.report.clusters import read_clusters
 from spark_dbp.explore.report.examples import (
     ClusterExamples,
     Example,
@@ -19,6 +19,8 @@ from spark_dbp.explore.report.examples import (
 )
 from spark_dbp.explore.report.lookup import Found, find_wanted, look_up
 from spark_dbp.explore.report.words import write_count, write_share
+from spark_dbp.explore.run_clusters import RunClusters
+from spark_dbp.explore.story import escape_controls
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -68,7 +70,7 @@ class ShownCluster:
                 key = write_key(one.key, self.key_type)
                 caption = self.found.captions.get(key, "")
                 lines.append(f"  {one.distance:.4f}  {key}{f'  {caption}' if caption else ''}")
-        return "\n".join(lines)
+        return "\n".join(map(escape_controls, lines))
 
     __repr__ = __str__
 
@@ -119,23 +121,18 @@ def show_cluster(
 
     Raises
     ------
-    ConfigError
-        When the run has no such cluster, or it is empty.
     InputError
-        When a column to be shown is not there.
+        When there is no such cluster, or it has no samples; or a column to be shown is not there.
+    DamagedRunError
+        When a table of the run cannot be read.
 
     Examples
     --------
     >>> show_cluster(open_run("demo-run/run"), 3)  # doctest: +SKIP
     """
-    clusters = read_clusters(run)
-    found = [row for row, one in enumerate(clusters.cluster_id.tolist()) if one == cluster_id]
-    if not found:
-        raise ConfigError(
-            f"{run.path} has no cluster {cluster_id} with samples",
-            mend=f"its clusters are {clusters.cluster_id.min()} to {clusters.cluster_id.max()}",
-        )
-    (row,) = found
+    clusters = RunClusters(run)
+    row = clusters.find_row(cluster_id)
+    cluster_id = int(clusters.cluster_id[row])
     quota, n_items = int(clusters.quota[row]), int(clusters.n_items[row])
     examples = find_examples(run, [cluster_id], [quota], [n_items])[cluster_id]
     config, key_type, looked_up = run.config().with_settings(settings), find_key_type(run), Found()

@@ -16,9 +16,7 @@ from spark_dbp.explore.report.clusters import (
     MOST_HISTOGRAMS,
     Clusters,
     count_in_cells,
-    find_cut,
     list_columns,
-    read_clusters,
     round_number,
 )
 from spark_dbp.explore.report.contents import Contents, fit_contents
@@ -172,7 +170,7 @@ def make_report(
     """The file, and what `WrittenReport` says of it."""
     settings = list(settings)
     config = run.config().with_settings(settings)
-    clusters = read_clusters(run)
+    clusters = Clusters(run)
     in_full = clusters.choose_in_full()
     examples = find_shown(run, clusters, list(in_full))
     duplicates = find_duplicates(run)
@@ -228,12 +226,8 @@ def gather_keys(examples: dict[int, ClusterExamples], duplicates: dict[str, Dupl
     rows = [one.key for of in examples.values() for one in (*of.kept, *of.dropped, *of.nearest)]
     pairs = [key for of in duplicates.values() for pair in of.pairs for key in (pair.key, pair.duplicate_of)]
     keys = rows + pairs
-    # From scalars of one type, also of those that Python has no value for.
-    return (
-        pa.concat_arrays([pa.array([key.as_py()], key.type) for key in keys]).unique()
-        if keys
-        else pa.array([])
-    )
+    # Not by way of Python, which has no value for text that is not UTF-8.
+    return pa.concat_arrays([pa.repeat(key, 1) for key in keys]).unique() if keys else pa.array([])
 
 
 class _Writer:
@@ -266,7 +260,6 @@ def _make_data(run: Run, clusters: Clusters, in_full: dict[int, list[str]]) -> d
     rows = list(in_full) + [row for row in listed.tolist() if row not in in_full]
     with_histogram = rows[:MOST_HISTOGRAMS]
     prune = run.document["config"]["prune"]
-    cuts = {row: find_cut(clusters, row) for row in with_histogram}
     is_sampled = len(listed) < len(clusters)
     return {
         "clusters": list_columns(clusters, listed),
@@ -276,10 +269,7 @@ def _make_data(run: Run, clusters: Clusters, in_full: dict[int, list[str]]) -> d
         "temperature": prune["temperature"],
         "measure": prune["complexity"],
         "histogram": clusters.sum_histogram(),
-        "histograms": {
-            str(clusters.cluster_id[row]): {**clusters.make_histogram(row), "cut": cuts[row]}
-            for row in with_histogram
-        },
+        "histograms": {str(clusters.cluster_id[row]): clusters.make_histogram(row) for row in with_histogram},
         "kmeans": [
             {"objective": round_number(step["objective"]), "moved": step["n_moved"]}
             for step in run.document.get("kmeans", {}).get("history", [])
