@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from spark_dbp._version import __version__
-from spark_dbp.commands import choose, explain, jobs, look, report, shards, tables
+from spark_dbp.commands import choose, explain, jobs, look, plan, report, shards, tables
 from spark_dbp.commands.shared import make_options
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.secrets import redact
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"spark-dbp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (jobs, choose, look, explain, report, tables, shards):
+    for module in (jobs, plan, choose, look, explain, report, tables, shards):
         module.add_commands(commands, options)
     return parser
 

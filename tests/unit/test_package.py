@@ -46,7 +46,7 @@ PIPELINE = JOB | {
     "pipeline",
 }
 PUBLISHING = JOB | RUNS | {"publishing"}
-RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
+RUNNER = PIPELINE | PUBLISHING | {"accounting", "opening", "runner"}
 MAY_IMPORT = {
     "_version": set(),
     "secrets": set(),
@@ -78,8 +78,9 @@ MAY_IMPORT = {
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
     "pipeline": PIPELINE - {"pipeline"},
+    "opening": PIPELINE,
     "runner": RUNNER - {"runner"},
-    "explore": PIPELINE | RUNS | {"explore"},
+    "explore": PIPELINE | RUNS | {"explore", "opening"},
     "demo_data": LAKE,
     "demo": CONFIG | {"demo_data", "encoders"},
     "exchange": STAGES | RUNS | {"exchange"},

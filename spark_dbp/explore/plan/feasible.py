@@ -1,0 +1,92 @@
+"""See before a run whether its quotas can be met. Imports `build_samples`, `config` and `stages`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spark_dbp.build_samples import check_feasible
+from spark_dbp.config import RunConfig
+from spark_dbp.errors import InfeasibleError, InputError
+from spark_dbp.explore.plan.seen import Count, Seen
+from spark_dbp.stages.kmeans import check_n_clusters
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """Whether the quotas can be met, as far as it can be known before the clusters are.
+
+    Attributes
+    ----------
+    is_ok : bool
+    why : str
+        What is known; or what cannot be.
+    mend : str
+        What to change; empty where nothing must be.
+    """
+
+    is_ok: bool
+    why: str
+    mend: str = ""
+
+
+def refuse_infeasible(config: RunConfig, seen: Seen) -> None:
+    """Refuse numbers of clusters and of samples to keep that the input surely has not.
+
+    Raises
+    ------
+    InputError
+        As a run would raise it, after the input was read.
+    """
+    if seen.rows.kind == "about":
+        return
+    semantic = config.dedup.semantic
+    if semantic is not None and semantic.n_clusters is not None:
+        check_n_clusters(semantic.n_clusters, seen.rows.n, "dedup.semantic.n_clusters")
+    check_feasible(config, seen.rows.n)
+
+
+def judge_quotas(config: RunConfig, rows: Count, k: Count) -> Feasibility:
+    """Whether floors and the number to keep go together.
+
+    Parameters
+    ----------
+    config : RunConfig
+    rows : Count
+        That reach pruning.
+    k : Count
+        Clusters.
+    """
+    prune = config.prune
+    try:
+        n_keep = prune.count_to_keep(rows.n)
+    except InfeasibleError as error:
+        return Feasibility(False, error.what, error.mend)
+    try:
+        check_feasible(config, rows.n)
+    except InputError as error:
+        return Feasibility(False, error.what, error.mend)
+    is_bound = rows.kind != "exact"
+    n_text = f"{'at most ' if is_bound and prune.n_keep is None else ''}{n_keep:,}"
+    floor = max(prune.min_per_cluster, int(prune.cluster_balance * n_keep / max(1, k.n)))
+    least = min(floor * k.n, rows.n)
+    if least > n_keep and k.kind != "at most":
+        return Feasibility(
+            False,
+            f"cannot keep {n_keep:,} samples: {k.n:,} clusters of {floor:,} at least need {least:,}, unless "
+            "many clusters are smaller than that",
+            f"keep at least {least:,}, or lower prune.min_per_cluster to {n_keep // max(1, k.n):,}, or "
+            f"cluster into at most {n_keep // max(1, floor):,}",
+        )
+    if prune.n_keep is not None and is_bound:
+        return Feasibility(
+            True,
+            f"prune.n_keep {n_keep:,} of {rows}: met only where at least {n_keep:,} rows reach pruning",
+        )
+    if least > n_keep:
+        return Feasibility(
+            True, f"{n_text} kept; met where at most {n_keep // max(1, floor):,} clusters have rows"
+        )
+    more = ", where as many rows reach pruning" if is_bound else ""
+    return Feasibility(
+        True, f"{n_text} of {rows.n:,} kept{more}; floors of {k} clusters take {least:,} of these"
+    )

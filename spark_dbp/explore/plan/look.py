@@ -1,0 +1,465 @@
+"""Look at the input without a session: listings, footers, a few rows. Imports `io`, `engine` and `lake`.
+
+pyspark is imported for the names of its types only; no session is started.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, PROBLEM, VECTOR, name_carried
+from spark_dbp.config import RunConfig
+from spark_dbp.config_base import name_column
+from spark_dbp.engine.compat import from_arrow_schema
+from spark_dbp.engine.expressions import find_names
+from spark_dbp.engine.file_errors import Place, refuse_by_its_bytes
+from spark_dbp.engine.session import READ_SETTINGS
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
+from spark_dbp.explore.plan.look_at_shards import look_at_shards
+from spark_dbp.explore.plan.seen import Count, OnlySparkError, Seen, Shape
+from spark_dbp.io.centroids import GivenCentroids
+from spark_dbp.io.footers import read_columns, refuse_unread
+from spark_dbp.io.formats.dataset import open_dataset
+from spark_dbp.io.formats.parts import Range, read_range
+from spark_dbp.io.input_files import name_literally
+from spark_dbp.io.listing import list_paths
+from spark_dbp.io.passed_over import PassedOver
+from spark_dbp.io.sources import Snapshot, summarize_files
+from spark_dbp.lake import files, parquet_files
+from spark_dbp.lake.paths import take_literally
+from spark_dbp.lake.table_files import map_in_threads
+from spark_dbp.pipeline import plan_opening
+from spark_dbp.steps import Step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# More files than these are left to Spark, which lists them on the cluster.
+_MOST_FILES = 20_000
+# Rows whose keys and carried columns are read, from each of so many files; and of them those with vectors.
+SAMPLED_ROWS, SAMPLED_FILES, CHECKED_ROWS = 8192, 4, 64
+# As Java writes a path as a URI: these stay, and what is not ASCII.
+_STAY = "/-_.!~'()*;:@&=+$,"
+
+
+def look(config: RunConfig, steps: Sequence[Step]) -> Seen:
+    """What this process sees of the input by itself.
+
+    Parameters
+    ----------
+    config : RunConfig
+    steps : sequence of Step
+        From `plan_steps`.
+
+    Returns
+    -------
+    Seen
+
+    Raises
+    ------
+    OnlySparkError
+        When only Spark can look.
+    ConfigError, InputError
+        As a run would raise them.
+    """
+    given = config.input
+    if given.table is not None:
+        raise OnlySparkError(f"input.table {given.table} is a table of the catalog")
+    try:
+        if config.shards:
+            seen = look_at_shards(config, _list_needed(config, steps))
+        elif given.format != "parquet":
+            seen = _look_at_dataset(config, steps)
+        else:
+            seen = _look_at_parquet(config, steps)
+        if given.centroids is not None:
+            _look_at_centroids(given.centroids, seen)
+    except (ConfigError, InputError):
+        raise
+    except (SparkDbpError, OSError) as error:
+        raise OnlySparkError(f"this process does not reach it: {error}") from error
+    named = {name: _write_setting(value) for name, value in config.spark.items()}
+    seen.settings = {name: named[name] for name in READ_SETTINGS if name in named}
+    return seen
+
+
+def _write_setting(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def find_sql_columns(config: RunConfig, steps: Iterable[Step], columns: Collection[str]) -> set[str]:
+    """Columns that are SQL, whose types only a session knows: all but those that name a column itself."""
+    how = plan_opening(config, steps, ())
+    return {sql for _, sql in how["computed"] if not (sql in columns and sql.isidentifier())}
+
+
+def _list_needed(config: RunConfig, steps: Iterable[Step]) -> list[str]:
+    """Columns of the files that a run reads: by name, or as SQL names them."""
+    how = plan_opening(config, steps, ())
+    inside = [name for _, sql in how["computed"] for name in find_names(sql)]
+    computed = {sql for _, sql in how["computed"]}
+    return list(dict.fromkeys([*(name for name in how["columns"] if name not in computed), *inside]))
+
+
+# Parquet.
+
+
+def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
+    name = f"input.path {', '.join(config.input.paths)}"
+    found = _list_files("input.path", name, config.input.paths)
+    footers = dict(zip(found, map_in_threads(lambda path: _open(path, name), found), strict=True))
+    snapshot = _summarize(footers)
+    first = next((path for path in found if footers[path].metadata.num_rows), found[0])
+    columns = read_columns(footers[first], _read_setting_of(config))
+    needed = _list_needed(config, steps)
+    refuse_unread(columns, f"{to_java_uri(first)} (input.path)", needed)
+    shape = Shape(columns.schema).add_fields(needed)
+    folders = {one.split("=")[0] for path in found for one in path.split("/")[:-1] if "=" in one}
+    seen = Seen(name, Count(snapshot.rows), snapshot.files, snapshot.bytes, asdict(snapshot), shape)
+    seen.unknown_columns = find_sql_columns(config, steps, shape.columns) | (
+        folders - set(columns.schema.names)
+    )
+    if not snapshot.rows:
+        raise InputError(f"{name}: there are no rows", mend="check input.path")
+    stored, in_memory = _measure(footers.values())
+    seen.stored = {column: n / snapshot.rows for column, n in stored.items()}
+    tops = {column for column in in_memory for one in needed if f"{one}.".startswith(f"{column}.")}
+    seen.in_memory = sum(in_memory[column] for column in tops) / snapshot.rows
+    if config.input.cluster_id is not None:
+        seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
+    _refuse_other_types(footers, first, needed, name)
+    with_rows = [path for path in found if footers[path].metadata.num_rows]
+    chosen = with_rows[:: max(1, len(with_rows) // SAMPLED_FILES)][:SAMPLED_FILES]
+    _sample(config, steps, seen, lambda names, n: [_read_first(path, names, n) for path in chosen])
+    return seen
+
+
+def _list_files(setting: str, name: str, paths: list[str]) -> list[str]:
+    """The files that Spark would read, by their paths as Spark sorts them; what it would lose is refused."""
+    listing = list_paths(name_literally(paths))
+    if listing.unchecked:
+        entry, why = next(iter(listing.unchecked.items()))
+        raise OnlySparkError(f"this process cannot list {entry}: {why}")
+    missing = [e for e, roots in listing.roots.items() if not roots or _is_missing(roots, listing.found, e)]
+    if missing:
+        uri = to_java_uri(files.normalize(missing[0]))
+        raise InputError(
+            f"no such path ({name}): Path does not exist: {uri}.",
+            mend=f"check {setting}, and that Spark may read it",
+        )
+    passed = PassedOver(setting, listing, None)
+    passed.check(list)
+    found = sorted(passed.is_read)
+    if len(found) > _MOST_FILES:
+        raise OnlySparkError(f"{len(found):,} files are too many to look into from here")
+    if not found:
+        raise InputError(
+            f"no Parquet files ({name}) that Spark reads",
+            mend=f"check {setting}: Spark passes over empty files, names that begin with _ or ., and "
+            "subfolders without a = in their name",
+        )
+    return found
+
+
+def _is_missing(roots: list[str], found: list[Any], entry: str) -> bool:
+    return not any(one.entry == entry for one in found) and not any(map(files.exists, roots))
+
+
+def _open(path: str, name: str) -> Any:
+    """The footer of a file; one that cannot be read is refused as Spark's error would be."""
+    import pyarrow as pa
+
+    try:
+        return parquet_files.open_unencrypted(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise refuse_by_its_bytes(str(error), to_java_uri(path), Place(name, "")) from None
+
+
+def to_java_uri(path: str) -> str:
+    """A path as Spark writes it: ``file:/...``, and with the characters escaped that Java escapes.
+
+    Examples
+    --------
+    >>> to_java_uri("/data/a b/ä%.parquet")
+    'file:/data/a%20b/ä%25.parquet'
+    """
+    whole = re.sub("^file:/+", "/", path)
+
+    def escape(one: str) -> str:
+        is_plain = ord(one) > 127 and unicodedata.category(one) not in ("Zs", "Zl", "Zp", "Cc")
+        return one if is_plain else quote(one, safe=_STAY)
+
+    text = "".join(map(escape, whole))
+    return f"file:{text}" if whole.startswith("/") else text
+
+
+def _summarize(footers: dict[str, Any]) -> Snapshot:
+    paths = [path for path, footer in footers.items() if footer.metadata.num_rows]
+    looked = map_in_threads(files.look_up, paths)
+    return summarize_files(
+        (to_java_uri(path), *one, footers[path].metadata.num_rows)
+        for path, one in zip(paths, looked, strict=True)
+    )
+
+
+def _measure(footers: Iterable[Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of every column in the files, and those that it takes when they are unpacked."""
+    stored: dict[str, int] = defaultdict(int)
+    in_memory: dict[str, int] = defaultdict(int)
+    for footer in footers:
+        for number in range(footer.metadata.num_row_groups):
+            group = footer.metadata.row_group(number)
+            for one in map(group.column, range(group.num_columns)):
+                name = one.path_in_schema.split(".")[0]
+                stored[name] += one.total_compressed_size
+                in_memory[name] += one.total_uncompressed_size
+    return stored, in_memory
+
+
+def _find_most(footers: Iterable[Any], name: str) -> int | None:
+    """The largest value of a column of whole numbers, and one; None where footers do not say."""
+    most = -1
+    for footer in footers:
+        for number in range(footer.metadata.num_row_groups):
+            group = footer.metadata.row_group(number)
+            one = next(
+                (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == name), None
+            )
+            if one is None or one.statistics is None or not isinstance(one.statistics.max, int):
+                return None
+            most = max(most, one.statistics.max)
+    return most + 1 if most >= 0 else None
+
+
+def _refuse_other_types(footers: dict[str, Any], first: str, needed: list[str], name: str) -> None:
+    """Refuse files in which a needed column is missing or of another type than in the first file."""
+    types = {item.name: item.type for item in footers[first].schema_arrow}
+    tops = [one for one in needed if one in types]
+    for path, footer in footers.items():
+        schema = footer.schema_arrow
+        for one in tops if footer.metadata.num_rows else ():
+            at = schema.get_field_index(one)
+            if at >= 0 and not _are_alike(schema.field(at).type, types[one]):
+                raise InputError(
+                    f"{to_java_uri(path)} ({name}): column {one!r} is {schema.field(at).type} there and "
+                    f"{types[one]} in the file from which Spark took the types (the first by name)",
+                    mend="write all files with the same types, or give input.path those that agree",
+                )
+
+
+def _are_alike(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether Spark reads both as the same: lists of any kind, long and short texts."""
+    import pyarrow as pa
+
+    return pa.types.is_nested(one) == pa.types.is_nested(other) and from_kind(one) == from_kind(other)
+
+
+def from_kind(data_type: pa.DataType) -> str:
+    """An Arrow type without what is the same to Spark.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from_kind(pa.list_(pa.float32(), 8)) == from_kind(pa.large_list(pa.float32()))
+    True
+    """
+    text = str(data_type).replace("large_", "").replace("fixed_size_", "")
+    text = re.sub(r"(?<=>)\[\d+\]", "", re.sub(r"dictionary<values=(\w+),.*?>", r"\1", text))
+    return re.sub(r"<\w+: ", "<", text)
+
+
+def _read_setting_of(config: RunConfig) -> Callable[[str], str | None]:
+    values = {name: _write_setting(value) for name, value in config.spark.items()}
+    return values.get
+
+
+def _read_first(path: str, names: list[str], n_rows: int) -> pa.Table:
+    """The first rows of a file."""
+    import pyarrow as pa
+
+    batches, left = [], n_rows
+    for batch in parquet_files.iter_parquet(path, names, n_rows, 64 << 20):
+        batches.append(batch.slice(0, left))
+        left -= batches[-1].num_rows
+        if left <= 0:
+            break
+    return pa.Table.from_batches(batches).select(names) if batches else pa.table({name: [] for name in names})
+
+
+# Formats of others.
+
+
+def _look_at_dataset(config: RunConfig, steps: Sequence[Step]) -> Seen:
+    given = config.input
+    dataset = open_dataset(given.format, given.paths, given.options.to_dict())
+    snapshot = Snapshot(dataset.n_rows, len(dataset.files), dataset.n_bytes, dataset.digest)
+    shape = Shape(from_arrow_schema(dataset.schema)).add_fields(_list_needed(config, steps))
+    name = f"input.path {', '.join(given.paths)}"
+    seen = Seen(name, Count(snapshot.rows), snapshot.files, snapshot.bytes, asdict(snapshot), shape)
+    seen.unknown_columns = find_sql_columns(config, steps, shape.columns)
+    seen.in_memory = snapshot.bytes_per_row
+    parts = [(number, part) for number, part in enumerate(dataset.parts) if part.n_rows]
+    chosen = parts[:: max(1, len(parts) // SAMPLED_FILES)][:SAMPLED_FILES]
+
+    def read(names: list[str], n: int) -> list[pa.Table]:
+        import pyarrow as pa
+
+        return [
+            pa.Table.from_batches(
+                list(read_range(part, Range(number, 0, min(n, part.n_rows)), names))
+            ).select(names)
+            for number, part in chosen
+        ]
+
+    _sample(config, steps, seen, read)
+    return seen
+
+
+# Some rows.
+
+
+def _sample(
+    config: RunConfig,
+    steps: Sequence[Step],
+    seen: Seen,
+    read: Callable[[list[str], int], list[pa.Table]],
+) -> None:
+    """Read some rows, check them as `ingest` will, and keep keys and carried columns to measure them."""
+    import pyarrow as pa
+
+    given, shape = config.input, seen.shape
+    assert shape is not None
+    needed = {name for step in steps for name in step.needs.columns}
+    carried = list(dict.fromkeys(name for step in steps for name in step.needs.carried))
+    names = {
+        KEY: str(given.key),
+        VECTOR: None if config.embeds_main else str(given.embedding),
+        CLUSTER_ID: name_column(given.cluster_id),
+        DISTANCE: name_column(given.distance_to_centroid),
+    }
+    names |= {name_carried(number): name for number, name in enumerate(carried)}
+    wanted = {
+        new: name
+        for new, name in names.items()
+        if name is not None and name in needed and seen.is_known(name) and name in shape.schema.names
+    }
+    plain = {new: name for new, name in wanted.items() if not _is_field(shape, name)}
+    few = [name for new, name in plain.items() if new in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
+    many = {new: name for new, name in plain.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
+    try:
+        if KEY in plain:
+            checked = _join(read(list(dict.fromkeys(few)), CHECKED_ROWS))
+            rows = {new: checked.column(plain[new]) for new in plain if plain[new] in few}
+            check_rows(config, seen, pa.table(rows))
+        if many:
+            table = _join(read(list(dict.fromkeys(many.values())), SAMPLED_ROWS))
+            seen.sample = pa.table({new: table.column(name) for new, name in many.items()})
+    except (pa.ArrowException, ValueError) as error:
+        seen.unchecked.append(f"rows: this process does not read them as Spark does ({error})")
+
+
+def _is_field(shape: Shape, name: str) -> bool:
+    """Whether a column is a field of a struct, which files have no column for."""
+    return any(name.startswith(f"{other}.") for other in shape.columns if other != name)
+
+
+def _join(tables: list[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
+    """Check some rows as `ingest` will, and take the dimension from them.
+
+    Raises
+    ------
+    InputError
+        When a row is bad, and would not be left out by ``input.on_bad_rows`` or perhaps by a filter.
+    """
+    import pyarrow as pa
+
+    from spark_dbp.kernels.samples import make_samples
+    from spark_dbp.kernels.vectors import is_embedding_type
+
+    rows = _cast_vectors(rows)
+    if VECTOR in rows.column_names and not is_embedding_type(rows.schema.field(VECTOR).type):
+        rows = rows.drop_columns([VECTOR])
+    for name, data_type in ((CLUSTER_ID, pa.int64()), (DISTANCE, pa.float64())):
+        if name in rows.column_names:
+            at = rows.column_names.index(name)
+            rows = rows.set_column(at, name, rows.column(name).cast(data_type))
+    batches = rows.combine_chunks().to_batches()
+    made = pa.Table.from_batches(
+        list(make_samples(iter(batches), config.input.embedding_binary or "float32"))
+    )
+    seen.n_checked = made.num_rows
+    dimensions = (
+        sorted(set(made.column("dimension").to_pylist()) - {None}) if VECTOR in made.column_names else []
+    )
+    problems = made.column(PROBLEM).drop_null().to_pylist()
+    if len(dimensions) > 1 and not problems:
+        problems = [f"embeddings of {dimensions[0]:,} and of {dimensions[-1]:,} dimensions"]
+    seen.dimension = dimensions[0] if dimensions else None
+    if not problems:
+        return
+    what = f"{len(problems):,} of {made.num_rows:,} rows that were looked at are bad: {problems[0]}"
+    if config.input.on_bad_rows == "fail" and config.input.filter is None:
+        raise InputError(f"{seen.name}: {what}", mend="mend these rows, or set input.on_bad_rows: drop")
+    seen.notes.append(what)
+
+
+def _cast_vectors(rows: pa.Table) -> pa.Table:
+    """Whole numbers in lists as Spark hands them on: DOUBLE."""
+    import pyarrow as pa
+
+    if VECTOR not in rows.column_names:
+        return rows
+    given = rows.schema.field(VECTOR).type
+    if pa.types.is_fixed_size_list(given) or pa.types.is_list(given) or pa.types.is_large_list(given):
+        inner = given.value_type
+        if pa.types.is_integer(inner) or pa.types.is_decimal(inner) or pa.types.is_float16(inner):
+            kind = pa.float32() if pa.types.is_float16(inner) else pa.float64()
+            at = rows.column_names.index(VECTOR)
+            return rows.set_column(at, VECTOR, rows.column(VECTOR).cast(pa.list_(kind)))
+    return rows
+
+
+# Centroids.
+
+
+def _look_at_centroids(path: str, seen: Seen) -> None:
+    """Number and dimension of the given centroids, and what changes when they do."""
+    if path.endswith(".npy"):
+        given = GivenCentroids(None, path)
+        seen.centroids, seen.centroids_snapshot = given.read()[1].shape, given.take_snapshot()
+    else:
+        name = f"input.centroids {path}"
+        found = _list_files("input.centroids", name, [take_literally(path)])
+        footers = {one: _open(one, name) for one in found}
+        snapshot = _summarize(footers)
+        seen.centroids_snapshot = asdict(snapshot)
+        if not snapshot.rows:
+            raise InputError(f"{name} has no rows", mend="give one centroid a cluster")
+        first = next(one for one in found if footers[one].metadata.num_rows)
+        names = footers[first].schema_arrow.names
+        for column in ("cluster_id", "centroid"):
+            if column not in names:
+                raise InputError(
+                    f"{name}: there is no column {column!r}", mend=f"the table has: {', '.join(names[:30])}"
+                )
+        rows = _read_first(first, ["centroid"], 1).column(0)
+        dimension = len(rows[0].as_py()) if rows[0].is_valid else 0
+        seen.centroids = snapshot.rows, dimension or seen.dimension or 0
+        seen.unchecked.append("input.centroids: only its number of rows was read, not its values")
+    if seen.dimension is not None and seen.centroids[1] != seen.dimension:
+        raise InputError(
+            f"input.centroids {path} has dimension {seen.centroids[1]}, the embeddings have {seen.dimension}",
+            mend="give the centroids that these embeddings were clustered with",
+        )

@@ -1,0 +1,382 @@
+"""Plan a run: look at configuration and input, compare with an earlier run, count what it would cost.
+
+Imports what is beside it, `pipeline`, `opening`, `job`, `config`, `engine`, `lake`; pyspark inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from spark_dbp.columns import show_name, split_name
+from spark_dbp.config import RunConfig
+from spark_dbp.config_base import name_column
+from spark_dbp.engine.catalog_target import TABLES, VIEW
+from spark_dbp.engine.compat import count_cores
+from spark_dbp.engine.expressions import evaluate_calls
+from spark_dbp.engine.memory import parse_size, read_memory_limit
+from spark_dbp.engine.probe import EngineChoice
+from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.spark_errors import translate_errors
+from spark_dbp.engine.storage import reach_storage
+from spark_dbp.errors import SparkDbpError
+from spark_dbp.explore.plan.costs import FACTOR, START, Cost, Machine, estimate_cost, measure_machine
+from spark_dbp.explore.plan.feasible import Feasibility, judge_quotas, refuse_infeasible
+from spark_dbp.explore.plan.look import look
+from spark_dbp.explore.plan.look_by_spark import look_by_spark
+from spark_dbp.explore.plan.reuse import Judged, judge_steps
+from spark_dbp.explore.plan.seen import OnlySparkError, Seen
+from spark_dbp.explore.plan.sizes import Sizer, TableSize
+from spark_dbp.job import Job
+from spark_dbp.lake import files
+from spark_dbp.lake.local_files import is_store_mount
+from spark_dbp.lake.lock import describe_holder
+from spark_dbp.lake.store import RUN_JSON, EarlierSteps, refuse_strangers
+from spark_dbp.opening import check_columns
+from spark_dbp.pipeline import plan_steps
+from spark_dbp.stages.embed import check_item_type
+from spark_dbp.stages.ingest import check_types
+from spark_dbp.stages.kmeans import check_training_sample
+from spark_dbp.steps import Step
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass
+class PlannedStep:
+    """A step of the plan.
+
+    Attributes
+    ----------
+    judged : Judged
+        Whether it is reused, and why not.
+    tables : dict of str to TableSize
+        What it writes.
+    cost : Cost or None
+        None where it is reused.
+    """
+
+    judged: Judged
+    tables: dict[str, TableSize]
+    cost: Cost | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        judged, cost = self.judged, self.cost
+        found: dict[str, Any] = {
+            "name": judged.step.name,
+            "status": judged.status,
+            "reused": judged.is_reused,
+            "why": judged.why,
+            "changed": judged.changed,
+            "follows": judged.follows,
+            "if_same": judged.if_same,
+            "tables": {name: _describe_table(table) for name, table in self.tables.items()},
+        }
+        names = ("rows_read", "bytes_read", "bytes_written", "bytes_shuffled", "seconds", "driver_bytes")
+        for name in (*names, "worker_bytes"):
+            found[name] = 0 if cost is None else getattr(cost, name)
+        return found
+
+
+def _describe_table(table: TableSize) -> dict[str, Any]:
+    return {
+        "rows": table.rows.n,
+        "rows_are": table.rows.kind,
+        "bytes": table.bytes,
+        "files": table.files,
+        "is_there": table.is_known,
+    }
+
+
+@dataclass
+class Plan:
+    """What a run would do. `plan` makes it.
+
+    Attributes
+    ----------
+    config : RunConfig
+    seen : Seen
+    steps : list of PlannedStep
+    engine : EngineChoice
+        As it is likely to be.
+    quotas : Feasibility
+    in_use : str or None
+        Who works in the output directory now.
+    has_run : bool
+        Whether a finished run is there.
+    catalog : list of str
+        Tables and the view that the catalog would hold.
+    machine : Machine
+    unchecked : list of str
+        What could not be checked, and why.
+    """
+
+    config: RunConfig
+    seen: Seen
+    steps: list[PlannedStep]
+    engine: EngineChoice
+    quotas: Feasibility
+    in_use: str | None
+    has_run: bool
+    catalog: list[str]
+    machine: Machine
+    unchecked: list[str]
+
+    @property
+    def seconds(self) -> float:
+        """About how long the run would take, without steps that have no model of time."""
+        costs = [step.cost.seconds for step in self.steps if step.cost is not None]
+        return START + sum(seconds for seconds in costs if seconds is not None)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that the run would add to its directory, at most or about."""
+        return sum(step.cost.bytes_written for step in self.steps if step.cost is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        seen, costs = self.seen, [step.cost for step in self.steps if step.cost is not None]
+        return {
+            "input": {
+                "name": seen.name,
+                "rows": seen.rows.n,
+                "rows_are": seen.rows.kind,
+                "files": seen.files,
+                "bytes": seen.bytes,
+                "dimension": seen.dimension,
+                "key_type": seen.name_type(str(self.config.input.key))
+                if seen.is_known(str(self.config.input.key))
+                else None,
+                "rows_checked": seen.n_checked,
+                "looked_at_by": seen.by,
+            },
+            "engine": {"name": self.engine.name, "why": self.engine.why, "predicted": True},
+            "steps": [step.to_dict() for step in self.steps],
+            "quotas": {"feasible": self.quotas.is_ok, "why": self.quotas.why, "mend": self.quotas.mend},
+            "output": {
+                "path": files.normalize(self.config.output.path),
+                "in_use": self.in_use,
+                "has_run": self.has_run,
+                "catalog": self.catalog,
+            },
+            "total": {
+                "seconds": round(self.seconds, 1),
+                "factor": FACTOR,
+                "not_in_seconds": [step.judged.step.name for step in self.steps if _has_no_time(step)],
+                "bytes_written": self.bytes_written,
+                "bytes_read": sum(cost.bytes_read for cost in costs),
+                "bytes_shuffled": sum(cost.bytes_shuffled for cost in costs),
+                "driver_bytes": max((cost.driver_bytes for cost in costs), default=0),
+                "worker_bytes": max((cost.worker_bytes for cost in costs), default=0),
+                "machine": self.machine.what,
+            },
+            "not_checked": self.unchecked,
+            "notes": seen.notes,
+        }
+
+    def __str__(self) -> str:
+        from spark_dbp.explore.plan.show import write_plan
+
+        return write_plan(self)
+
+    def _repr_html_(self) -> str:
+        from spark_dbp.explore.plan.show import write_html
+
+        return write_html(self)
+
+
+def _has_no_time(step: PlannedStep) -> bool:
+    return step.cost is not None and step.cost.seconds is None
+
+
+def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
+    """Say what a run of this configuration would compute, reuse and write, and at what cost.
+
+    Nothing is written, no lock is taken. Only metadata is read: listings, footers, sizes, and a few rows.
+
+    Parameters
+    ----------
+    config : RunConfig
+    spark : SparkSession, optional
+        It checks SQL and reads types as a run does. Without one, a session is started only where this process
+        cannot look at the input itself.
+
+    Returns
+    -------
+    Plan
+        It prints as a table for each step; `Plan.to_dict` has it all.
+
+    Raises
+    ------
+    ConfigError, InputError
+        What a run would refuse, as far as metadata tells.
+
+    Examples
+    --------
+    >>> from spark_dbp import RunConfig, plan
+    >>> print(plan(RunConfig.from_yaml("conf.yaml")))  # doctest: +SKIP
+    """
+    written = config.list_sql()
+    steps = plan_steps(config)
+    path = files.normalize(config.output.path)
+    seen, why_spark = None, ""
+    try:
+        if not files.is_local(path):
+            _try_to_list(path)
+        seen = look(config, steps)
+    except OnlySparkError as error:
+        why_spark = str(error)
+        spark = spark or get_session(config.spark)
+    cores = None
+    if spark is not None:
+        given = dict.fromkeys(config.shards or config.input.paths, config.source_setting)
+        given |= {config.input.centroids: "input.centroids"} if config.input.centroids is not None else {}
+        for place, setting in given.items():
+            reach_storage(spark, place, setting, is_needed=False)
+        reach_storage(spark, path, "output.path")
+        with guard_session(spark), translate_errors():
+            config = config.replace_sql(evaluate_calls(spark, (text for _, text in written)))
+            steps = plan_steps(config)
+            if seen is None and (config.shards or config.input.table is None):
+                seen = _look_again(config, steps)
+            job = Job(config, spark, _NoDirectory(path), EngineChoice("sql", "nothing is run"))  # type: ignore[arg-type]
+            seen = look_by_spark(job, steps, written, seen)
+            cores = count_cores(spark)
+    assert seen is not None
+    earlier = EarlierSteps(path)
+    refuse_strangers(path)
+    _check_columns(config, steps, seen)
+    refuse_infeasible(config, seen)
+    judged = judge_steps(steps, config, seen, earlier)
+    machine = measure_machine(cores)
+    sizer = Sizer(config, seen, steps)
+    planned = [_plan_step(one, config, sizer, machine) for one in judged]
+    _check_driver(config, sizer, planned)
+    return Plan(
+        config,
+        seen,
+        planned,
+        _predict_engine(config, path, why_spark),
+        judge_quotas(config, sizer.tables["assignments"].rows, sizer.k),
+        describe_holder(path),
+        files.exists(earlier.at(RUN_JSON)),
+        _name_catalog(config),
+        machine,
+        _list_unchecked(config, seen, written, spark is not None),
+    )
+
+
+class _NoDirectory:
+    """Stands for the run directory where nothing is written: a `Job` asks for its path only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.progress = ""
+        self.steps: dict[str, Any] = {}
+
+
+def _try_to_list(path: str) -> None:
+    try:
+        files.list_names(path)
+    except SparkDbpError as error:
+        raise OnlySparkError(f"output.path is not reached: {error.what}") from error
+
+
+def _look_again(config: RunConfig, steps: Sequence[Step]) -> Seen | None:
+    """Look once more, where a session has lent its file system; what cannot be seen so, Spark looks at."""
+    try:
+        return look(config, steps)
+    except OnlySparkError:
+        return None
+
+
+def _check_columns(config: RunConfig, steps: list[Step], seen: Seen) -> None:
+    """Refuse columns that are missing or of the wrong type, as a run would at its start and in `ingest`."""
+    if seen.shape is None:
+        return
+    frame: Any = seen.shape
+    check_columns(config, steps, frame, seen.is_known)
+    for section in config.embed:
+        item = section.item_column
+        if item is not None and seen.is_known(item):
+            check_item_type(frame, item, section.kind, section.item_setting)
+    needed = {name for step in steps for name in step.needs.columns}
+    given = config.input
+
+    def choose(column: Any) -> str | None:
+        name = name_column(column)
+        return name if name is not None and name in needed and seen.is_known(name) else None
+
+    key = str(given.key)
+    if seen.is_known(key):
+        embedding = None if config.embeds_main else choose(given.embedding)
+        check_types(frame, key, embedding, choose(given.cluster_id), choose(given.distance_to_centroid))
+
+
+def _plan_step(judged: Judged, config: RunConfig, sizer: Sizer, machine: Machine) -> PlannedStep:
+    sizer.add(judged)
+    tables = {table: sizer.tables[table] for table in judged.step.writes}
+    cost = None if judged.is_reused else estimate_cost(judged.step, config, sizer, machine)
+    return PlannedStep(judged, tables, cost)
+
+
+def _check_driver(config: RunConfig, sizer: Sizer, planned: list[PlannedStep]) -> None:
+    """Refuse a training sample that the driver cannot hold, as the step `ingest` would."""
+    if sizer.seen.dimension is None or sizer.seen.rows.kind == "about":
+        return
+    sections: list[tuple[str, Any]] = [("dedup.semantic", config.dedup.semantic)]
+    sections += [("cluster", config.cluster)] if config.input.cluster_id is None else []
+    limit = _read_collect_limit(config)
+    for name, settings in sections:
+        if settings is not None and settings.n_clusters is not None:
+            n_points = min(sizer.rows_of_input.n, settings.n_clusters * settings.max_points_per_centroid)
+            check_training_sample(n_points, sizer.seen.dimension, read_memory_limit(), limit, name)
+
+
+def _read_collect_limit(config: RunConfig) -> float:
+    return parse_size(str(config.spark.get("spark.driver.maxResultSize", "1g"))) or float("inf")
+
+
+def _predict_engine(config: RunConfig, path: str, why_spark: str) -> EngineChoice:
+    """Which engine a run is likely to choose, without a probe."""
+    if config.engine != "auto":
+        return EngineChoice(config.engine, "the configuration asks for it")
+    if why_spark.startswith("output.path"):
+        return EngineChoice("sql", "this process reaches output.path only through Spark")
+    if files.is_local(path) and is_store_mount(f"{path}/"):
+        return EngineChoice(
+            "sql", f"{PurePosixPath(path).parts[1]} is a mount of a store, which renames nothing"
+        )
+    master = str(config.spark.get("spark.master", config.spark.get("spark.remote", "local")))
+    if files.is_local(path) and not master.startswith("local"):
+        return EngineChoice("arrow", "if all machines of the cluster have output.path; else the run says so")
+    return EngineChoice("arrow", "this process reaches output.path; a run also asks its workers")
+
+
+def _name_catalog(config: RunConfig) -> list[str]:
+    if config.output.table is None:
+        return []
+    *schema, prefix = split_name(config.output.table)
+    tables = [table for table in TABLES if table != "duplicates" or any(config.dedup.model_dump().values())]
+    return [show_name([*schema, f"{prefix}_{table}"]) for table in (*tables, VIEW)]
+
+
+def _list_unchecked(
+    config: RunConfig, seen: Seen, written: list[tuple[str, str]], has_session: bool
+) -> list[str]:
+    found = list(seen.unchecked)
+    if not has_session or config.shards:
+        why = "SQL is checked when a run has listed the samples" if config.shards else "not without a session"
+        found += [f"{setting}: {text!r} ({why})" for setting, text in written]
+    folders = [name for name in sorted(seen.unknown_columns) if name not in [text for _, text in written]]
+    if folders:
+        found.append(f"types of {', '.join(folders)}: only Spark tells them")
+    if config.output.table is not None:
+        found.append(f"output.table {config.output.table}: whether tables can be made there (a run tries)")
+    for section in config.embed:
+        found.append(f"embed.{section.name}: the encoder {section.encoder_name}, and how fast it is")
+    return found
