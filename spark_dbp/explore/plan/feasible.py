@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spark_dbp.build_samples import check_feasible
-from spark_dbp.config import RunConfig
+from spark_dbp.config import PruneConfig, RunConfig
 from spark_dbp.errors import InfeasibleError, InputError
 from spark_dbp.explore.plan.seen import Count, Seen
 from spark_dbp.stages.kmeans import check_n_clusters
+from spark_dbp.stages.quota import find_floors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ def refuse_infeasible(config: RunConfig, seen: Seen) -> None:
     check_feasible(config, seen.rows.n)
 
 
-def judge_quotas(config: RunConfig, rows: Count, k: Count) -> Feasibility:
+def judge_quotas(
+    config: RunConfig, rows: Count, k: Count, sizes: npt.NDArray[np.int64] | None = None
+) -> Feasibility:
     """Whether floors and the number to keep go together.
 
     Parameters
@@ -55,6 +63,8 @@ def judge_quotas(config: RunConfig, rows: Count, k: Count) -> Feasibility:
         That reach pruning.
     k : Count
         Clusters.
+    sizes : ndarray of int64, shape (k,), optional
+        Of the clusters, where an earlier run knows them.
     """
     prune = config.prune
     try:
@@ -65,6 +75,8 @@ def judge_quotas(config: RunConfig, rows: Count, k: Count) -> Feasibility:
         check_feasible(config, rows.n)
     except InputError as error:
         return Feasibility(False, error.what, error.mend)
+    if sizes is not None:
+        return _judge_sizes(prune, n_keep, sizes)
     is_bound = rows.kind != "exact"
     n_text = f"{'at most ' if is_bound and prune.n_keep is None else ''}{n_keep:,}"
     floor = max(prune.min_per_cluster, int(prune.cluster_balance * n_keep / max(1, k.n)))
@@ -90,3 +102,15 @@ def judge_quotas(config: RunConfig, rows: Count, k: Count) -> Feasibility:
     return Feasibility(
         True, f"{n_text} of {rows.n:,} kept{more}; floors of {k} clusters take {least:,} of these"
     )
+
+
+def _judge_sizes(prune: PruneConfig, n_keep: int, sizes: npt.NDArray[np.int64]) -> Feasibility:
+    least = int(find_floors(sizes, n_keep, prune.min_per_cluster, prune.cluster_balance).sum())
+    rows = f"{n_keep:,} of {int(sizes.sum()):,}"
+    if least > n_keep:
+        return Feasibility(
+            False,
+            f"cannot keep {rows} samples: the clusters' floors need at least {least:,}",
+            f"keep at least {least:,}, or lower prune.min_per_cluster and prune.cluster_balance",
+        )
+    return Feasibility(True, f"{rows} kept; floors of the {len(sizes):,} clusters take {least:,} of these")

@@ -13,14 +13,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, PROBLEM, VECTOR, name_carried
 from spark_dbp.config import RunConfig
-from spark_dbp.config_base import name_column
 from spark_dbp.engine.compat import from_arrow_schema
 from spark_dbp.engine.expressions import find_names
 from spark_dbp.engine.file_errors import Place, refuse_by_its_bytes
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
+from spark_dbp.explore.plan.look_at_rows import SAMPLED_PLACES, sample_rows
 from spark_dbp.explore.plan.look_at_shards import look_at_shards
 from spark_dbp.explore.plan.seen import Count, OnlySparkError, Seen, Shape
 from spark_dbp.io.centroids import GivenCentroids
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 # More files than these are left to Spark, which lists them on the cluster.
 _MOST_FILES = 20_000
-# Rows whose keys and carried columns are read, from each of so many files; and of them those with vectors.
-SAMPLED_ROWS, SAMPLED_FILES, CHECKED_ROWS = 8192, 4, 64
 # As Java writes a path as a URI: these stay, and what is not ASCII.
 _STAY = "/-_.!~'()*;:@&=+$,"
 
@@ -134,9 +131,14 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
     if config.input.cluster_id is not None:
         seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
     _refuse_other_types(footers, first, needed, name)
-    with_rows = [path for path in found if footers[path].metadata.num_rows]
-    chosen = with_rows[:: max(1, len(with_rows) // SAMPLED_FILES)][:SAMPLED_FILES]
-    _sample(config, steps, seen, lambda names, n: [_read_first(path, names, n) for path in chosen])
+    groups = [
+        (path, number)
+        for path in found
+        for number in range(footers[path].metadata.num_row_groups)
+        if footers[path].metadata.row_group(number).num_rows
+    ]
+    chosen = groups[:: max(1, -(-len(groups) // SAMPLED_PLACES))]
+    sample_rows(config, steps, seen, lambda names, n: [_read_first(*place, names, n) for place in chosen])
     return seen
 
 
@@ -279,12 +281,12 @@ def _read_setting_of(config: RunConfig) -> Callable[[str], str | None]:
     return values.get
 
 
-def _read_first(path: str, names: list[str], n_rows: int) -> pa.Table:
-    """The first rows of a file."""
+def _read_first(path: str, group: int, names: list[str], n_rows: int) -> pa.Table:
+    """The first rows of a row group."""
     import pyarrow as pa
 
     batches, left = [], n_rows
-    for batch in parquet_files.iter_parquet(path, names, n_rows, 64 << 20):
+    for batch in parquet_files.iter_parquet(path, names, n_rows, 64 << 20, [group]):
         batches.append(batch.slice(0, left))
         left -= batches[-1].num_rows
         if left <= 0:
@@ -305,7 +307,7 @@ def _look_at_dataset(config: RunConfig, steps: Sequence[Step]) -> Seen:
     seen.unknown_columns = find_sql_columns(config, steps, shape.columns)
     seen.in_memory = snapshot.bytes_per_row
     parts = [(number, part) for number, part in enumerate(dataset.parts) if part.n_rows]
-    chosen = parts[:: max(1, len(parts) // SAMPLED_FILES)][:SAMPLED_FILES]
+    chosen = parts[:: max(1, -(-len(parts) // SAMPLED_PLACES))]
 
     def read(names: list[str], n: int) -> list[pa.Table]:
         import pyarrow as pa
@@ -317,118 +319,8 @@ def _look_at_dataset(config: RunConfig, steps: Sequence[Step]) -> Seen:
             for number, part in chosen
         ]
 
-    _sample(config, steps, seen, read)
+    sample_rows(config, steps, seen, read)
     return seen
-
-
-# Some rows.
-
-
-def _sample(
-    config: RunConfig,
-    steps: Sequence[Step],
-    seen: Seen,
-    read: Callable[[list[str], int], list[pa.Table]],
-) -> None:
-    """Read some rows, check them as `ingest` will, and keep keys and carried columns to measure them."""
-    import pyarrow as pa
-
-    given, shape = config.input, seen.shape
-    assert shape is not None
-    needed = {name for step in steps for name in step.needs.columns}
-    carried = list(dict.fromkeys(name for step in steps for name in step.needs.carried))
-    names = {
-        KEY: str(given.key),
-        VECTOR: None if config.embeds_main else str(given.embedding),
-        CLUSTER_ID: name_column(given.cluster_id),
-        DISTANCE: name_column(given.distance_to_centroid),
-    }
-    names |= {name_carried(number): name for number, name in enumerate(carried)}
-    wanted = {
-        new: name
-        for new, name in names.items()
-        if name is not None and name in needed and seen.is_known(name) and name in shape.schema.names
-    }
-    plain = {new: name for new, name in wanted.items() if not _is_field(shape, name)}
-    few = [name for new, name in plain.items() if new in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
-    many = {new: name for new, name in plain.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
-    try:
-        if KEY in plain:
-            checked = _join(read(list(dict.fromkeys(few)), CHECKED_ROWS))
-            rows = {new: checked.column(plain[new]) for new in plain if plain[new] in few}
-            check_rows(config, seen, pa.table(rows))
-        if many:
-            table = _join(read(list(dict.fromkeys(many.values())), SAMPLED_ROWS))
-            seen.sample = pa.table({new: table.column(name) for new, name in many.items()})
-    except (pa.ArrowException, ValueError) as error:
-        seen.unchecked.append(f"rows: this process does not read them as Spark does ({error})")
-
-
-def _is_field(shape: Shape, name: str) -> bool:
-    """Whether a column is a field of a struct, which files have no column for."""
-    return any(name.startswith(f"{other}.") for other in shape.columns if other != name)
-
-
-def _join(tables: list[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
-def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
-    """Check some rows as `ingest` will, and take the dimension from them.
-
-    Raises
-    ------
-    InputError
-        When a row is bad, and would not be left out by ``input.on_bad_rows`` or perhaps by a filter.
-    """
-    import pyarrow as pa
-
-    from spark_dbp.kernels.samples import make_samples
-    from spark_dbp.kernels.vectors import is_embedding_type
-
-    rows = _cast_vectors(rows)
-    if VECTOR in rows.column_names and not is_embedding_type(rows.schema.field(VECTOR).type):
-        rows = rows.drop_columns([VECTOR])
-    for name, data_type in ((CLUSTER_ID, pa.int64()), (DISTANCE, pa.float64())):
-        if name in rows.column_names:
-            at = rows.column_names.index(name)
-            rows = rows.set_column(at, name, rows.column(name).cast(data_type))
-    batches = rows.combine_chunks().to_batches()
-    made = pa.Table.from_batches(
-        list(make_samples(iter(batches), config.input.embedding_binary or "float32"))
-    )
-    seen.n_checked = made.num_rows
-    dimensions = (
-        sorted(set(made.column("dimension").to_pylist()) - {None}) if VECTOR in made.column_names else []
-    )
-    problems = made.column(PROBLEM).drop_null().to_pylist()
-    if len(dimensions) > 1 and not problems:
-        problems = [f"embeddings of {dimensions[0]:,} and of {dimensions[-1]:,} dimensions"]
-    seen.dimension = dimensions[0] if dimensions else None
-    if not problems:
-        return
-    what = f"{len(problems):,} of {made.num_rows:,} rows that were looked at are bad: {problems[0]}"
-    if config.input.on_bad_rows == "fail" and config.input.filter is None:
-        raise InputError(f"{seen.name}: {what}", mend="mend these rows, or set input.on_bad_rows: drop")
-    seen.notes.append(what)
-
-
-def _cast_vectors(rows: pa.Table) -> pa.Table:
-    """Whole numbers in lists as Spark hands them on: DOUBLE."""
-    import pyarrow as pa
-
-    if VECTOR not in rows.column_names:
-        return rows
-    given = rows.schema.field(VECTOR).type
-    if pa.types.is_fixed_size_list(given) or pa.types.is_list(given) or pa.types.is_large_list(given):
-        inner = given.value_type
-        if pa.types.is_integer(inner) or pa.types.is_decimal(inner) or pa.types.is_float16(inner):
-            kind = pa.float32() if pa.types.is_float16(inner) else pa.float64()
-            at = rows.column_names.index(VECTOR)
-            return rows.set_column(at, VECTOR, rows.column(VECTOR).cast(pa.list_(kind)))
-    return rows
 
 
 # Centroids.
@@ -454,7 +346,7 @@ def _look_at_centroids(path: str, seen: Seen) -> None:
                 raise InputError(
                     f"{name}: there is no column {column!r}", mend=f"the table has: {', '.join(names[:30])}"
                 )
-        rows = _read_first(first, ["centroid"], 1).column(0)
+        rows = _read_first(first, 0, ["centroid"], 1).column(0)
         dimension = len(rows[0].as_py()) if rows[0].is_valid else 0
         seen.centroids = snapshot.rows, dimension or seen.dimension or 0
         seen.unchecked.append("input.centroids: only its number of rows was read, not its values")

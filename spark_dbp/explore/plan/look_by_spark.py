@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR, name_carried
-from spark_dbp.config_base import name_column
+from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
 from spark_dbp.engine.compat import collect_arrow, column, read_setting
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.spark_errors import translate_errors
-from spark_dbp.explore.plan.look import CHECKED_ROWS, SAMPLED_ROWS, check_rows
+from spark_dbp.explore.plan.look_at_rows import CHECKED_ROWS, SAMPLED_ROWS, check_rows, name_samples
 from spark_dbp.explore.plan.seen import UNKNOWN, Count, Seen, Shape
 from spark_dbp.job import Job
 from spark_dbp.opening import open_input
@@ -80,23 +79,13 @@ def _sample(job: Job, steps: Sequence[Step], seen: Seen) -> None:
     """Some rows as Spark gives them: the first that it finds, before the filter."""
     import pyarrow as pa
 
-    given, frame = job.config.input, job.source.frame
-    needed = {name for step in steps for name in step.needs.columns}
-    carried = list(dict.fromkeys(name for step in steps for name in step.needs.carried))
-    names = {
-        KEY: str(given.key),
-        CLUSTER_ID: name_column(given.cluster_id),
-        DISTANCE: name_column(given.distance_to_centroid),
-    }
-    many = {KEY: str(given.key), **{name_carried(number): name for number, name in enumerate(carried)}}
-    if not job.config.embeds_main:
-        names[VECTOR] = str(given.embedding)
-    names = {new: name for new, name in names.items() if name is not None and name in needed}
-    few = frame.select([column(name).alias(new) for new, name in names.items() if name is not None])
-    more = frame.select([column(name).alias(new) for new, name in many.items()])
+    frame, names = job.source.frame, name_samples(job.config, steps)
+    few = [name for name in names if name in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
+    many = [name for name in names if name not in (CLUSTER_ID, DISTANCE, VECTOR)]
+    selected = {new: column(name).alias(new) for new, name in names.items()}
     try:
-        rows = collect_arrow(few.limit(CHECKED_ROWS))
-        seen.sample = collect_arrow(more.limit(SAMPLED_ROWS))
+        rows = collect_arrow(frame.select([selected[name] for name in few]).limit(CHECKED_ROWS))
+        seen.sample = collect_arrow(frame.select([selected[name] for name in many]).limit(SAMPLED_ROWS))
         if rows.num_rows:
             check_rows(job.config, seen, rows)
     except (pa.ArrowException, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from spark_dbp.columns import show_name, split_name
+from spark_dbp.columns import N_ITEMS, show_name, split_name
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
 from spark_dbp.engine.catalog_target import TABLES, VIEW
@@ -30,7 +30,7 @@ from spark_dbp.explore.plan.reuse import Judged, judge_steps
 from spark_dbp.explore.plan.seen import OnlySparkError, Seen
 from spark_dbp.explore.plan.sizes import Sizer, TableSize
 from spark_dbp.job import Job
-from spark_dbp.lake import files
+from spark_dbp.lake import files, parquet_files
 from spark_dbp.lake.local_files import is_store_mount
 from spark_dbp.lake.lock import describe_holder
 from spark_dbp.lake.store import RUN_JSON, EarlierSteps, refuse_strangers
@@ -261,7 +261,7 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
         seen,
         planned,
         _predict_engine(config, path, why_spark),
-        judge_quotas(config, sizer.tables["assignments"].rows, sizer.k),
+        judge_quotas(config, sizer.tables["assignments"].rows, sizer.k, _read_cluster_sizes(judged, earlier)),
         describe_holder(path),
         files.exists(earlier.at(RUN_JSON)),
         _name_catalog(config),
@@ -335,6 +335,15 @@ def _check_driver(config: RunConfig, sizer: Sizer, planned: list[PlannedStep]) -
         if settings is not None and settings.n_clusters is not None:
             n_points = min(sizer.rows_of_input.n, settings.n_clusters * settings.max_points_per_centroid)
             check_training_sample(n_points, sizer.seen.dimension, read_memory_limit(), limit, name)
+
+
+def _read_cluster_sizes(judged: list[Judged], earlier: EarlierSteps) -> Any:
+    """Sizes of the clusters where the statistics of an earlier run are taken over; else None."""
+    one = next(one for one in judged if one.step.name == "cluster_stats")
+    if not one.is_reused or one.known is None:
+        return None
+    stats = parquet_files.read_parquet(earlier.at(one.known.tables["cluster_stats"]))
+    return stats.column(N_ITEMS).to_numpy()
 
 
 def _read_collect_limit(config: RunConfig) -> float:

@@ -125,7 +125,7 @@ def _judge(step: Step, needed: dict[str, Any], writers: dict[str, str], earlier:
     if changed or is_old or not follows:
         own = difference if is_old or not changed else f"{', '.join(changed)} changed"
         return Judged(step, "changed", own, changed, follows, known, unknown)
-    return Judged(step, "follows", f"{' and '.join(follows)} computed anew", [], follows, known, unknown)
+    return Judged(step, "follows", f"{', '.join(follows)} computed anew", [], follows, known, unknown)
 
 
 def _hash_known(needed: dict[str, Any], known: FinishedStep) -> tuple[dict[str, str], list[str]]:

@@ -141,7 +141,7 @@ def _write_reasons(steps: Sequence[PlannedStep]) -> str:
         judged = step.judged
         if judged.status in ("changed", "damaged"):
             text = judged.why
-            text += f"; also, {' and '.join(judged.follows)} computed anew" if judged.follows else ""
+            text += f" (and {_join(judged.follows)} before it)" if judged.follows else ""
             pairs.append((judged.step.name, text))
     following = [step.judged for step in steps if step.judged.status == "follows"]
     if following:
@@ -152,8 +152,10 @@ def _write_reasons(steps: Sequence[PlannedStep]) -> str:
         pairs.append((", ".join(is_new), "not finished before"))
     same = sorted({name for step in steps for name in step.judged.if_same if step.judged.is_reused})
     if same:
-        shown = ", ".join(same[:3]) + (f" and {len(same) - 3} more" if len(same) > 3 else "")
-        pairs.append(("reused", f"if these are as they were, which is not seen from here: {shown}"))
+        of_session = [name for name in same if name.startswith("spark.")]
+        shown = [name for name in same if name not in of_session]
+        shown += [f"{len(of_session)} settings of the session"] if of_session else []
+        pairs.append(("taken as unchanged, for a plan does not see them", _join(shown)))
     if not pairs:
         return ""
     lines = ["why"]
@@ -162,6 +164,17 @@ def _write_reasons(steps: Sequence[PlannedStep]) -> str:
             f"{name}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
         )
     return "\n".join(lines)
+
+
+def _join(names: Sequence[str]) -> str:
+    """Names as a sentence has them.
+
+    Examples
+    --------
+    >>> _join(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _list_tables(plan: Plan) -> list[list[str]]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _DISTANCE, _DIMENSION, _RANK, _SIMILARITY, _OFFSETS = 4.0, 0.2, 0.6, 4.0, 10.0
 # Of a file: its footer. Of one with statistics of k clusters.
 _FOOTER, _SMALL_FOOTER = 800, 1600
+# Bytes of a trie that holds next to nothing.
+_EMPTY_TRIE = 3400
 # Bins of a distance histogram that occur in a large cluster, and bytes of one.
 _BINS, _BIN = 290, 1.45
 # A Parquet dictionary takes this many FLOATs; what comes after is stored as it is.
@@ -320,7 +322,9 @@ class Sizer:
         per_key, is_whole = self._measure_trie(n_keep.n)
         shards = self.config.trie.shards or count_shards(n_keep.n, self.widths.key)
         kind = n_keep.kind if is_whole else "about"
-        return TableSize(Count(n_keep.n, kind), round(n_keep.n * per_key + shards * 250 + 300), shards + 1)
+        return TableSize(
+            Count(n_keep.n, kind), round(n_keep.n * per_key + shards * (_EMPTY_TRIE + 120) + 300), shards + 1
+        )
 
     def _measure_trie(self, n_keep: int) -> tuple[float, bool]:
         """Bytes of a key in a trie, from one made of sampled keys; and whether these are as many."""
@@ -335,7 +339,8 @@ class Sizer:
             texts = write_key_texts(keys, kind if isinstance(kind, str) else "string").to_pylist()
             # As thin as the keep list: neighbours that are left share fewer beginnings.
             texts = texts[: max(1, round(len(texts) * n_keep / max(1, self.seen.rows.n)))]
-            return len(marisa_trie.BinaryTrie(texts).tobytes()) / len(texts), len(texts) >= n_keep
+            made = len(marisa_trie.BinaryTrie(texts).tobytes()) - _EMPTY_TRIE
+            return max(1, made) / len(texts), len(texts) >= n_keep
         except (ImportError, ArithmeticError, ValueError, TypeError, SparkDbpError):  # keys of an odd type
             return _UNKNOWN_KEY / 4, False
 
