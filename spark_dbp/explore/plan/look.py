@@ -28,9 +28,10 @@ from spark_dbp.io.formats.dataset import open_dataset
 from spark_dbp.io.formats.parts import Range, read_range
 from spark_dbp.io.input_files import name_literally
 from spark_dbp.io.listing import list_paths
-from spark_dbp.io.passed_over import PassedOver
+from spark_dbp.io.passed_over import PassedOver, empty_files_error
 from spark_dbp.io.sources import Snapshot, summarize_files
 from spark_dbp.lake import files, parquet_files
+from spark_dbp.lake.file_kinds import find_column_type
 from spark_dbp.lake.paths import take_literally
 from spark_dbp.lake.table_files import map_in_threads
 from spark_dbp.pipeline import plan_opening
@@ -77,13 +78,20 @@ def look(config: RunConfig, steps: Sequence[Step]) -> Seen:
             seen = _look_at_parquet(config, steps)
         if given.centroids is not None:
             _look_at_centroids(given.centroids, seen)
-    except (ConfigError, InputError):
+    except InputError:
         raise
     except (SparkDbpError, OSError) as error:
+        if isinstance(error, ConfigError) and all(map(files.is_local, _list_places(config))):
+            raise
         raise OnlySparkError(f"this process does not reach it: {error}") from error
     named = {name: _write_setting(value) for name, value in config.spark.items()}
     seen.settings = {name: named[name] for name in READ_SETTINGS if name in named}
     return seen
+
+
+def _list_places(config: RunConfig) -> list[str]:
+    given = [*(config.shards or config.input.paths), config.input.centroids]
+    return [files.normalize(place) for place in given if place is not None]
 
 
 def _write_setting(value: Any) -> str:
@@ -138,7 +146,9 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
         if footers[path].metadata.row_group(number).num_rows
     ]
     chosen = groups[:: max(1, -(-len(groups) // SAMPLED_PLACES))]
-    sample_rows(config, steps, seen, lambda names, n: [_read_first(*place, names, n) for place in chosen])
+    sample_rows(
+        config, steps, seen, lambda names, n: [_read_first(*place, names, n, name) for place in chosen]
+    )
     return seen
 
 
@@ -157,7 +167,10 @@ def _list_files(setting: str, name: str, paths: list[str]) -> list[str]:
         )
     passed = PassedOver(setting, listing, None)
     passed.check(list)
-    found = sorted(passed.is_read)
+    empty = {one.path for one in listing.found if not one.size}
+    found = sorted(passed.is_read - empty)
+    if found and passed.is_read & empty:
+        raise empty_files_error(setting, sorted(passed.is_read & empty))
     if len(found) > _MOST_FILES:
         raise OnlySparkError(f"{len(found):,} files are too many to look into from here")
     if not found:
@@ -240,19 +253,23 @@ def _find_most(footers: Iterable[Any], name: str) -> int | None:
 
 
 def _refuse_other_types(footers: dict[str, Any], first: str, needed: list[str], name: str) -> None:
-    """Refuse files in which a needed column is missing or of another type than in the first file."""
+    """Refuse files in which a needed column is of another type than in the first file."""
     types = {item.name: item.type for item in footers[first].schema_arrow}
-    tops = [one for one in needed if one in types]
     for path, footer in footers.items():
         schema = footer.schema_arrow
-        for one in tops if footer.metadata.num_rows else ():
+        for one in needed if footer.metadata.num_rows else ():
             at = schema.get_field_index(one)
-            if at >= 0 and not _are_alike(schema.field(at).type, types[one]):
+            if one in types and at >= 0 and not _are_alike(schema.field(at).type, types[one]):
+                there, here = (_name_type(uri, one) for uri in (path, first))
                 raise InputError(
-                    f"{to_java_uri(path)} ({name}): column {one!r} is {schema.field(at).type} there and "
-                    f"{types[one]} in the file from which Spark took the types (the first by name)",
+                    f"{to_java_uri(path)} ({name}): column {one!r} is {there} there and {here} in the file "
+                    "from which Spark took the types (the first by name)",
                     mend="write all files with the same types, or give input.path those that agree",
                 )
+
+
+def _name_type(path: str, column: str) -> str:
+    return (find_column_type(path, column) or "of another type").removeprefix("LIST of ")
 
 
 def _are_alike(one: pa.DataType, other: pa.DataType) -> bool:
@@ -281,17 +298,24 @@ def _read_setting_of(config: RunConfig) -> Callable[[str], str | None]:
     return values.get
 
 
-def _read_first(path: str, group: int, names: list[str], n_rows: int) -> pa.Table:
-    """The first rows of a row group."""
+def _read_first(path: str, group: int, names: list[str], n_rows: int, name: str) -> pa.Table:
+    """The first rows of a row group; of columns that the file lacks nulls, as Spark gives them."""
     import pyarrow as pa
 
     batches, left = [], n_rows
-    for batch in parquet_files.iter_parquet(path, names, n_rows, 64 << 20, [group]):
-        batches.append(batch.slice(0, left))
-        left -= batches[-1].num_rows
-        if left <= 0:
-            break
-    return pa.Table.from_batches(batches).select(names) if batches else pa.table({name: [] for name in names})
+    try:
+        for batch in parquet_files.iter_parquet(path, names, n_rows, 64 << 20, [group]):
+            batches.append(batch.slice(0, left))
+            left -= batches[-1].num_rows
+            if left <= 0:
+                break
+    except (pa.ArrowException, OSError) as error:
+        raise refuse_by_its_bytes(str(error), to_java_uri(path), Place(name, "")) from None
+    table = pa.Table.from_batches(batches)
+    for missing in names:
+        if missing not in table.column_names:
+            table = table.append_column(missing, pa.nulls(table.num_rows))
+    return table.select(names)
 
 
 # Formats of others.
@@ -346,7 +370,9 @@ def _look_at_centroids(path: str, seen: Seen) -> None:
                 raise InputError(
                     f"{name}: there is no column {column!r}", mend=f"the table has: {', '.join(names[:30])}"
                 )
-        rows = _read_first(first, 0, ["centroid"], 1).column(0)
+        readable = read_columns(footers[first], lambda _: None)
+        refuse_unread(readable, f"{to_java_uri(first)} (input.centroids)", ["cluster_id", "centroid"])
+        rows = _read_first(first, 0, ["centroid"], 1, name).column(0)
         dimension = len(rows[0].as_py()) if rows[0].is_valid else 0
         seen.centroids = snapshot.rows, dimension or seen.dimension or 0
         seen.unchecked.append("input.centroids: only its number of rows was read, not its values")

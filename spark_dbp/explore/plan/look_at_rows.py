@@ -1,18 +1,20 @@
 """Look at some rows of the input: check them as `ingest` will, and keep keys and columns to measure them.
 
-Imports `seen`, `config`, `columns` and kernels.
+Imports `seen`, `config`, `columns`, a name of `stages`, and kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, PROBLEM, VECTOR, name_carried
+from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VECTOR, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
 from spark_dbp.errors import InputError
 from spark_dbp.explore.plan.seen import Seen, Shape
+from spark_dbp.stages.check_samples import WRONG_DIMENSION
 from spark_dbp.steps import Step
 
 if TYPE_CHECKING:
@@ -100,23 +102,43 @@ def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
             at = rows.column_names.index(name)
             rows = rows.set_column(at, name, rows.column(name).cast(data_type))
     batches = rows.combine_chunks().to_batches()
-    made = pa.Table.from_batches(
-        list(make_samples(iter(batches), config.input.embedding_binary or "float32"))
-    )
+    binary_type = config.input.embedding_binary or "float32"
+    made = pa.Table.from_batches(list(make_samples(iter(batches), binary_type)))
     seen.n_checked = made.num_rows
-    dimensions = (
-        sorted(set(made.column("dimension").to_pylist()) - {None}) if VECTOR in made.column_names else []
-    )
-    problems = made.column(PROBLEM).drop_null().to_pylist()
-    if len(dimensions) > 1 and not problems:
-        problems = [f"embeddings of {dimensions[0]:,} and of {dimensions[-1]:,} dimensions"]
-    seen.dimension = dimensions[0] if dimensions else None
-    if not problems:
+    found = made.column(DIMENSION).to_pylist() if DIMENSION in made.column_names else []
+    problems = made.column(PROBLEM).to_pylist()
+    dimensions = Counter(d for d, problem in zip(found, problems, strict=False) if problem is None)
+    seen.dimension = max(dimensions, key=lambda d: (dimensions[d], d), default=None)
+    for row, dimension in enumerate(found):
+        if problems[row] is None and dimension != seen.dimension:
+            problems[row] = WRONG_DIMENSION
+    bad = [row for row, problem in enumerate(problems) if problem is not None]
+    if not bad:
         return
-    what = f"{len(problems):,} of {made.num_rows:,} rows that were looked at are bad: {problems[0]}"
+    what = describe_bad_rows(Counter(problems[row] for row in bad), seen.dimension, dimensions)
+    what += f", of {made.num_rows:,} that were looked at; such as key {made.column(KEY)[bad[0]].as_py()!r}"
     if config.input.on_bad_rows == "fail" and config.input.filter is None:
-        raise InputError(f"{seen.name}: {what}", mend="mend these rows, or set input.on_bad_rows: drop")
-    seen.notes.append(what)
+        raise InputError(
+            f"{seen.name} has rows that cannot be used: {what}",
+            mend="mend them, leave them out with input.filter, or set input.on_bad_rows: drop",
+        )
+    seen.notes.append(f"bad rows: {what}")
+
+
+def describe_bad_rows(problems: Counter[str], dimension: int | None, dimensions: Iterable[int | None]) -> str:
+    """What is wrong with rows, and with how many.
+
+    Examples
+    --------
+    >>> describe_bad_rows(Counter({"null key": 1, WRONG_DIMENSION: 2}), 4, [4, 2])
+    'null key: 1 row; embedding of another dimension: 2 rows (2 where most have 4)'
+    """
+    others = ", ".join(str(d) for d in sorted({d for d in dimensions if d is not None} - {dimension}))
+    return "; ".join(
+        f"{problem}: {n:,} row{'s' if n > 1 else ''}"
+        + (f" ({others} where most have {dimension})" if problem == WRONG_DIMENSION else "")
+        for problem, n in problems.items()
+    )
 
 
 def _cast_vectors(rows: pa.Table) -> pa.Table:

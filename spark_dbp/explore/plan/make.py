@@ -5,15 +5,16 @@ Imports what is beside it, `pipeline`, `opening`, `job`, `config`, `engine`, `la
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import N_ITEMS, show_name, split_name
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
-from spark_dbp.engine.catalog_target import TABLES, VIEW
+from spark_dbp.engine.catalog_target import TABLES, VIEW, refuse_glob
 from spark_dbp.engine.compat import count_cores
 from spark_dbp.engine.expressions import evaluate_calls
 from spark_dbp.engine.memory import parse_size, read_memory_limit
@@ -21,7 +22,7 @@ from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.explore.plan.costs import FACTOR, START, Cost, Machine, estimate_cost, measure_machine
 from spark_dbp.explore.plan.feasible import Feasibility, judge_quotas, refuse_infeasible
 from spark_dbp.explore.plan.look import look
@@ -248,7 +249,7 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
             cores = count_cores(spark)
     assert seen is not None
     earlier = EarlierSteps(path)
-    refuse_strangers(path)
+    _check_output(config, path)
     _check_columns(config, steps, seen)
     refuse_infeasible(config, seen)
     judged = judge_steps(steps, config, seen, earlier)
@@ -268,6 +269,21 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
         machine,
         _list_unchecked(config, seen, written, spark is not None),
     )
+
+
+def _check_output(config: RunConfig, path: str) -> None:
+    """Refuse an output directory that a run would refuse, without writing there."""
+    refuse_strangers(path)
+    if config.output.table is not None:
+        refuse_glob(config.output.table_format, path)
+    if files.is_local(path):
+        above = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            why = "may not be written" if above.is_dir() else "is a file"
+            raise ConfigError(
+                f"output.path: cannot write to {path}: {above} {why}",
+                mend="name a directory that can be written",
+            )
 
 
 class _NoDirectory:
@@ -357,9 +373,7 @@ def _predict_engine(config: RunConfig, path: str, why_spark: str) -> EngineChoic
     if why_spark.startswith("output.path"):
         return EngineChoice("sql", "this process reaches output.path only through Spark")
     if files.is_local(path) and is_store_mount(f"{path}/"):
-        return EngineChoice(
-            "sql", f"{PurePosixPath(path).parts[1]} is a mount of a store, which renames nothing"
-        )
+        return EngineChoice("sql", f"{Path(path).parts[1]} is a mount of a store, which renames nothing")
     master = str(config.spark.get("spark.master", config.spark.get("spark.remote", "local")))
     if files.is_local(path) and not master.startswith("local"):
         return EngineChoice("arrow", "if all machines of the cluster have output.path; else the run says so")

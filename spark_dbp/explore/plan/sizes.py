@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dbp.columns import KEY, name_carried
 from spark_dbp.config import RunConfig
+from spark_dbp.engine.compat import name_codec
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.explore.plan.reuse import Judged
 from spark_dbp.explore.plan.seen import Count, Seen
@@ -75,8 +76,10 @@ class Widths:
     """
 
     def __init__(self, config: RunConfig, seen: Seen, steps: Iterable[Step]) -> None:
-        codec = str(config.spark.get("spark.sql.parquet.compression.codec", "snappy")).lower()
-        self._codec = {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(codec, codec)
+        codec = config.spark.get("spark.sql.parquet.compression.codec")
+        self._codec = (
+            "snappy" if config.engine == "sql" else name_codec(None if codec is None else str(codec))
+        )
         self.key = self.shuffled_key = _UNKNOWN_KEY
         self.carried: dict[str, float] = {}
         sample = seen.sample
@@ -100,10 +103,7 @@ class Widths:
 
         sink = pa.BufferOutputStream()
         table = pa.table({"c": column})
-        try:
-            pq.write_table(table, sink, compression=self._codec, use_dictionary=False, write_statistics=False)
-        except (OSError, pa.ArrowException):  # a codec that only Spark has
-            pq.write_table(table, sink, use_dictionary=False, write_statistics=False)
+        pq.write_table(table, sink, compression=self._codec, use_dictionary=False, write_statistics=False)
         groups = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0)
         stored = sum(groups.column(n).total_compressed_size for n in range(groups.num_columns))
         return stored / max(1, len(column))
