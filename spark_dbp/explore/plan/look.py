@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from spark_dbp.columns import describe_type
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.compat import from_arrow_schema
 from spark_dbp.engine.expressions import find_names
@@ -23,7 +24,7 @@ from spark_dbp.explore.plan.look_at_rows import SAMPLED_PLACES, sample_rows
 from spark_dbp.explore.plan.look_at_shards import look_at_shards
 from spark_dbp.explore.plan.seen import Count, OnlySparkError, Seen, Shape
 from spark_dbp.io.centroids import GivenCentroids
-from spark_dbp.io.footers import read_columns, refuse_unread
+from spark_dbp.io.footers import Columns, read_columns, refuse_unread
 from spark_dbp.io.formats.dataset import open_dataset
 from spark_dbp.io.formats.parts import Range, read_range
 from spark_dbp.io.input_files import name_literally
@@ -138,7 +139,7 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
     seen.in_memory = sum(in_memory[column] for column in tops) / snapshot.rows
     if config.input.cluster_id is not None:
         seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
-    _refuse_other_types(footers, first, needed, name)
+    _refuse_other_types(footers, first, columns, needed, name)
     groups = [
         (path, number)
         for path in found
@@ -252,18 +253,28 @@ def _find_most(footers: Iterable[Any], name: str) -> int | None:
     return most + 1 if most >= 0 else None
 
 
-def _refuse_other_types(footers: dict[str, Any], first: str, needed: list[str], name: str) -> None:
+def _refuse_other_types(
+    footers: dict[str, Any], first: str, columns: Columns, needed: list[str], name: str
+) -> None:
     """Refuse files in which a needed column is of another type than in the first file."""
+    import pyarrow as pa
+
     types = {item.name: item.type for item in footers[first].schema_arrow}
     for path, footer in footers.items():
         schema = footer.schema_arrow
         for one in needed if footer.metadata.num_rows else ():
             at = schema.get_field_index(one)
-            if one in types and at >= 0 and not _are_alike(schema.field(at).type, types[one]):
+            if one not in types or at < 0 or pa.types.is_null(types[one]):
+                continue  # missing, or of a type that is refused by itself
+            if not _are_alike(schema.field(at).type, types[one]):
                 there, here = (_name_type(uri, one) for uri in (path, first))
+                what = f"is {there} there and {here} in"
+                if pa.types.is_null(schema.field(at).type):
+                    kind = describe_type(columns.schema[one].dataType)
+                    what = f"has no type there, because all its values are null; it is {kind} in"
                 raise InputError(
-                    f"{to_java_uri(path)} ({name}): column {one!r} is {there} there and {here} in the file "
-                    "from which Spark took the types (the first by name)",
+                    f"{to_java_uri(path)} ({name}): column {one!r} {what} the file from which Spark took the "
+                    "types (the first by name)",
                     mend="write all files with the same types, or give input.path those that agree",
                 )
 
