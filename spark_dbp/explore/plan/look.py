@@ -47,7 +47,7 @@ _MOST_FILES = 20_000
 _STAY = "/-_.!~'()*;:@&=+$,"
 
 
-def look(config: RunConfig, steps: Sequence[Step]) -> Seen:
+def look(config: RunConfig, steps: Sequence[Step], check: Callable[[Seen], None]) -> Seen:
     """What this process sees of the input by itself.
 
     Parameters
@@ -55,6 +55,8 @@ def look(config: RunConfig, steps: Sequence[Step]) -> Seen:
     config : RunConfig
     steps : sequence of Step
         From `plan_steps`.
+    check : callable
+        Refuses columns, before rows are read.
 
     Returns
     -------
@@ -74,9 +76,9 @@ def look(config: RunConfig, steps: Sequence[Step]) -> Seen:
         if config.shards:
             seen = look_at_shards(config, _list_needed(config, steps))
         elif given.format != "parquet":
-            seen = _look_at_dataset(config, steps)
+            seen = _look_at_dataset(config, steps, check)
         else:
-            seen = _look_at_parquet(config, steps)
+            seen = _look_at_parquet(config, steps, check)
         if given.centroids is not None:
             _look_at_centroids(given.centroids, seen)
     except InputError:
@@ -116,7 +118,7 @@ def _list_needed(config: RunConfig, steps: Iterable[Step]) -> list[str]:
 # Parquet.
 
 
-def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
+def _look_at_parquet(config: RunConfig, steps: Sequence[Step], check: Callable[[Seen], None]) -> Seen:
     name = f"input.path {', '.join(config.input.paths)}"
     found = _list_files("input.path", name, config.input.paths)
     footers = dict(zip(found, map_in_threads(lambda path: _open(path, name), found), strict=True))
@@ -139,6 +141,7 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step]) -> Seen:
     seen.in_memory = sum(in_memory[column] for column in tops) / snapshot.rows
     if config.input.cluster_id is not None:
         seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
+    check(seen)
     _refuse_other_types(footers, first, columns, needed, name)
     groups = [
         (path, number)
@@ -332,7 +335,7 @@ def _read_first(path: str, group: int, names: list[str], n_rows: int, name: str)
 # Formats of others.
 
 
-def _look_at_dataset(config: RunConfig, steps: Sequence[Step]) -> Seen:
+def _look_at_dataset(config: RunConfig, steps: Sequence[Step], check: Callable[[Seen], None]) -> Seen:
     given = config.input
     dataset = open_dataset(given.format, given.paths, given.options.to_dict())
     snapshot = Snapshot(dataset.n_rows, len(dataset.files), dataset.n_bytes, dataset.digest)
@@ -341,6 +344,7 @@ def _look_at_dataset(config: RunConfig, steps: Sequence[Step]) -> Seen:
     seen = Seen(name, Count(snapshot.rows), snapshot.files, snapshot.bytes, asdict(snapshot), shape)
     seen.unknown_columns = find_sql_columns(config, steps, shape.columns)
     seen.in_memory = snapshot.bytes_per_row
+    check(seen)
     parts = [(number, part) for number, part in enumerate(dataset.parts) if part.n_rows]
     chosen = parts[:: max(1, -(-len(parts) // SAMPLED_PLACES))]
 

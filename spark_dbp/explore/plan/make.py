@@ -6,8 +6,8 @@ Imports what is beside it, `pipeline`, `opening`, `job`, `config`, `engine`, `la
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +228,7 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
     try:
         if not files.is_local(path):
             _try_to_list(path)
-        seen = look(config, steps)
+        seen = look(config, steps, partial(_check_columns, config, steps))
     except OnlySparkError as error:
         why_spark = str(error)
         spark = spark or get_session(config.spark)
@@ -302,10 +302,10 @@ def _try_to_list(path: str) -> None:
         raise OnlySparkError(f"output.path is not reached: {error.what}") from error
 
 
-def _look_again(config: RunConfig, steps: Sequence[Step]) -> Seen | None:
+def _look_again(config: RunConfig, steps: list[Step]) -> Seen | None:
     """Look once more, where a session has lent its file system; what cannot be seen so, Spark looks at."""
     try:
-        return look(config, steps)
+        return look(config, steps, partial(_check_columns, config, steps))
     except OnlySparkError:
         return None
 

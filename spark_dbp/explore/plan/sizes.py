@@ -283,8 +283,8 @@ class Sizer:
         values = k.n * self.widths.dimension
         with_dictionary = min(values, _DICTIONARY)
         bits = math.ceil(math.log2(max(2, with_dictionary)))
-        n_bytes = 4 * values + with_dictionary * bits / 8 + 5 * k.n
-        return _small(k, n_bytes)
+        n_bytes = 4 * values + with_dictionary * bits / 8 + 5 * k.n + _FOOTER
+        return TableSize(k, round(n_bytes), 1)
 
     def _size_assignments(self, rows: str, k: Count) -> TableSize:
         table = self.tables[rows]
