@@ -130,7 +130,8 @@ def estimate_cost(step: Step, config: RunConfig, sizer: Sizer, machine: Machine)
     work = _find_work(step, config, sizer)
     written = sum(sizer.tables[table].bytes for table in step.writes if table not in work.shared)
     cores = machine.cores
-    seconds = _FIXED.get(step.name, _OTHER_FIXED) + _PASS * max(0, work.passes - 1)
+    fixed = _FIXED.get(step.name, _OTHER_FIXED) if not work.shared else _FIXED["quota"]
+    seconds = fixed + _PASS * max(0, work.passes - 1)
     seconds += work.rows * max(1, work.passes) / (_ROWS * cores) + work.more_seconds / cores
     seconds += work.read / (_READ * cores) + written / (_WRITTEN * cores)
     seconds += work.shuffled / (_SHUFFLED * cores) + work.flops / (_REACHED * machine.flops)

@@ -78,7 +78,8 @@ def judge_quotas(
     if sizes is not None:
         return _judge_sizes(prune, n_keep, sizes)
     is_bound = rows.kind != "exact"
-    n_text = f"{'at most ' if is_bound and prune.n_keep is None else ''}{n_keep:,}"
+    bound = {"exact": "", "at most": "at most ", "about": "about "}[rows.kind]
+    n_text = f"{bound if prune.n_keep is None else ''}{n_keep:,}"
     floor = max(prune.min_per_cluster, int(prune.cluster_balance * n_keep / max(1, k.n)))
     least = min(floor * k.n, rows.n)
     if least > n_keep and k.kind != "at most":
@@ -98,7 +99,7 @@ def judge_quotas(
         return Feasibility(
             True, f"{n_text} kept; met where at most {n_keep // max(1, floor):,} clusters have rows"
         )
-    more = ", where as many rows reach pruning" if is_bound else ""
+    more = ", where all rows reach pruning" if rows.kind == "at most" else ""
     return Feasibility(
         True, f"{n_text} of {rows.n:,} kept{more}; floors of {k} clusters take {least:,} of these"
     )

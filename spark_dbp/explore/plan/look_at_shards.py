@@ -34,12 +34,11 @@ def look_at_shards(config: RunConfig, needed: Sequence[str]) -> Seen:
     known = _find_listed(config.output.path, digest)
     if known is not None:
         seen.rows = Count(known)
-    elif len(walked) == len(shards):
+    elif walked == n_bytes:
         seen.rows = Count(len(keys))
     else:
-        share = sum(shard.size for shard in walked) / n_bytes
-        seen.rows = Count(round(len(keys) / share), "about")
-        seen.notes.append(f"samples: counted in {len(walked):,} of {len(shards):,} shards")
+        seen.rows = Count(round(len(keys) * n_bytes / max(1, walked)), "about")
+        seen.notes.append(f"samples: counted in {walked / n_bytes:.0%} of the bytes of the shards")
     rows = UNKNOWN if seen.rows.kind == "about" else seen.rows.n
     seen.snapshot = {"rows": rows, "files": len(shards), "bytes": n_bytes, "digest": digest, "version": None}
     seen.in_memory = n_bytes / max(1, seen.rows.n)
@@ -58,18 +57,16 @@ def _find_listed(path: str, digest: str) -> int | None:
     return known.rows.get("shard_samples")
 
 
-def _walk(shards: Sequence[Shard]) -> tuple[list[str], list[Shard]]:
-    """Keys of the samples of some shards, spread over all; and these shards."""
+def _walk(shards: Sequence[Shard]) -> tuple[list[str], int]:
+    """Keys of the samples of some shards, spread over all; and how many bytes of shards were walked over."""
     keys: list[str] = []
-    walked = []
+    n_bytes = 0
     until = time.monotonic() + _SECONDS
     for shard in shards[:: max(1, -(-len(shards) // _FEW))]:
         with files.reached(shard.path) as (filesystem, inner), filesystem.open_input_file(inner) as content:
-            keys += [
-                sample.key
-                for sample in read_tar_samples(content, shard.path, size=shard.size, with_texts=False)
-            ]
-        walked.append(shard)
-        if time.monotonic() > until:
-            break
-    return keys, walked
+            for sample in read_tar_samples(content, shard.path, size=shard.size, with_texts=False):
+                keys.append(sample.key)
+                if time.monotonic() > until:
+                    return keys, n_bytes + sample.stop
+        n_bytes += shard.size
+    return keys, n_bytes

@@ -256,6 +256,8 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
     machine = measure_machine(cores)
     sizer = Sizer(config, seen, steps)
     planned = [_plan_step(one, config, sizer, machine) for one in judged]
+    if not sizer.has_dimension and any(step.vector_passes for step in steps):
+        seen.notes.append(f"vectors: {sizer.widths.dimension:,} dimensions assumed, for none were seen")
     _check_driver(config, sizer, planned)
     return Plan(
         config,

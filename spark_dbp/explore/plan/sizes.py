@@ -148,6 +148,7 @@ class Sizer:
         steps = list(steps)
         self.config, self.seen = config, seen
         self.widths = Widths(config, seen, steps)
+        self.has_dimension = bool(seen.dimension or seen.centroids)
         self.k = count_clusters(config, seen)
         self.tables: dict[str, TableSize] = {}
         self._has_vectors = {
@@ -171,6 +172,7 @@ class Sizer:
                     True,
                 )
             if known.info.get("dimension"):
+                self.has_dimension = True
                 self.widths.dimension = int(known.info["dimension"])
                 self.widths.vector = 4.0 * self.widths.dimension + 4
             return
