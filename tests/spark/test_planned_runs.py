@@ -11,7 +11,7 @@ from conftest import config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import Run, RunConfig, plan, run
 from spark_dbp.errors import ConfigError, InputError
-from spark_dbp.explore.plan.make import Plan
+from spark_dbp.explore.plan.planned import Plan
 
 N, DIM, K = 4000, 16, 12
 # Of the bytes that a run writes, a plan may be off by this share; tables this small are mostly footer.

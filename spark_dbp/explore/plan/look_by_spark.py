@@ -63,7 +63,7 @@ def look_by_spark(job: Job, steps: Sequence[Step], written: list[tuple[str, str]
             _sample(job, steps, found)
         key_type = source.frame.schema[str(job.config.input.key)].dataType
         check_key_expression(job.spark, key_type, job.config.trie.key)
-    if job.config.input.centroids is not None and found.centroids is None:
+    if job.config.input.centroids is not None:
         matrix = job.given_centroids.read()[1]
         found.centroids, found.centroids_snapshot = matrix.shape, job.given_centroids.take_snapshot()
     return _with_settings(job, found)

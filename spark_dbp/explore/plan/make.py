@@ -6,7 +6,6 @@ Imports what is beside it, `pipeline`, `opening`, `job`, `config`, `engine`, `la
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.columns import N_ITEMS, show_name, split_name
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
-from spark_dbp.engine.catalog_target import TABLES, VIEW, refuse_glob
+from spark_dbp.engine.catalog_target import TABLES, VIEW, Target, check_input, refuse_glob
 from spark_dbp.engine.compat import count_cores
 from spark_dbp.engine.expressions import evaluate_calls
 from spark_dbp.engine.memory import parse_size, read_memory_limit
+from spark_dbp.engine.patience import finish_within
 from spark_dbp.engine.probe import EngineChoice
 from spark_dbp.engine.session import get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, SparkDbpError
-from spark_dbp.explore.plan.costs import FACTOR, START, Cost, Machine, estimate_cost, measure_machine
-from spark_dbp.explore.plan.feasible import Feasibility, judge_quotas, refuse_infeasible
+from spark_dbp.explore.plan.costs import Machine, estimate_cost, measure_machine
+from spark_dbp.explore.plan.feasible import judge_quotas, refuse_infeasible
 from spark_dbp.explore.plan.look import look
 from spark_dbp.explore.plan.look_by_spark import look_by_spark
+from spark_dbp.explore.plan.planned import Plan, PlannedStep
 from spark_dbp.explore.plan.reuse import Judged, judge_steps
 from spark_dbp.explore.plan.seen import OnlySparkError, Seen
-from spark_dbp.explore.plan.sizes import Sizer, TableSize
+from spark_dbp.explore.plan.sizes import Sizer
 from spark_dbp.job import Job
 from spark_dbp.lake import files, parquet_files
 from spark_dbp.lake.local_files import is_store_mount
@@ -46,152 +47,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-@dataclass
-class PlannedStep:
-    """A step of the plan.
-
-    Attributes
-    ----------
-    judged : Judged
-        Whether it is reused, and why not.
-    tables : dict of str to TableSize
-        What it writes.
-    cost : Cost or None
-        None where it is reused.
-    """
-
-    judged: Judged
-    tables: dict[str, TableSize]
-    cost: Cost | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        judged, cost = self.judged, self.cost
-        found: dict[str, Any] = {
-            "name": judged.step.name,
-            "status": judged.status,
-            "reused": judged.is_reused,
-            "why": judged.why,
-            "changed": judged.changed,
-            "follows": judged.follows,
-            "if_same": judged.if_same,
-            "tables": {name: _describe_table(table) for name, table in self.tables.items()},
-        }
-        names = ("rows_read", "bytes_read", "bytes_written", "bytes_shuffled", "seconds", "driver_bytes")
-        for name in (*names, "worker_bytes"):
-            found[name] = 0 if cost is None else getattr(cost, name)
-        return found
-
-
-def _describe_table(table: TableSize) -> dict[str, Any]:
-    return {
-        "rows": table.rows.n,
-        "rows_are": table.rows.kind,
-        "bytes": table.bytes,
-        "files": table.files,
-        "is_there": table.is_known,
-    }
-
-
-@dataclass
-class Plan:
-    """What a run would do. `plan` makes it.
-
-    Attributes
-    ----------
-    config : RunConfig
-    seen : Seen
-    steps : list of PlannedStep
-    engine : EngineChoice
-        As it is likely to be.
-    quotas : Feasibility
-    in_use : str or None
-        Who works in the output directory now.
-    has_run : bool
-        Whether a finished run is there.
-    catalog : list of str
-        Tables and the view that the catalog would hold.
-    machine : Machine
-    unchecked : list of str
-        What could not be checked, and why.
-    """
-
-    config: RunConfig
-    seen: Seen
-    steps: list[PlannedStep]
-    engine: EngineChoice
-    quotas: Feasibility
-    in_use: str | None
-    has_run: bool
-    catalog: list[str]
-    machine: Machine
-    unchecked: list[str]
-
-    @property
-    def seconds(self) -> float:
-        """About how long the run would take, without steps that have no model of time."""
-        costs = [step.cost.seconds for step in self.steps if step.cost is not None]
-        return START + sum(seconds for seconds in costs if seconds is not None)
-
-    @property
-    def bytes_written(self) -> int:
-        """Bytes that the run would add to its directory, at most or about."""
-        return sum(step.cost.bytes_written for step in self.steps if step.cost is not None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        seen, costs = self.seen, [step.cost for step in self.steps if step.cost is not None]
-        return {
-            "input": {
-                "name": seen.name,
-                "rows": seen.rows.n,
-                "rows_are": seen.rows.kind,
-                "files": seen.files,
-                "bytes": seen.bytes,
-                "dimension": seen.dimension,
-                "key_type": seen.name_type(str(self.config.input.key))
-                if seen.is_known(str(self.config.input.key))
-                else None,
-                "rows_checked": seen.n_checked,
-                "looked_at_by": seen.by,
-            },
-            "engine": {"name": self.engine.name, "why": self.engine.why, "predicted": True},
-            "steps": [step.to_dict() for step in self.steps],
-            "quotas": {"feasible": self.quotas.is_ok, "why": self.quotas.why, "mend": self.quotas.mend},
-            "output": {
-                "path": files.normalize(self.config.output.path),
-                "in_use": self.in_use,
-                "has_run": self.has_run,
-                "catalog": self.catalog,
-            },
-            "total": {
-                "seconds": round(self.seconds, 1),
-                "factor": FACTOR,
-                "not_in_seconds": [step.judged.step.name for step in self.steps if _has_no_time(step)],
-                "bytes_written": self.bytes_written,
-                "bytes_read": sum(cost.bytes_read for cost in costs),
-                "bytes_shuffled": sum(cost.bytes_shuffled for cost in costs),
-                "driver_bytes": max((cost.driver_bytes for cost in costs), default=0),
-                "worker_bytes": max((cost.worker_bytes for cost in costs), default=0),
-                "machine": self.machine.what,
-            },
-            "not_checked": self.unchecked,
-            "notes": seen.notes,
-        }
-
-    def __str__(self) -> str:
-        from spark_dbp.explore.plan.show import write_plan
-
-        return write_plan(self)
-
-    def _repr_html_(self) -> str:
-        from spark_dbp.explore.plan.show import write_html
-
-        return write_html(self)
-
-
-def _has_no_time(step: PlannedStep) -> bool:
-    return step.cost is not None and step.cost.seconds is None
+# How long, in seconds, a store may take before a session is asked.
+_PATIENCE = 20.0
 
 
 def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
@@ -226,9 +83,7 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
     path = files.normalize(config.output.path)
     seen, why_spark = None, ""
     try:
-        if not files.is_local(path):
-            _try_to_list(path)
-        seen = look(config, steps, partial(_check_columns, config, steps))
+        seen = _look_in_time(config, steps, path)
     except OnlySparkError as error:
         why_spark = str(error)
         spark = spark or get_session(config.spark)
@@ -242,13 +97,17 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
         with guard_session(spark), translate_errors():
             config = config.replace_sql(evaluate_calls(spark, (text for _, text in written)))
             steps = plan_steps(config)
-            if seen is None and (config.shards or config.input.table is None):
+            if seen is None and config.input.table is None:
                 seen = _look_again(config, steps)
+            if config.output.table is not None:
+                target = Target(spark, config.output.table, config.output.table_format, path)
+                check_input(target, config.input.table)
             job = Job(config, spark, _NoDirectory(path), EngineChoice("sql", "nothing is run"))  # type: ignore[arg-type]
             seen = look_by_spark(job, steps, written, seen)
             cores = count_cores(spark)
     assert seen is not None
     earlier = EarlierSteps(path)
+    seen.notes += _find_parts(config, earlier)
     _check_output(config, path)
     _check_columns(config, steps, seen)
     refuse_infeasible(config, seen)
@@ -271,6 +130,16 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
         machine,
         _list_unchecked(config, seen, written, spark is not None),
     )
+
+
+def _find_parts(config: RunConfig, earlier: EarlierSteps) -> list[str]:
+    """What an attempt that was cut off has left of steps that work in parts."""
+    return [
+        f"embed_{section.name}: parts that an earlier attempt finished are taken over, as far as they fit"
+        for section in config.embed
+        if earlier.read_earlier(f"embed_{section.name}") is None
+        and files.list_names(earlier.at(f"tables/{section.table}_parts"))
+    ]
 
 
 def _check_output(config: RunConfig, path: str) -> None:
@@ -297,18 +166,31 @@ class _NoDirectory:
         self.steps: dict[str, Any] = {}
 
 
-def _try_to_list(path: str) -> None:
+def _look_in_time(config: RunConfig, steps: list[Step], path: str) -> Seen:
+    """What this process sees of the input by itself; a store may never answer."""
+    given = config.shards or config.input.paths
+    if all(files.is_local(files.normalize(place)) for place in (path, *given)):
+        return look(config, steps, partial(_check_columns, config, steps))
     try:
-        files.list_names(path)
-    except SparkDbpError as error:
-        raise OnlySparkError(f"output.path is not reached: {error.what}") from error
+        finish_within(_PATIENCE, lambda: files.list_names(path))
+    except (SparkDbpError, OSError) as error:
+        raise OnlySparkError(f"output.path is not reached: {error}") from error
+    try:
+        return finish_within(_PATIENCE, lambda: look(config, steps, partial(_check_columns, config, steps)))
+    except TimeoutError as error:
+        raise OnlySparkError(f"{config.source_setting}: {error}") from error
 
 
 def _look_again(config: RunConfig, steps: list[Step]) -> Seen | None:
     """Look once more, where a session has lent its file system; what cannot be seen so, Spark looks at."""
     try:
         return look(config, steps, partial(_check_columns, config, steps))
-    except OnlySparkError:
+    except OnlySparkError as error:
+        if config.shards:
+            raise SparkDbpError(
+                f"{config.source_setting}: the samples of shards cannot be counted from here: {error}",
+                mend="let this process reach the store (credentials, a mount); `run` lists them on workers",
+            ) from None
         return None
 
 

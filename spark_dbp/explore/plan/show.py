@@ -1,4 +1,4 @@
-"""A plan as text and as HTML. Imports `seen`, `costs` and what is in a `make.Plan`; no Spark."""
+"""A plan as text and as HTML. Imports `seen`, `costs` and what is in a `planned.Plan`; no Spark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spark_dbp.lake import files
 from spark_dbp.secrets import redact
 
 if TYPE_CHECKING:
-    from spark_dbp.explore.plan.make import Plan, PlannedStep
+    from spark_dbp.explore.plan.planned import Plan, PlannedStep
     from spark_dbp.explore.plan.sizes import TableSize
 
 _WIDTH = 100
