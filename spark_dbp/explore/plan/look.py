@@ -18,6 +18,7 @@ from spark_dbp.config import RunConfig
 from spark_dbp.engine.compat import from_arrow_schema
 from spark_dbp.engine.expressions import find_names
 from spark_dbp.engine.file_errors import Place, refuse_by_its_bytes
+from spark_dbp.engine.file_scan import measure_group
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.explore.plan.look_at_rows import SAMPLED_PLACES, sample_rows
@@ -139,6 +140,8 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step], check: Callable[[
     seen.stored = {column: n / snapshot.rows for column, n in stored.items()}
     tops = {column for column in in_memory for one in needed if f"{one}.".startswith(f"{column}.")}
     seen.in_memory = sum(in_memory[column] for column in tops) / snapshot.rows
+    if config.input.filter is None and not seen.unknown_columns:
+        seen.groups = [(path, _list_groups(footers[path].metadata, tops)) for path in found]
     if config.input.cluster_id is not None:
         seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
     check(seen)
@@ -239,6 +242,10 @@ def _measure(footers: Iterable[Any]) -> tuple[dict[str, int], dict[str, int]]:
                 stored[name] += one.total_compressed_size
                 in_memory[name] += one.total_uncompressed_size
     return stored, in_memory
+
+
+def _list_groups(metadata: Any, columns: Collection[str]) -> list[tuple[int, int]]:
+    return [measure_group(metadata.row_group(n), columns) for n in range(metadata.num_row_groups)]
 
 
 def _find_most(footers: Iterable[Any], name: str) -> int | None:

@@ -124,6 +124,9 @@ class Seen:
         Bytes that a column takes in the files for each row, where footers say so.
     in_memory : float
         Uncompressed bytes of all columns that are needed, for each row; 0 where not known.
+    groups : list
+        Row groups that workers would share, as `engine.file_scan.share_groups` takes them; empty where Spark
+        reads the input.
     dimension : int or None
     sample : pyarrow.Table or None
         Some rows of the key and of carried columns, under the names of ``samples``.
@@ -154,6 +157,7 @@ class Seen:
     unknown_columns: set[str] = field(default_factory=set)
     stored: dict[str, float] = field(default_factory=dict)
     in_memory: float = 0.0
+    groups: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
     dimension: int | None = None
     sample: pa.Table | None = None
     n_checked: int = 0

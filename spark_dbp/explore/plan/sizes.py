@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dbp.columns import KEY, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.compat import name_codec
+from spark_dbp.engine.file_scan import share_groups
 from spark_dbp.errors import SparkDbpError
 from spark_dbp.explore.plan.reuse import Judged
 from spark_dbp.explore.plan.seen import Count, Seen
@@ -243,7 +244,10 @@ class Sizer:
         row += _count_id_bytes(self.k) if given.cluster_id is not None else 0
         row += _DISTANCE if given.distance_to_centroid is not None else 0
         in_memory = self.seen.in_memory * self.seen.rows.n
-        return self._make(self.rows_of_input, row, self._count_files(in_memory) if in_memory else None)
+        files = self._count_files(in_memory) if in_memory else None
+        if self.seen.groups and self.config.engine != "sql":
+            files = len(share_groups(self.seen.groups, count_partitions(self.config)))
+        return self._make(self.rows_of_input, row, files)
 
     def _size_embeddings(self, table: str, how: Mapping[str, Any]) -> TableSize:
         if table.endswith("_files"):
