@@ -297,16 +297,16 @@ def _are_alike(one: pa.DataType, other: pa.DataType) -> bool:
     """Whether Spark reads both as the same: lists of any kind, long and short texts."""
     import pyarrow as pa
 
-    return pa.types.is_nested(one) == pa.types.is_nested(other) and from_kind(one) == from_kind(other)
+    return pa.types.is_nested(one) == pa.types.is_nested(other) and simplify_type(one) == simplify_type(other)
 
 
-def from_kind(data_type: pa.DataType) -> str:
+def simplify_type(data_type: pa.DataType) -> str:
     """An Arrow type without what is the same to Spark.
 
     Examples
     --------
     >>> import pyarrow as pa
-    >>> from_kind(pa.list_(pa.float32(), 8)) == from_kind(pa.large_list(pa.float32()))
+    >>> simplify_type(pa.list_(pa.float32(), 8)) == simplify_type(pa.large_list(pa.float32()))
     True
     """
     text = str(data_type).replace("large_", "").replace("fixed_size_", "")

@@ -90,6 +90,7 @@ def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
         When a row is bad, and would not be left out by ``input.on_bad_rows`` or perhaps by a filter.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from spark_dbp.kernels.samples import make_samples
     from spark_dbp.kernels.vectors import is_embedding_type
@@ -105,6 +106,8 @@ def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
     binary_type = config.input.embedding_binary or "float32"
     made = pa.Table.from_batches(list(make_samples(iter(batches), binary_type)))
     seen.n_checked = made.num_rows
+    if DISTANCE in made.column_names and made.num_rows > 1:
+        seen.distance_spread = pc.stddev(made.column(DISTANCE)).as_py()
     found = made.column(DIMENSION).to_pylist() if DIMENSION in made.column_names else []
     problems = made.column(PROBLEM).to_pylist()
     dimensions = Counter(d for d, problem in zip(found, problems, strict=False) if problem is None)

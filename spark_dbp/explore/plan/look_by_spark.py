@@ -57,6 +57,7 @@ def look_by_spark(job: Job, steps: Sequence[Step], written: list[tuple[str, str]
         found.stored, found.in_memory, found.dimension = seen.stored, seen.in_memory, seen.dimension
         found.sample, found.n_checked, found.most_clusters = seen.sample, seen.n_checked, seen.most_clusters
         found.centroids, found.centroids_snapshot = seen.centroids, seen.centroids_snapshot
+        found.distance_spread = seen.distance_spread
         found.notes, found.groups = seen.notes, seen.groups
     with translate_errors(source.name):
         if found.sample is None or found.dimension is None:

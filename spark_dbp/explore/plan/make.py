@@ -269,7 +269,8 @@ def _name_catalog(config: RunConfig) -> list[str]:
         return []
     *schema, prefix = split_name(config.output.table)
     tables = [table for table in TABLES if table != "duplicates" or any(config.dedup.model_dump().values())]
-    return [show_name([*schema, f"{prefix}_{table}"]) for table in (*tables, VIEW)]
+    tables += [VIEW] if config.input.table is not None else []
+    return [show_name([*schema, f"{prefix}_{table}"]) for table in tables]
 
 
 def _list_unchecked(

@@ -130,6 +130,8 @@ class Seen:
     dimension : int or None
     sample : pyarrow.Table or None
         Some rows of the key and of carried columns, under the names of ``samples``.
+    distance_spread : float or None
+        Standard deviation of given distances.
     n_checked : int
         Rows that were looked at as `ingest` will.
     shards : str or None
@@ -160,6 +162,7 @@ class Seen:
     groups: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
     dimension: int | None = None
     sample: pa.Table | None = None
+    distance_spread: float | None = None
     n_checked: int = 0
     shards: str | None = None
     centroids: tuple[int, int] | None = None

@@ -87,7 +87,7 @@ def write_html(plan: Plan) -> str:
 
 def _write_head(plan: Plan) -> str:
     seen, config = plan.seen, plan.config
-    size = "" if seen.files is None else f" in {seen.files:,} files"
+    size = "" if seen.files is None else f" in {seen.files:,} file{'s' * (seen.files != 1)}"
     size += f" of {write_bytes(seen.bytes)}" if seen.bytes else ""
     key = str(config.input.key)
     kind = seen.name_type(key) if seen.is_known(key) else "of a type not known here"

@@ -11,29 +11,35 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from spark_dbp.columns import KEY, name_carried
 from spark_dbp.config import RunConfig
 from spark_dbp.engine.compat import name_codec
 from spark_dbp.engine.file_scan import share_groups
 from spark_dbp.errors import SparkDbpError
+from spark_dbp.explore.plan.look_at_rows import SAMPLED_PLACES
 from spark_dbp.explore.plan.reuse import Judged
 from spark_dbp.explore.plan.seen import Count, Seen
+from spark_dbp.kernels.histogram import N_BINS
 from spark_dbp.loaders.key_text import write_key_texts
 from spark_dbp.stages.keep_trie import count_shards
 from spark_dbp.steps import Step
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
 
 # Bytes of columns of a row, besides those that are measured.
 _DISTANCE, _DIMENSION, _RANK, _SIMILARITY, _OFFSETS = 4.0, 0.2, 0.6, 4.0, 10.0
 # Of a file: its footer. Of one with statistics of k clusters.
 _FOOTER, _SMALL_FOOTER = 800, 1600
-# Bytes of a trie that holds next to nothing.
-_EMPTY_TRIE = 3400
-# Bins of a distance histogram that occur in a large cluster, and bytes of one.
+# Bytes of a trie that holds next to nothing; runs of rising keys up to which a sample counts as sorted.
+_EMPTY_TRIE, _MOST_RUNS = 3400, 2 * SAMPLED_PLACES
+# Bins over which the distances of a cluster are spread where nothing is known of them, and bytes of one.
 _BINS, _BIN = 290, 1.45
 # A Parquet dictionary takes this many FLOATs; what comes after is stored as it is.
 _DICTIONARY = 1 << 18
@@ -110,12 +116,13 @@ class Widths:
         return stored / max(1, len(column))
 
 
-def _mix(column: pa.ChunkedArray) -> pa.Array:
+def _mix(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The values in another order, as keys of a keep list are: neighbours are not alike any more."""
-    import numpy as np
+    return column.take(_mix_rows(len(column)))
 
-    order = np.random.default_rng(0).permutation(len(column))
-    return column.take(order)
+
+def _mix_rows(n: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(n)
 
 
 def count_partitions(config: RunConfig) -> int:
@@ -307,7 +314,10 @@ class Sizer:
         )
 
     def _size_stats(self) -> TableSize:
-        bins = min(self.tables["assignments"].rows.n / max(1, self.k.n), _BINS)
+        spread = self.seen.distance_spread
+        n_bins = _BINS if spread is None else max(1.0, N_BINS / 2 * math.sqrt(12) * spread)
+        of_cluster = self.tables["assignments"].rows.n / max(1, self.k.n)
+        bins = n_bins * (1 - math.exp(-of_cluster / n_bins))
         return _small(self.k, self.k.n * (40 + _BIN * bins) + _SMALL_FOOTER)
 
     @property
@@ -341,12 +351,23 @@ class Sizer:
             import marisa_trie
 
             kind = self.seen.name_type(str(self.config.input.key))
-            keys = _mix(sample.column(KEY).drop_null()).combine_chunks()
+            keys = sample.column(KEY).drop_null().combine_chunks()
             texts = write_key_texts(keys, kind if isinstance(kind, str) else "string").to_pylist()
-            # As thin as the keep list: neighbours that are left share fewer beginnings.
-            texts = texts[: max(1, round(len(texts) * n_keep / max(1, self.seen.rows.n)))]
-            made = len(marisa_trie.BinaryTrie(texts).tobytes()) - _EMPTY_TRIE
-            return max(1, made) / len(texts), len(texts) >= n_keep
+
+            def measure(some: list[bytes]) -> float:
+                made = len(marisa_trie.BinaryTrie(some).tobytes()) - _EMPTY_TRIE
+                return max(1, made) / len(some)
+
+            shuffled = [texts[row] for row in _mix_rows(len(texts))]
+            in_order = sum(a > b for a, b in pairwise(texts)) <= _MOST_RUNS
+            if in_order:  # as thin as the keep list: neighbours that are left share fewer beginnings
+                some = shuffled[: max(1, round(len(texts) * n_keep / max(1, self.seen.rows.n)))]
+                return measure(some), len(some) >= n_keep
+            some = shuffled[: max(1, n_keep)]
+            whole, doublings = measure(some), max(0.0, math.log2(n_keep / len(some)))
+            # The more keys, the more beginnings they share.
+            less = max(0.0, measure(some[: (len(some) + 1) // 2]) - whole)
+            return max(whole / 2, whole - less * doublings), len(some) >= n_keep
         except (ImportError, ArithmeticError, ValueError, TypeError, SparkDbpError):  # keys of an odd type
             return _UNKNOWN_KEY / 4, False
 
