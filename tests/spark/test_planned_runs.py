@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import config_of, make_embeddings, make_keys, write_table
+from conftest import VIEW, config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import Run, RunConfig, plan, run
 from spark_dbp.errors import ConfigError, InputError
@@ -75,7 +75,9 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "expected"), CHANGES)
+@pytest.mark.parametrize(
+    ("settings", "expected"), [*CHANGES[:-1], pytest.param(*CHANGES[-1], marks=pytest.mark.slow)]
+)
 def test_what_is_reused_is_what_the_run_reuses(
     first: tuple[Plan, Run], config: RunConfig, spark, settings: list[str], expected: dict[str, str]
 ):
@@ -133,6 +135,17 @@ def test_a_view_is_counted_and_sql_is_checked(config: RunConfig, folder: Path, s
     ):
         with pytest.raises(error, match=words):
             plan(given.with_settings([setting]), spark)
+
+
+def test_a_store_that_only_spark_reaches(viewed: Path, spark):
+    """The session lends its file system; the engine is said to be `sql`."""
+    write_table(viewed / "planned", make_keys(60), make_embeddings(60, 4, 3), n_files=2)
+    given = config_of(f"{VIEW}/planned", f"{VIEW}/planned_run", cluster={"n_clusters": 3})
+    planned = plan(RunConfig.from_dict(given), spark)
+    found = planned.to_dict()
+    assert (found["input"]["rows"], found["input"]["dimension"]) == (60, 4)
+    assert found["engine"]["name"] == "sql"
+    assert not (viewed / "planned_run").exists()
 
 
 def test_settings_of_the_session_are_compared(first: tuple[Plan, Run], config: RunConfig, spark):
