@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spark_dbp.explore.choose_eps import find_eps
     from spark_dbp.explore.diff import diff
     from spark_dbp.explore.explain import explain
+    from spark_dbp.explore.plan.make import plan
     from spark_dbp.explore.report.show import show_cluster
     from spark_dbp.explore.report.write import write_report
     from spark_dbp.explore.sweep import find_temperature, sweep
@@ -73,6 +74,7 @@ _HOME = {
     "ingest": "stages.ingest",
     "minhash_dedup": "stages.minhash_dedup",
     "open_run": "runs",
+    "plan": "explore.plan.make",
     "plan_quotas": "stages.quota",
     "plan_steps": "pipeline",
     "prune_again": "runner",
@@ -119,6 +121,7 @@ __all__ = [
     "loaders",
     "minhash_dedup",
     "open_run",
+    "plan",
     "plan_quotas",
     "plan_steps",
     "prune_again",

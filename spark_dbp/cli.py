@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from spark_dbp.commands import choose, completion, explain, jobs, look, report, shards, tables
+from spark_dbp.commands import choose, completion, explain, jobs, look, plan, report, shards, tables
 from spark_dbp.commands.logs import keep_logs, note
 from spark_dbp.commands.output import print_error
 from spark_dbp.commands.parsers import make_main_parser, make_options, parse
@@ -123,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     """
     options = make_options()
     parser, commands = make_main_parser(options)
-    for module in (jobs, choose, explain, report, tables, shards, look, completion):
+    for module in (jobs, plan, choose, explain, report, tables, shards, look, completion):
         module.add_commands(commands, options)
     return parser
 

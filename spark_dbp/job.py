@@ -37,7 +37,7 @@ from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.lake.mounts import split_root
 from spark_dbp.lake.store import RunDirectory, StepWriter
 from spark_dbp.stages.check_samples import estimate_row_bytes, good_samples
-from spark_dbp.steps import CENTROIDS, INPUT, SHARDS, Needs, Step
+from spark_dbp.steps import INPUT, SHARDS, Facts, Needs, Step, resolve_needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,24 +167,19 @@ class Job:
         KeyError
             When an earlier step that writes a table of it has not been carried out.
         """
-        found: dict[str, Any] = {}
-        if INPUT in needs.sources:
-            found["the input"] = asdict(self.source.snapshot)
-        if SHARDS in needs.sources:
-            found["the shards"] = digest_shards(self.shards)
-        for name in needs.encoders:
-            found[f"the encoder of embed {name}"] = without_place(self.identify_encoder(name))
-        if CENTROIDS in needs.sources:
-            found["the content of input.centroids"] = self.given_centroids.take_snapshot()
-        for name in needs.columns:
-            data_type = self.source.frame.schema[name].dataType
-            found[f"the type of column {name}"] = data_type.simpleString()
-        if needs.carried:
-            found["the columns that later steps need"] = list(needs.carried)
-        found |= {name: read_setting(self.spark, name) for name in needs.session}
-        found |= {path: self.config.value_at(path) for path in needs.settings}
-        found |= {f"table {table}": self._step_of(table).hash_table(table) for table in needs.tables}
-        return found
+        return resolve_needs(
+            needs,
+            Facts(
+                snapshot_input=lambda: asdict(self.source.snapshot),
+                digest_shards=lambda: digest_shards(self.shards),
+                snapshot_centroids=lambda: self.given_centroids.take_snapshot(),
+                identify_encoder=lambda name: without_place(self.identify_encoder(name)),
+                name_type=lambda name: self.source.frame.schema[name].dataType.simpleString(),
+                read_setting=lambda name: read_setting(self.spark, name),
+                value_at=self.config.value_at,
+                hash_table=lambda table: self._step_of(table).hash_table(table),
+            ),
+        )
 
     def note(self, **info: Any) -> None:
         """Write down what the step at work found, for later steps and reports; JSON."""

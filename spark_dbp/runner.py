@@ -11,9 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from spark_dbp.accounting import account_for_rows, commit_run
-from spark_dbp.columns import KEY, find_type
+from spark_dbp.columns import KEY
 from spark_dbp.config import RunConfig
-from spark_dbp.config_base import name_column
 from spark_dbp.engine.catalog_target import Target, check_input, check_key_type, open_target
 from spark_dbp.engine.expressions import evaluate_calls
 from spark_dbp.engine.probe import choose_engine
@@ -21,23 +20,16 @@ from spark_dbp.engine.session import describe_jobs, get_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError
-from spark_dbp.io.other_sources import open_format, open_shards
-from spark_dbp.io.shards import list_shards
-from spark_dbp.io.sources import open_source
 from spark_dbp.job import Job
-from spark_dbp.kernels.signatures import plan_bands
 from spark_dbp.lake import files
 from spark_dbp.lake.marks import FinishedStep
 from spark_dbp.lake.store import RunDirectory, open_run_directory
-from spark_dbp.pipeline import list_compared, plan_opening, plan_steps
+from spark_dbp.opening import check_columns, open_input
+from spark_dbp.pipeline import plan_steps
 from spark_dbp.publishing import publish_run
 from spark_dbp.runs import Run, open_run
 from spark_dbp.stages.embed import find_items
-from spark_dbp.stages.exact_dedup import check_comparable, check_order
 from spark_dbp.stages.keep_trie import check_key_expression
-from spark_dbp.stages.list_shards import add_json_fields
-from spark_dbp.stages.minhash_dedup import check_text
-from spark_dbp.stages.score_filter import check_condition, check_score, check_within
 from spark_dbp.steps import Step
 
 if TYPE_CHECKING:
@@ -85,7 +77,7 @@ def run(config: RunConfig, spark: SparkSession | None = None, *, fresh: bool = F
         steps = plan_steps(config)
         job = Job(config, spark, directory, engine)
         with describe_jobs(spark, "spark-dbp: looking at the input"):
-            _open_input(job, steps, sql)
+            open_input(job, steps, sql)
         with describe_jobs(spark, "spark-dbp: checking the settings"), translate_errors(job.source.name):
             _check_early(job, steps, target)
         for step in steps[1:] if config.shards else steps:
@@ -103,53 +95,13 @@ def _open_target(spark: SparkSession, config: RunConfig) -> Target | None:
     return target
 
 
-def _open_input(job: Job, steps: list[Step], written: list[tuple[str, str]]) -> None:
-    """Open the table of the input; or list the samples of its shards, which are a table then."""
-    config, given = job.config, job.config.input
-    how = plan_opening(config, steps, written)
-    if given.format != "parquet":
-        options = given.options.to_dict()
-        with translate_errors():
-            job.source = open_format(job.spark, given.format, given.paths, options, **how)
-        return
-    if not config.shards:
-        compared = list_compared(config)
-        job.source = open_source(job.spark, paths=given.paths, table=given.table, compared=compared, **how)
-        return
-    job.shards = list_shards(job.spark, config.shards)
-    job.carry_out(steps[0])
-    samples = add_json_fields(job.read_table("shard_samples"), job.info("shard_samples")["json_fields"])
-    with translate_errors(job.source_name):
-        job.source = open_shards(samples, job.shards, config.shards, job.count_rows("shard_samples"), **how)
-
-
 def _check_early(job: Job, steps: list[Step], target: Target | None) -> None:
     """Refuse at once what a late step would refuse after hours."""
     config, frame = job.config, job.source.frame
-    needed = {name for step in steps for name in step.needs.columns}
-    for setting in ("key", "embedding", "cluster_id", "distance_to_centroid"):
-        name = name_column(getattr(config.input, setting))
-        if name in needed and not (setting == "embedding" and config.embeds_main):
-            find_type(frame, name, f"input.{setting}")
-    key_type = find_type(frame, str(config.input.key), "input.key")
+    check_columns(config, steps, frame)
+    key_type = frame.schema[str(config.input.key)].dataType
     check_key_expression(job.spark, key_type, config.trie.key)
     check_key_type(target, key_type)
-    exact, minhash = config.dedup.exact, config.dedup.minhash
-    if exact is not None:
-        check_comparable(frame, [str(column) for column in exact.columns])
-    if minhash is not None:
-        check_text(frame, str(minhash.column))
-        plan_bands(minhash.threshold, minhash.num_perm)
-    for section, settings in (("dedup.exact", exact), ("dedup.minhash", minhash)):
-        if settings is not None and settings.order_by is not None:
-            check_order(frame, str(settings.order_by), f"{section}.order_by")
-    score = config.score_filter
-    if score is not None and score.expr is not None:
-        check_condition(frame, score.expr, score.expr)
-    if score is not None and score.column is not None:
-        check_score(frame, str(score.column))
-    if score is not None and score.within is not None:
-        check_within(frame, str(score.within))
     if config.input.centroids is not None:
         job.given_centroids.read()
     for one in config.embed:

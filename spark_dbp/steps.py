@@ -72,3 +72,86 @@ class Step:
     writes: tuple[str, ...]
     build: Callable[[Any], None]
     vector_passes: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """From where the needs of a step are known: a run under way asks its session, a plan what it has seen.
+
+    Attributes
+    ----------
+    snapshot_input, digest_shards, snapshot_centroids : callable
+        What the sources are like now; JSON.
+    identify_encoder : callable
+        Takes the name of a section of ``embed``.
+    name_type : callable
+        Takes the name of a column of the input.
+    read_setting : callable
+        Takes the name of a setting of the session.
+    value_at : callable
+        Takes the path of a key or a section of the configuration.
+    hash_table : callable
+        Takes the name of a table that an earlier step writes.
+    """
+
+    snapshot_input: Callable[[], Any]
+    digest_shards: Callable[[], Any]
+    snapshot_centroids: Callable[[], Any]
+    identify_encoder: Callable[[str], Any]
+    name_type: Callable[[str], Any]
+    read_setting: Callable[[str], Any]
+    value_at: Callable[[str], Any]
+    hash_table: Callable[[str], Any]
+
+
+def resolve_needs(needs: Needs, facts: Facts) -> dict[str, Any]:
+    """What a step needs, as it is now, by the name that a message gives it; JSON.
+
+    The fingerprint of a step is made of this, whoever asks: a run that decides what it reuses, and a plan
+    that says so beforehand.
+
+    Parameters
+    ----------
+    needs : Needs
+    facts : Facts
+
+    Returns
+    -------
+    dict
+    """
+    found: dict[str, Any] = {}
+    if INPUT in needs.sources:
+        found["the input"] = facts.snapshot_input()
+    if SHARDS in needs.sources:
+        found["the shards"] = facts.digest_shards()
+    found |= {name_encoder(name): facts.identify_encoder(name) for name in needs.encoders}
+    if CENTROIDS in needs.sources:
+        found["the content of input.centroids"] = facts.snapshot_centroids()
+    found |= {f"the type of column {name}": facts.name_type(name) for name in needs.columns}
+    if needs.carried:
+        found["the columns that later steps need"] = list(needs.carried)
+    found |= {name: facts.read_setting(name) for name in needs.session}
+    found |= {path: facts.value_at(path) for path in needs.settings}
+    return found | {name_table(table): facts.hash_table(table) for table in needs.tables}
+
+
+def name_table(table: str) -> str:
+    """How a message calls a table that a step needs.
+
+    Examples
+    --------
+    >>> name_table("samples")
+    'table samples'
+    """
+    return f"table {table}"
+
+
+def name_encoder(name: str) -> str:
+    """How a message calls the encoder of a section of ``embed``.
+
+    Examples
+    --------
+    >>> name_encoder("text")
+    'the encoder of embed text'
+    """
+    return f"the encoder of embed {name}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spark_dbp.commands.output import print_json, print_text
 from spark_dbp.commands.parsers import Options, add_command
 from spark_dbp.commands.shared import keep_spark_settings, open_run
-from spark_dbp.errors import InputError
+from spark_dbp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
         json="print a list, one object a key, as JSON",
     )  # fmt: skip
     explain.add_argument("run", metavar="RUN", help="directory of a finished run")
-    explain.add_argument("keys", metavar="KEY", nargs="+", help="keys; after -- also those that begin with -")
+    explain.add_argument("keys", metavar="KEY", nargs="*", help="keys; after -- also those that begin with -")
     explain.add_argument(
         "--no-input", action="store_true", help="do not look up where the keys lie in the input"
     )
@@ -51,6 +51,10 @@ def _explain(parsed: argparse.Namespace) -> int:
     from spark_dbp.explore.explain import explain
     from spark_dbp.explore.story import UNKNOWN
 
+    if not parsed.keys:  # argparse would take those after an option for none
+        raise ConfigError(
+            "explain is given no keys", mend="name some, or write all rows: export --to verdicts"
+        )
     run, spark = _open(parsed.run, "explain", parsed.settings)
     told = explain(run, parsed.keys, spark, look_at_input=not parsed.no_input)
     if parsed.json:

@@ -128,11 +128,7 @@ def open_target(spark: SparkSession, table: str | None, table_format: str, path:
     if table is None:
         return None
     target = Target(spark, table, table_format, files.normalize(path))
-    if table_format == "parquet" and paths.has_glob(target.path):
-        raise ConfigError(
-            f"output.path {path} has characters of a glob, and a Parquet table cannot point there",
-            mend="name a directory without [ ] { } * ? \\, or set output.table_format: delta or iceberg",
-        )
+    refuse_glob(table_format, target.path)
     try:
         spark.sql(f"DESCRIBE SCHEMA {target.schema}").collect()
     except Exception as error:
@@ -158,6 +154,20 @@ def open_target(spark: SparkSession, table: str | None, table_format: str, path:
         if found["keep_list"] is None:  # the first time
             _try_to_create(target)
     return target
+
+
+def refuse_glob(table_format: str, path: str) -> None:
+    """Refuse a run directory that no Parquet table of a catalog can point to.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if table_format == "parquet" and paths.has_glob(path):
+        raise ConfigError(
+            f"output.path {path} has characters of a glob, and a Parquet table cannot point there",
+            mend="name a directory without [ ] { } * ? \\, or set output.table_format: delta or iceberg",
+        )
 
 
 def _is_in_memory(spark: SparkSession) -> bool:

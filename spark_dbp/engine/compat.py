@@ -322,7 +322,23 @@ def read_parquet_codec(spark: SparkSession) -> str:
     ConfigError
         When Spark and workers do not both have that codec.
     """
-    given = (read_setting(spark, "spark.sql.parquet.compression.codec") or "snappy").lower()
+    return name_codec(read_setting(spark, "spark.sql.parquet.compression.codec"))
+
+
+def name_codec(setting: str | None) -> str:
+    """Name, as pyarrow has it, of a codec as Spark's setting has it; that of its default for None.
+
+    Raises
+    ------
+    ConfigError
+        When Spark and workers do not both have that codec.
+
+    Examples
+    --------
+    >>> name_codec(None), name_codec("LZ4_RAW"), name_codec("uncompressed")
+    ('snappy', 'lz4', 'none')
+    """
+    given = (setting or "snappy").lower()
     codec = {"uncompressed": "none", "lz4raw": "lz4", "lz4_raw": "lz4"}.get(given, given)
     if codec not in _CODECS:
         raise ConfigError(

@@ -270,10 +270,20 @@ def _unreadable(text: str, file: str, place: Place) -> SparkDbpError:
             f"{cannot}: its store did not answer",
             mend="run the same command again when the store can be reached",
         )
-    return _by_its_bytes(text, file, place)
+    return refuse_by_its_bytes(text, file, place)
 
 
-def _by_its_bytes(text: str, file: str, place: Place) -> SparkDbpError:
+def refuse_by_its_bytes(text: str, file: str, place: Place) -> SparkDbpError:
+    """The error for a file that cannot be read as Parquet, by what it is.
+
+    Parameters
+    ----------
+    text : str
+        Of the error, with its causes.
+    file : str
+        URI of the file.
+    place : Place
+    """
     cannot, name = f"cannot read {file}{place}", place.setting or "input.path"
     kind = recognize_file(file) if _FILE.match(file) else None
     if kind is not None and kind != "Parquet":

@@ -145,7 +145,7 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
             ):
                 raise NotPlainError(f"column {name!r} of {uri} has another type than Spark reads")
         found = footer.metadata
-        return path, [_measure_group(found.row_group(i), columns) for i in range(found.num_row_groups)]
+        return path, [measure_group(found.row_group(i), columns) for i in range(found.num_row_groups)]
 
     try:
         looked_at = map_in_threads(look, uris)
@@ -153,18 +153,37 @@ def plan_file_scan(frame: DataFrame, columns: Collection[str], n_rows: int, prog
         raise NotPlainError(f"this process cannot look into them: {error}") from error
     if sum(rows for _, groups in looked_at for rows, _ in groups) != n_rows:
         raise NotPlainError("they changed since they were counted")
-    total = sum(size for _, groups in looked_at for _, size in groups)
-    even = total // count_shuffle_partitions(frame.sparkSession)
     return FileScan(
         frame.sparkSession,
-        _share(looked_at, max(_FEW_BYTES, min(_TASK_BYTES, even))),
+        share_groups(looked_at, count_shuffle_partitions(frame.sparkSession)),
         n_rows,
         progress,
         _read_task,
     )
 
 
-def _measure_group(group: Any, columns: Collection[str]) -> tuple[int, int]:
+def share_groups(
+    found: list[tuple[str, list[tuple[int, int]]]], n_partitions: int
+) -> list[list[tuple[str, list[int]]]]:
+    """Row groups for each task of a scan: evenly, but neither few bytes nor many.
+
+    Parameters
+    ----------
+    found : list of (str, list of (int, int))
+        Files, and rows and uncompressed bytes of their row groups (`measure_group`).
+    n_partitions : int
+        Of a shuffle.
+
+    Returns
+    -------
+    list of list of (str, list of int)
+        For each task files and numbers of row groups.
+    """
+    total = sum(size for _, groups in found for _, size in groups)
+    return _share(found, max(_FEW_BYTES, min(_TASK_BYTES, total // n_partitions)))
+
+
+def measure_group(group: Any, columns: Collection[str]) -> tuple[int, int]:
     """Rows of a row group, and the uncompressed bytes of `columns`."""
     sizes = (group.column(number) for number in range(group.num_columns))
     return group.num_rows, sum(

@@ -97,7 +97,7 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> tuple[Colu
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    data_type = given_type = find_type(frame, name, setting)
+    data_type = check_embedding_type(frame, name, setting)
     value, problem = column(name), F.lit(None).cast("string")
     if is_ml_vector(data_type):
         return ml_vector_to_array(name), problem
@@ -118,6 +118,29 @@ def to_embedding_column(frame: DataFrame, name: str, setting: str) -> tuple[Colu
             data_type = T.ArrayType(inner.fields[0].dataType)
         else:
             break
+    raise AssertionError(f"{describe_type(data_type)} is none of `check_embedding_type`")
+
+
+def check_embedding_type(frame: DataFrame, name: str, setting: str) -> DataType:
+    """The type of a column of embeddings. Of `frame` only the schema is asked.
+
+    Raises
+    ------
+    InputError
+        When there is no such column, or its type is not supported.
+    """
+    from pyspark.sql import types as T
+
+    data_type = given_type = find_type(frame, name, setting)
+    if is_ml_vector(data_type) or isinstance(data_type, T.BinaryType):
+        return data_type
+    while isinstance(data_type, T.ArrayType):
+        inner = data_type.elementType
+        if isinstance(inner, T.FloatType | T.DoubleType | T.BinaryType | T.IntegralType | T.DecimalType):
+            return given_type
+        if isinstance(inner, T.StructType) and len(inner.fields) == 1:
+            inner = T.ArrayType(inner.fields[0].dataType)
+        data_type = inner
     raise InputError(
         f"{setting}: column {name!r} is {describe_type(given_type)}",
         mend="embeddings are arrays of numbers, BINARY (float32, little endian) or pyspark.ml vectors; "

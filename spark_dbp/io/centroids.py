@@ -38,6 +38,7 @@ log = logging.getLogger("spark_dbp")
 
 IntVector = npt.NDArray[np.int32]
 Matrix = npt.NDArray[np.float32]
+Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class GivenCentroids:
 
     Attributes
     ----------
-    spark : SparkSession
+    spark : SparkSession or None
+        None where only ``.npy`` is read, and this process reaches it.
     path : str
         Parquet, or ``.npy`` (never with pickled objects).
     """
 
-    spark: SparkSession
+    spark: SparkSession | None
     path: str
 
     def take_snapshot(self) -> Any:
@@ -100,10 +102,12 @@ def _refused(path: str, what: str) -> InputError:
     )
 
 
-def _read_npy_bytes(spark: SparkSession, path: str) -> bytes:
+def _read_npy_bytes(spark: SparkSession | None, path: str) -> bytes:
     try:
         return files.read_bytes(files.normalize(path))
     except SparkDbpError as error:  # a store that this process does not reach; Spark may
+        if spark is None:
+            raise
         log.debug("input.centroids: %s", error)
         with translate_errors(f"input.centroids {path}", opening=True):
             rows = spark.read.format("binaryFile").load(to_spark_source(path)).select("content").collect()
@@ -114,7 +118,9 @@ def _read_npy_bytes(spark: SparkSession, path: str) -> bytes:
         ) from None
 
 
-def _read_npy(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
+def _read_npy(
+    spark: SparkSession | None, path: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     try:
         matrix = np.load(io.BytesIO(_read_npy_bytes(spark, path)), allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:  # a damaged header may ask for too much memory
@@ -131,12 +137,15 @@ def _read_npy(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], np
     return np.arange(len(matrix)), matrix
 
 
-def _read_parquet(spark: SparkSession, path: str) -> DataFrame:
+def _read_parquet(spark: SparkSession | None, path: str) -> DataFrame:
+    assert spark is not None
     with translate_errors(f"input.centroids {path}", opening=True):
         return read_parquet(spark, [take_literally(path)], [CLUSTER_ID, CENTROID], setting="input.centroids")
 
 
-def _read_rows(spark: SparkSession, path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
+def _read_rows(
+    spark: SparkSession | None, path: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
     from pyspark.sql import functions as F
 
     frame, _ = read_checked("input.centroids", [take_literally(path)], lambda: _read_parquet(spark, path))

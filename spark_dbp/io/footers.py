@@ -14,8 +14,9 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -143,7 +144,7 @@ def read_parquet(
             raise
         file, readable = found
     file = f"{file} ({setting})"
-    _refuse_unread(readable, file, columns)
+    refuse_unread(readable, file, columns)
     frame = open_reader(spark).schema(readable.schema).parquet(*paths)
     if predicate is not None:
         _refuse_unread_in(predicate, frame, readable, file)
@@ -170,24 +171,25 @@ def _read_first_footer(spark: SparkSession, paths: Sequence[str]) -> tuple[str, 
             footer = open_footer(file)
             if footer.metadata.num_rows:  # a file without rows often has other types
                 break
-        return None if footer is None else (file, read_columns(footer, spark))
+        return None if footer is None else (file, read_columns(footer, partial(read_setting, spark)))
     except (OSError, SparkDbpError, pa.ArrowException) as error:
         log.info("  %s cannot be looked into by this program itself: %s", file, error)
         return None
 
 
-def read_columns(footer: Any, spark: SparkSession) -> Columns:
+def read_columns(footer: Any, read: Callable[[str], str | None]) -> Columns:
     """Work out the columns of a Parquet file as Spark would, and which of them it does not read.
 
     Parameters
     ----------
     footer : pyarrow.parquet.ParquetFile
-    spark : SparkSession
-        Its settings decide on some types.
+    read : callable
+        Takes the name of a setting of the session, which decides on some types, and gives its value; None
+        for the default.
     """
     from pyspark.sql import types as T
 
-    rules = _Rules(spark)
+    rules = _Rules(read)
     written = _read_row_metadata(footer)
     leaves = iter_leaves(footer)
     uuids = {leaf.path for leaf in iter_leaves(footer) if name_type(leaf) == "UUID"}
@@ -229,9 +231,9 @@ def _read_row_metadata(footer: Any) -> dict[str, Any]:
 class _Rules:
     """Types as Spark's `ParquetToSparkSchemaConverter` has them, in this session."""
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, read: Callable[[str], str | None]) -> None:
         def is_set(name: str, default: str) -> bool:
-            return (read_setting(spark, name) or default).lower() == "true"
+            return (read(name) or default).lower() == "true"
 
         self.case_sensitive = is_set("spark.sql.caseSensitive", "false")
         self.nanos_as_long = is_set("spark.sql.legacy.parquet.nanosAsLong", "false")
@@ -319,7 +321,13 @@ def _inside(unread: Any, what: str) -> Unread:
     return Unread(unread.why, f"{unread.within} in {what}")
 
 
-def _refuse_unread(readable: Columns, file: str, columns: Sequence[str]) -> None:
+def refuse_unread(readable: Columns, file: str, columns: Sequence[str]) -> None:
+    """Refuse a file where a column that is needed is none that Spark reads.
+
+    Raises
+    ------
+    InputError
+    """
     for path, unread in readable.unread.items():
         # A whole struct, the field itself, or a field within it. Other fields of the struct are read.
         name = ".".join(path)

@@ -52,13 +52,13 @@ class Shard:
     changed: int
 
 
-def list_shards(spark: SparkSession, patterns: Iterable[str], setting: str = SETTING) -> list[Shard]:
+def list_shards(spark: SparkSession | None, patterns: Iterable[str], setting: str = SETTING) -> list[Shard]:
     """The tars that paths and globs name, in the order of their paths.
 
     Parameters
     ----------
-    spark : SparkSession
-        It lists what this process does not reach.
+    spark : SparkSession or None
+        It lists what this process does not reach; without one, that is an error of the store.
     patterns : iterable of str
         Each a tar, a folder (whose ``.tar`` files are taken), a glob, or a range as webdataset writes it:
         ``shards/{00000..00127}.tar``. Of http and https only paths and ranges: they list nothing.
@@ -150,7 +150,7 @@ def digest_shards(shards: Iterable[Shard]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def _list_one(spark: SparkSession, pattern: str, setting: str) -> list[Shard]:
+def _list_one(spark: SparkSession | None, pattern: str, setting: str) -> list[Shard]:
     if pattern.startswith(_WEB):
         try:
             return [Shard(files.normalize(pattern), *files.look_up(pattern))]
@@ -163,6 +163,8 @@ def _list_one(spark: SparkSession, pattern: str, setting: str) -> list[Shard]:
         for path, inside in zip(parents, map_in_threads(_list_folder, parents), strict=True):
             folders[path] = inside
     except (OSError, SparkDbpError) as error:
+        if spark is None:
+            raise
         log.debug("Spark lists %s, for this process does not: %s", pattern, error)
         return _list_by_spark(spark, pattern, setting)
     found = []

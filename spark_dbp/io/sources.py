@@ -213,6 +213,7 @@ def open_source(
     written: Iterable[tuple[str, str]] = (),
     compared: Collection[str] = (),
     digested: list[str] | None = None,
+    only_looks: bool = False,
 ) -> Source:
     """Open the input table and take its snapshot.
 
@@ -235,6 +236,9 @@ def open_source(
         from names of folders, they are read as texts.
     digested : list of str, optional
         Columns of which the snapshot of a view is a digest; by default all of `columns`.
+    only_looks : bool
+        Whether a view, which does not list its files, is counted but not digested: its snapshot then has no
+        digest.
 
     Returns
     -------
@@ -270,7 +274,11 @@ def open_source(
         if version is not None:
             snapshot = _snapshot_of_version(frame, version)
         else:
-            snapshot = take_snapshot(frame, digested or columns) if found is None else _summarize(found)
+            snapshot = (
+                take_snapshot(frame, digested or columns, only_looks=only_looks)
+                if found is None
+                else _summarize(found)
+            )
     name = _name(paths, table)
     return Source(spark, paths, table, predicate, frame, snapshot, is_pinned, given, compute, name)
 
@@ -344,7 +352,13 @@ def apply_filter(frame: DataFrame, predicate: str | None) -> DataFrame:
         raise refuse_expression(error, predicate, "input.filter", frame.columns) from error
 
 
-def take_snapshot(frame: DataFrame, columns: list[str] | None = None, *, is_whole: bool = False) -> Snapshot:
+def take_snapshot(
+    frame: DataFrame,
+    columns: list[str] | None = None,
+    *,
+    is_whole: bool = False,
+    only_looks: bool = False,
+) -> Snapshot:
     """Count the rows of `frame`, and digest the list of its files.
 
     Parameters
@@ -355,17 +369,32 @@ def take_snapshot(frame: DataFrame, columns: list[str] | None = None, *, is_whol
         Columns to digest for a view, which does not list its files. By default all.
     is_whole : bool
         Whether `frame` is just what Spark reads from paths.
+    only_looks : bool
+        Whether a view is only counted.
 
     Returns
     -------
     Snapshot
     """
     found = list_read_files(frame, is_whole=is_whole)
+    if found is None and only_looks:
+        return Snapshot(rows=int(frame.count()))
     return _summarize(found) if found is not None else _snapshot_of_rows(frame, columns or frame.columns)
 
 
 def _summarize(found: pa.Table) -> Snapshot:
-    rows = sorted(tuple(row.values()) for row in found.to_pylist())
+    return summarize_files(tuple(row.values()) for row in found.to_pylist())
+
+
+def summarize_files(rows: Iterable[tuple[str, int, int, int]]) -> Snapshot:
+    """The snapshot of files, each with its URI as Spark writes it, bytes, time of change and rows.
+
+    Examples
+    --------
+    >>> str(summarize_files([("file:/x/a.parquet", 900, 1_700_000_000_000_000, 20)]))
+    '20 rows in 1 files of 900 bytes'
+    """
+    rows = sorted(rows)
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
     return Snapshot(
         rows=sum(row[3] for row in rows), files=len(rows), bytes=sum(row[1] for row in rows), digest=digest

@@ -184,6 +184,21 @@ def _in_use(base: str, holder: dict[str, Any]) -> ConflictError:
     )
 
 
+def describe_holder(base: str) -> str | None:
+    """Who works in the directory `base`; None when nobody does, as far as this machine can tell. Only reads.
+
+    Raises
+    ------
+    SparkDbpError
+        When the lock cannot be read.
+    """
+    content = _read(files.join(base, LOCK))
+    if content is None:
+        return None
+    holder = _parsed(content)
+    return None if _is_gone(holder) else _named(holder)
+
+
 def _named(holder: dict[str, Any]) -> str:
     if not holder:
         return "an unknown process (the lock cannot be read)"

@@ -107,9 +107,19 @@ def compare_steps(known: FinishedStep, name: str, depends: Mapping[str, str]) ->
         return ""
     if known.version != __version__ or known.format_version != FORMAT_VERSION:
         return f"it was made by {describe_version(known.version, known.format_version)}"
+    return f"{', '.join(list_changed(known, depends))} changed"
+
+
+def list_changed(known: FinishedStep, depends: Mapping[str, str]) -> list[str]:
+    """Names of what a finished step depended on that is not as it was.
+
+    Examples
+    --------
+    >>> list_changed(FinishedStep("quota", "", depends={"a": "1", "b": "2"}), {"a": "1", "b": "3"})
+    ['b']
+    """
     names = known.depends.keys() | depends.keys()
-    changed = sorted(name for name in names if known.depends.get(name) != depends.get(name))
-    return f"{', '.join(changed)} changed"
+    return sorted(name for name in names if known.depends.get(name) != depends.get(name))
 
 
 def describe_version(version: str | None, format_version: int) -> str:

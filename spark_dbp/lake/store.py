@@ -50,7 +50,68 @@ DERIVED = "derived"
 _OURS = {RUN_JSON, LOCK, "stages", "tables", DERIVED, PUBLISHED}
 
 
-class RunDirectory:
+class EarlierSteps:
+    """What an earlier run has finished in a run directory. It only reads, and needs no lock.
+
+    Parameters
+    ----------
+    path : str
+        Normalized (see `files.normalize`).
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def at(self, relative: str) -> str:
+        """Absolute path of what lies at `relative` in the run directory."""
+        return files.resolve(self.path, relative)
+
+    def read_earlier(self, name: str) -> FinishedStep | None:
+        """A step as an earlier run finished it, whatever it depended on; None without such a run.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        FinishedStep or None
+        """
+        path = self.at(f"stages/{name}.json")
+        if not files.exists(path):
+            return None
+        try:
+            return FinishedStep(**json.loads(files.read_bytes(path)))
+        except (ValueError, TypeError):
+            return None  # not written by this program, so treat it as missing
+
+    def find_difference(self, known: FinishedStep, depends: Mapping[str, str]) -> str:
+        """Why a step that was finished cannot be taken over; empty when it can.
+
+        Parameters
+        ----------
+        known : FinishedStep
+        depends : mapping
+            What it would depend on now, hashed (`marks.hash_leaves`).
+
+        Returns
+        -------
+        str
+        """
+        return compare_steps(known, known.name, depends) or self.describe_damage(known)
+
+    def describe_damage(self, step: FinishedStep) -> str:
+        """How the files of a step's tables differ from what its mark says; empty when they do not."""
+        for table, path in step.tables.items():
+            difference = compare_files(
+                files.list_sizes(self.at(path)), step.files.get(table, {}), step.ignored.get(table, ())
+            )
+            if difference:
+                return f"{self.at(path)} is not as it was written: {difference}"
+        return ""
+
+
+class RunDirectory(EarlierSteps):
     """Write access to a run directory, whose lock it holds. `open_run_directory` makes one.
 
     Parameters
@@ -62,7 +123,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str, lock: Lock) -> None:
-        self.path = path
+        super().__init__(path)
         self._lock = lock
         self.steps: dict[str, FinishedStep] = {}
         self.reused: list[str] = []
@@ -71,10 +132,6 @@ class RunDirectory:
         self.rows_to_pass = 0
         # Where workers note how many rows they have read.
         self.progress = self.at(".progress")
-
-    def at(self, relative: str) -> str:
-        """Absolute path of what lies at `relative` in the run directory."""
-        return files.resolve(self.path, relative)
 
     def reuse_or_build(
         self,
@@ -152,18 +209,7 @@ class RunDirectory:
         known = self.read_earlier(name)
         if known is None:
             return None, ""
-        depends = hash_leaves(depends_on)
-        return known, compare_steps(known, name, depends) or self.describe_damage(known)
-
-    def describe_damage(self, step: FinishedStep) -> str:
-        """How the files of a step's tables differ from what its mark says; empty when they do not."""
-        for table, path in step.tables.items():
-            difference = compare_files(
-                files.list_sizes(self.at(path)), step.files.get(table, {}), step.ignored.get(table, ())
-            )
-            if difference:
-                return f"{self.at(path)} is not as it was written: {difference}"
-        return ""
+        return known, self.find_difference(known, hash_leaves(depends_on))
 
     def forget(self) -> None:
         """Reuse nothing of an earlier run. What that run committed stays until this one commits."""
@@ -209,25 +255,6 @@ class RunDirectory:
         self._lock.check()
         files.write_bytes(self.at(f"stages/{step.name}.json"), _to_json(asdict(step)))
         self.steps[step.name] = step
-
-    def read_earlier(self, name: str) -> FinishedStep | None:
-        """A step as an earlier run finished it, whatever it depended on; None without such a run.
-
-        Parameters
-        ----------
-        name : str
-
-        Returns
-        -------
-        FinishedStep or None
-        """
-        path = self.at(f"stages/{name}.json")
-        if not files.exists(path):
-            return None
-        try:
-            return FinishedStep(**json.loads(files.read_bytes(path)))
-        except (ValueError, TypeError):
-            return None  # not written by this program, so treat it as missing
 
     def check_lock(self) -> None:
         """Raise a `ConflictError` where another run has taken the directory over."""
@@ -342,12 +369,7 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
         When another run is at work in it.
     """
     base = files.normalize(path)
-    strangers = [name for name in list_directory(base) if name not in _OURS and not name.startswith(".")]
-    if strangers:
-        raise ConfigError(
-            f"output.path {base} holds something that is not a run: {', '.join(strangers[:5])}",
-            mend="name a new or an empty directory, or the directory of an earlier run",
-        )
+    refuse_strangers(base)
     try:
         with acquire_lock(base) as lock:
             try:
@@ -357,6 +379,21 @@ def open_run_directory(path: str) -> Iterator[RunDirectory]:
                     files.delete_if_empty(files.join(base, name))
     finally:
         files.delete_if_empty(base)
+
+
+def refuse_strangers(base: str) -> None:
+    """Refuse a directory that holds something that is not a run. It need not be there.
+
+    Raises
+    ------
+    ConfigError
+    """
+    strangers = [name for name in list_directory(base) if name not in _OURS and not name.startswith(".")]
+    if strangers:
+        raise ConfigError(
+            f"output.path {base} holds something that is not a run: {', '.join(strangers[:5])}",
+            mend="name a new or an empty directory, or the directory of an earlier run",
+        )
 
 
 def list_directory(base: str) -> list[str]:

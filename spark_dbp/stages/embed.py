@@ -39,6 +39,7 @@ from spark_dbp.lake.tar_samples import read_tar_samples
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import DataType
 
 ITEM = "item"
 NO_IMAGE = "no image in the sample"
@@ -163,11 +164,24 @@ def find_items(frame: DataFrame, name: str | None, kind: str, setting: str = "em
         is_there = F.col(IMAGE_OFFSET).isNotNull()
         return Items(F.when(is_there, place), MemberReader, F.when(~is_there, F.lit(NO_IMAGE)))
     assert name is not None
-    data_type = find_type(frame, name, setting)
-    if kind == "images" and isinstance(data_type, T.BinaryType):
+    if isinstance(check_item_type(frame, name, kind, setting), T.BinaryType):
         return Items(column(name))
-    if isinstance(data_type, T.StringType):
-        return Items(column(name).cast("string"), (lambda: read_whole_file) if kind == "images" else None)
+    return Items(column(name).cast("string"), (lambda: read_whole_file) if kind == "images" else None)
+
+
+def check_item_type(frame: DataFrame, name: str, kind: str, setting: str) -> DataType:
+    """The type of a column of items; only the schema is asked.
+
+    Raises
+    ------
+    InputError
+        When there is no such column, or images or texts are not of its type.
+    """
+    from pyspark.sql import types as T
+
+    data_type = find_type(frame, name, setting)
+    if isinstance(data_type, T.StringType) or (kind == "images" and isinstance(data_type, T.BinaryType)):
+        return data_type
     raise InputError(
         f"{setting}: column {name!r} is {describe_type(data_type)}",
         mend="images are BINARY (the bytes of their files) or STRING (paths); texts are STRING; of a struct "

@@ -20,7 +20,13 @@ from spark_dbp.columns import (
     name_carried,
 )
 from spark_dbp.engine.compat import collect_arrow, column
-from spark_dbp.engine.forms import log_how_text_compares, to_embedding_column, to_key_column, to_plain_column
+from spark_dbp.engine.forms import (
+    check_embedding_type,
+    log_how_text_compares,
+    to_embedding_column,
+    to_key_column,
+    to_plain_column,
+)
 from spark_dbp.engine.mapped_rows import MappedRows
 from spark_dbp.errors import InputError
 from spark_dbp.kernels.samples import BAD_CLUSTER, BAD_DISTANCE, DISTANCE_SLACK, NULL_CLUSTER, NULL_KEY, SHAPE
@@ -164,6 +170,28 @@ def to_sample_columns(
     return to_key_column(frame, key), {name: to_plain_column(frame, name) for name in carry}
 
 
+def check_types(
+    frame: DataFrame,
+    key: str,
+    embedding: str | None = None,
+    cluster_id: str | None = None,
+    distance: str | None = None,
+) -> None:
+    """Refuse columns that are missing, or of types that samples are not made of; only the schema is asked.
+
+    Raises
+    ------
+    InputError
+    """
+    _check_key_type(find_type(frame, key, "input.key"))
+    if cluster_id is not None:
+        _check_cluster_type(find_type(frame, cluster_id, "input.cluster_id"), cluster_id)
+    if distance is not None:
+        _check_distance_type(find_type(frame, distance, "input.distance_to_centroid"), distance)
+    if embedding is not None:
+        check_embedding_type(frame, embedding, "input.embedding")
+
+
 def _name_columns(
     frame: DataFrame,
     key: str,
@@ -179,14 +207,13 @@ def _name_columns(
     InputError
         When a column is missing, or its type is not supported.
     """
+    check_types(frame, key, embedding, cluster_id, distance)
     as_key, carried = to_sample_columns(frame, key, carry)
     log_how_text_compares(frame, key, carry)
     columns = [as_key.alias(KEY)]
     if cluster_id is not None:
-        _check_cluster_type(find_type(frame, cluster_id, "input.cluster_id"), cluster_id)
         columns.append(column(cluster_id).cast("bigint").alias(CLUSTER_ID))
     if distance is not None:
-        _check_distance_type(find_type(frame, distance, "input.distance_to_centroid"), distance)
         columns.append(column(distance).cast("double").alias(DISTANCE))
     columns += [value.alias(name_carried(number)) for number, value in enumerate(carried.values())]
     if embedding is not None:

@@ -53,6 +53,7 @@ def fill(words: str, place: Path) -> list[str]:
 
 # Arguments; the exit code; and what the document has, of a list each of its items.
 GOOD = [
+    ("plan CONF", 0, {"steps", "total"}),
     ("run CONF", 0, {"run", "accounting", "summary", "hints", "clusters", "tables", "digests"}),
     ("select RUN --set prune.keep_ratio=0.5 --out HERE/select", 0, {"run", "accounting", "hints"}),
     ("sweep RUN --keep-ratio 0.1,0.5", 0, {"keep_ratio", "temperature", "n_keep", "saturated", "at_floor"}),
@@ -74,6 +75,7 @@ GOOD = [
 ]
 # Errors that come before there is anything to print.
 BAD = [
+    ("plan HERE/none.yaml", 2),
     ("run HERE/none.yaml", 2),
     ("run CONF --set nonsense.a=1", 2),
     ("run CONF --set input.path=/no/such/path", 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from conftest import write_table
 
 from spark_dbp import ingest
+from spark_dbp.engine.compat import read_setting
 from spark_dbp.errors import InputError
 from spark_dbp.io import footers
 from spark_dbp.io.footers import read_columns, read_parquet
@@ -90,7 +92,7 @@ def test_a_column_of_an_unknown_type_fails_nothing(spark, tmp_path, name):
     frame = read_parquet(spark, [str(tmp_path)], ["key", "embedding"])
     assert sorted(row.key for row in frame.select("key", "embedding").collect()) == KEYS
     assert frame.count() == N
-    found = read_columns(open_footer(str(tmp_path / "00000.parquet")), spark)
+    found = read_columns(open_footer(str(tmp_path / "00000.parquet")), partial(read_setting, spark))
     assert {path: str(unread) for path, unread in found.unread.items()} == left_out
 
 
@@ -127,7 +129,7 @@ def test_types_are_those_that_spark_would_take(spark, tmp_path):
         for setting, value in settings.items():
             spark.conf.set(setting, value)
         try:
-            found = read_columns(open_footer(file), spark)
+            found = read_columns(open_footer(file), partial(read_setting, spark))
             expected = spark.read.parquet(file).schema
         finally:
             for setting in settings:

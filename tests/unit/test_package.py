@@ -46,7 +46,7 @@ PIPELINE = JOB | {
     "pipeline",
 }
 PUBLISHING = JOB | RUNS | {"publishing"}
-RUNNER = PIPELINE | PUBLISHING | {"accounting", "runner"}
+RUNNER = PIPELINE | PUBLISHING | {"accounting", "opening", "runner"}
 MAY_IMPORT = {
     "_version": set(),
     "secrets": set(),
@@ -79,8 +79,9 @@ MAY_IMPORT = {
     "accounting": JOB | RUNS,
     "publishing": PUBLISHING - {"publishing"},
     "pipeline": PIPELINE - {"pipeline"},
+    "opening": PIPELINE,
     "runner": RUNNER - {"runner"},
-    "explore": PIPELINE | RUNS | {"explore"},
+    "explore": PIPELINE | RUNS | {"explore", "opening"},
     "demo_data": LAKE,
     "demo": CONFIG | {"demo_data", "encoders"},
     "exchange": STAGES | RUNS | {"explore", "exchange"},
@@ -211,7 +212,8 @@ def test_only_the_job_holds_session_and_configuration_together():
         for name, parameters in functions
         if parameters & {"spark", "session", "directory", "store"} and "config" in parameters
     }
-    assert held == {"job.py:__init__"}
+    # The public function gives them to a Job at once.
+    assert held == {"job.py:__init__", "explore/plan/make.py:plan"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
