@@ -234,7 +234,8 @@ def _watch(
         n_rows, age = count_rows(), time.time() - begun
         left = pace.estimate_left(now, n_done, n_rows, age)
         # A pass that is older than the rounds is over: they are of something else.
-        n_shown = n_done if age <= now - pace.rounds_began else None
+        is_over = pace.rounds is not None and age > now - pace.rounds_began
+        n_shown = None if is_over else n_done
         text = describe(title, n_shown, n_rows, now - pace.started, pace.rounds, left)
         if not on_terminal:
             log.info("  %s", text)

@@ -144,6 +144,24 @@ def test_rounds_are_shown(monkeypatch, caplog):
     progress.report_rounds("iterations", 4, 20)  # nothing is shown any more
 
 
+def test_rows_of_a_pass_before_the_rounds_are_not_shown(monkeypatch, caplog, tmp_path):
+    directory = str(tmp_path / "progress")
+    monkeypatch.setattr(progress, "_LOGGED", 0.01)
+    monkeypatch.setattr("sys.stderr", Terminal(False))
+    rows = [pa.RecordBatch.from_pydict({"x": [0] * 50})]
+    with (
+        caplog.at_level(logging.INFO, "spark_dbp"),
+        progress.show_progress("Clustering", directory, lambda: 100),
+    ):
+        list(progress.report_progress(iter(rows), progress.name_pass(directory)))
+        wait_for(lambda: "  Clustering: 50 of 100 rows (50 %), 0:00" in caplog.messages)
+        time.sleep(0.05)
+        progress.report_rounds("iterations", 1, 3)
+        wait_for(lambda: "  Clustering: 1 of 3 iterations, 0:00" in caplog.messages)
+        list(progress.report_progress(iter(rows), progress.name_pass(directory)))
+        wait_for(lambda: "  Clustering: 1 of 3 iterations, 50 of 100 rows (50 %), 0:00" in caplog.messages)
+
+
 def wait_for(is_there) -> None:
     deadline = time.monotonic() + 10
     while not is_there():
