@@ -191,7 +191,7 @@ class KeptDistances:
     def _bound_nearest(self, n: IntVector) -> tuple[FloatVector, FloatVector]:
         """Least and largest sum of the `n` smallest distances of each cluster."""
         rows = self._rows[self._starts] + n
-        cut = np.searchsorted(self._rows, rows, side="right") - 1  # the bin that the cut lies in
+        cut = self._find_bin(rows)
         steps = self._steps[cut] - self._steps[self._starts]
         steps = steps + (rows - self._rows[cut]) * self.bins[np.minimum(cut, len(self.bins) - 1)]
         low = steps / BINS_PER_UNIT
@@ -200,6 +200,18 @@ class KeptDistances:
         others_high = others + (self.sizes - n) / BINS_PER_UNIT
         low, high = np.maximum(low, self._sums - others_high), low + n / BINS_PER_UNIT
         return low, np.minimum(high, self._sums - others)
+
+    def _find_bin(self, rows: IntVector) -> IntVector:
+        """The bin of each cluster before whose end so many rows lie, of all clusters up to it.
+
+        One search over all bins at once would look at places far apart; this one stays within each cluster.
+        """
+        low, high = self._starts, self._ends
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high + 1) // 2
+            fits = self._rows[middle] <= rows
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
+        return low
 
     def _bound_spread(self, quota: IntVector) -> tuple[FloatVector, FloatVector]:
         """Least and largest sum of the distances that ``stratified`` keeps."""

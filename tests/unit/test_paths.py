@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import config_of
 
 from spark_dbp import RunConfig
-from spark_dbp.commands.jobs import _tell_next
+from spark_dbp.cli import make_parser
+from spark_dbp.commands.ending import tell_next
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files, paths
 
@@ -152,12 +154,17 @@ def test_an_output_in_the_input_or_around_it(tmp_path, source, out, words):
 
 
 def test_what_the_summary_says_to_paste_can_be_pasted():
-    run = '/data/my "run" [v2]\'s $HOME'
-    join, loader, select = _tell_next(run, f"{run}/tables/keep_list").splitlines()[1:]
+    at = '/data/my "run" [v2]\'s $HOME'
+    document = {"accounting": {"kept": 300}, "summary": {"rows_to_prune": 1000}}
+    run = SimpleNamespace(path=at, document=document, table_path=lambda table: f"{at}/tables/{table}")
+    join, loader, *commands = tell_next(run).splitlines()[1:]
     assert eval(join.split("spark.read.parquet(")[1].split(").join")[0]) == paths.escape_glob(
-        f"{run}/tables/keep_list"
+        f"{at}/tables/keep_list"
     )
-    assert eval(loader.split("KeepTrie.open(")[1][:-1]) == run
-    words = shlex.split(select)
-    assert words[words.index("select") + 1] == run
-    assert words[-1] == f"{run}-0.2"
+    assert eval(loader.split("KeepTrie.open(")[1][:-1]) == at
+    for line in commands:
+        words = shlex.split(line.split("  ")[-1])
+        parsed = make_parser().parse_args(words[1:])
+        assert (words[0], parsed.run) == ("spark-dbp", at)
+        if parsed.command_name == "select":
+            assert parsed.out == f"{at}-0.2"
