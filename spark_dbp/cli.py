@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    _open_closed_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     parsed = parse(make_parser(), given)
     try:
@@ -48,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:  # there is no log yet
         print_error(f"spark-dbp: {error}")
         return error.exit_code
+
+
+def _open_closed_streams() -> None:
+    """Where this program was started without standard output or error (``2>&-``), write to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _carry_out(parsed: argparse.Namespace) -> int:

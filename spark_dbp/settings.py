@@ -1,11 +1,13 @@
 """Read configuration files and settings of the command line.
 
-Imports yaml, `files` and `errors`; never pyspark.
+Imports yaml, `files`, `secrets` and `errors`; never pyspark.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import yaml
 
 from spark_dbp.errors import ConfigError
 from spark_dbp.lake import files
+from spark_dbp.secrets import HIDDEN, is_secret_name, redact
 
 
 class _Loader(yaml.SafeLoader):
@@ -123,3 +126,28 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
             node = node[part]
         node[parts[-1]] = value
     return result
+
+
+def redact_arguments(arguments: Iterable[str]) -> list[str]:
+    """Words of a command line without the secrets in them, whatever characters these have.
+
+    Examples
+    --------
+    >>> redact_arguments(["run", "--set", "spark.my.password=a,b c", "spark={x.token: t, y: 1}"])
+    ['run', '--set', 'spark.my.password=(redacted)', 'spark={x.token: (redacted), y: 1}']
+    """
+    return [_redact_word(word) for word in arguments]
+
+
+def _redact_word(word: str) -> str:
+    for at in (found.start() for found in re.finditer("=", word)):
+        if is_secret_name(word[:at]):
+            return f"{word[: at + 1]}{HIDDEN}"
+        if word[at + 1 : at + 2] in ("{", "["):
+            try:
+                content = redact(_load_yaml(word[at + 1 :]))
+            except (yaml.YAMLError, RecursionError):
+                content = HIDDEN  # whatever it is
+            flow = yaml.safe_dump(content, default_flow_style=True, width=sys.maxsize, allow_unicode=True)
+            return f"{word[: at + 1]}{flow.removesuffix('...' + chr(10)).strip()}"
+    return str(redact(word))

@@ -1,8 +1,12 @@
-"""Where messages go while a command runs: the terminal, a log file. Imports `errors`, others in functions."""
+"""Where messages go while a command runs: the terminal, a log file.
+
+Imports `errors` and `secrets`; others in functions.
+"""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -47,11 +51,15 @@ def keep_logs(
     for handler in handlers:
         log.addHandler(handler)
     log.setLevel(logging.DEBUG if debug or log_file is not None else logging.INFO)
-    note(f"spark-dbp {' '.join(arguments)}")
+    if log_file is not None:
+        from spark_dbp.settings import redact_arguments
+
+        note(f"spark-dbp {shlex.join(redact_arguments(arguments))}")
     try:
         with (
             tidy_java_output(shows_all=debug, keeps_all=log_file is not None),
             _take_warnings(handlers) if quiet or log_file is not None else nullcontext(),
+            nullcontext() if debug else _show_others(logging.ERROR if quiet else logging.WARNING),
         ):
             yield
     finally:
@@ -60,6 +68,19 @@ def keep_logs(
         log.setLevel(before)
         for handler in handlers[1:]:
             handler.close()
+
+
+@contextmanager
+def _show_others(level: int) -> Iterator[None]:
+    """Show what other libraries log, but for what Py4J says of a Ctrl-C: stack traces, to the root logger."""
+    root, shown = logging.getLogger(), logging.StreamHandler()
+    shown.setLevel(level)
+    shown.addFilter(lambda record: record.name.partition(".")[0] not in ("root", "py4j", "py", "spark_dbp"))
+    root.addHandler(shown)
+    try:
+        yield
+    finally:
+        root.removeHandler(shown)
 
 
 @contextmanager
@@ -93,7 +114,14 @@ class _FileHandler(logging.FileHandler):
 
     has_failed = False
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def close(self) -> None:
+        """Close the file; what cannot be written even now is said, too."""
+        try:
+            super().close()
+        except OSError:
+            self.handleError(None)
+
+    def handleError(self, record: logging.LogRecord | None) -> None:
         """Say once that the file cannot be written."""
         if not self.has_failed:
             self.has_failed = True
@@ -102,6 +130,12 @@ class _FileHandler(logging.FileHandler):
 
 
 def _open_file(path: str) -> logging.Handler:
+    for folder in Path(path).expanduser().absolute().parents:
+        if (folder / "run.json").is_file():
+            raise ConfigError(
+                f"--log-file {path} lies in the run directory {folder}, which holds the run's own files",
+                mend="name a file elsewhere",
+            )
     try:
         handler = _FileHandler(Path(path).expanduser(), encoding="utf-8", errors="backslashreplace")
     except (OSError, ValueError, RuntimeError) as error:

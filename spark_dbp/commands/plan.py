@@ -31,11 +31,12 @@ def add_commands(commands: argparse._SubParsersAction, options: Options) -> None
 def _plan(parsed: argparse.Namespace) -> int:
     from spark_dbp.config import RunConfig
     from spark_dbp.explore.plan.make import plan
+    from spark_dbp.settings import redact_arguments
 
     made = plan(RunConfig.from_yaml(parsed.config, parsed.settings))
     if parsed.json:
         print_json(made.to_dict())
     else:
-        settings = f" --set {shlex.join(parsed.settings)}" if parsed.settings else ""
+        settings = f" --set {shlex.join(redact_arguments(parsed.settings))}" if parsed.settings else ""
         print_text(f"{made}\n{'run it':<12}spark-dbp run {shlex.quote(parsed.config)}{settings}")
     return 0 if made.quotas.is_ok else 3

@@ -15,13 +15,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.engine.class_archive import share_classes
 from spark_dbp.engine.compat import is_fixed, read_setting
+from spark_dbp.engine.held_signals import hold_signals
 from spark_dbp.engine.java import find_java_home
 from spark_dbp.engine.java_output import choose_log_options, pass_on_java_output
 from spark_dbp.engine.spark_errors import is_from_spark, read_first_line
@@ -229,7 +230,10 @@ def start_local_session(
         with warnings.catch_warnings():
             # Connect tries again to set what its own local server was started with.
             warnings.filterwarnings("ignore", "Failed to set ", module="pyspark.sql.connect")
-            with pass_on_java_output() if _starts_java(remote) else nullcontext():
+            if _starts_java(remote):
+                with hold_signals(), pass_on_java_output():
+                    session = builder.getOrCreate()
+            else:
                 session = builder.getOrCreate()
         session.conf.get("spark.sql.shuffle.partitions")  # Spark checks its SQL settings when one is read
         return session

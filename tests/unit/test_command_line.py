@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -24,8 +25,10 @@ from spark_dbp.commands import choose, output
 from spark_dbp.commands.ending import tell_next, to_document
 from spark_dbp.commands.parsers import list_commands
 from spark_dbp.engine import java_output
+from spark_dbp.engine.held_signals import hold_signals
 from spark_dbp.errors import InputError
 from spark_dbp.explore.sweep import sweep
+from spark_dbp.settings import redact_arguments
 
 RUN = ROOT / "tests/data/run-format-1"
 COMMANDS = list_commands(cli.make_parser())
@@ -329,11 +332,82 @@ def test_a_log_file_that_cannot_be_written(command, chatty, tmp_path, place):
     assert "to mend it" in done.err
 
 
-def test_who_closes_the_pipe_early_gets_no_trace():
-    line = f"{sys.executable} -m spark_dbp sweep {shlex.quote(str(RUN))} --keep-ratio 0.1 --json | true"
+SECRETS = [
+    "spark.my.password=abc,LEAK", "spark.hadoop.fs.s3a.secret.key=ab&LEAK", "spark.y.secret=abc LEAK",
+    "spark.z.password=o'LEAK", "spark={spark.my.password: LEAK}", "embed={options: {hub_token: LEAK}}",
+    "embed={options: {hub_token: LEAK", "input.path=s3://AKIA:LEAK@bucket/x",
+]  # fmt: skip
+
+
+def test_secrets_of_arguments_are_not_written_down(command, chatty, tmp_path):
+    done = command("sweep", RUN, "--log-file", tmp_path / "x.log", "--set", *SECRETS, f"--set={SECRETS[0]}")
+    assert done.code == 0
+    assert redact_arguments(["--keep-ratio", "0.1,0.2", "a.b={x: 1}"]) == [
+        "--keep-ratio",
+        "0.1,0.2",
+        "a.b={x: 1}",
+    ]
+    text = (tmp_path / "x.log").read_text()
+    assert "LEAK" not in text
+    assert text.splitlines()[0].count("(redacted)") == len(SECRETS) + 1
+
+
+def test_no_log_file_in_a_run_directory(command, chatty):
+    done = command("sweep", RUN, "--log-file", RUN / "tables/x.log")
+    assert (done.code, done.out) == (2, "")
+    assert "lies in the run directory" in done.err
+    assert not (RUN / "tables/x.log").exists()
+
+
+def start_in_shell(line: str) -> subprocess.CompletedProcess:
+    line = f"{sys.executable} -m spark_dbp {line}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.stderr == ""
+    return subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, timeout=60)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_leaves_the_exit_code(tmp_path):
+    done = start_in_shell(f"sweep {shlex.quote(str(RUN))} --keep-ratio 0.1 --json --log-file /dev/full")
+    assert (done.returncode, len(json.loads(done.stdout))) == (0, 1)
+    assert done.stderr.count("cannot write --log-file") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_leave_the_exit_code():
+    run = shlex.quote(str(RUN))
+    done = start_in_shell(f"sweep {run} --keep-ratio 7 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+    done = start_in_shell(f"sweep {run} --keep-ratio 0.1 >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_signals_are_held_back_while_java_starts():
+    with pytest.raises(KeyboardInterrupt), hold_signals():
+        signal.raise_signal(signal.SIGINT)
+        is_held = True
+    assert is_held
+    with pytest.raises(KeyboardInterrupt), hold_signals():  # who insists need not wait
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        is_held = False
+    assert is_held
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_others_log_is_shown_but_for_py4j_on_a_ctrl_c(command, monkeypatch):
+    def log_of_others(parsed) -> int:
+        logging.error("KeyboardInterrupt while sending command.")
+        logging.getLogger("py4j.java_gateway").error("gateway")
+        logging.getLogger("other").warning("a bucket is slow")
+        return 0
+
+    monkeypatch.setattr(choose, "_sweep", log_of_others)
+    assert command("sweep", RUN).err == "a bucket is slow\n"
+    assert command("sweep", RUN, "--quiet").err == ""
+
+
+def test_who_closes_the_pipe_early_gets_no_trace():
+    assert start_in_shell(f"sweep {shlex.quote(str(RUN))} --keep-ratio 0.1 --json | true").stderr == ""
 
 
 # What a local Java says.
