@@ -145,6 +145,8 @@ def test_a_store_that_only_spark_reaches(viewed: Path, spark):
     found = planned.to_dict()
     assert (found["input"]["rows"], found["input"]["dimension"]) == (60, 4)
     assert found["engine"]["name"] == "sql"
+    # So it is once more, when this process has been lent the file system.
+    assert plan(RunConfig.from_dict(given), spark).to_dict()["engine"]["name"] == "sql"
     assert not (viewed / "planned_run").exists()
 
 

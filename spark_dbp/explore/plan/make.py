@@ -32,7 +32,7 @@ from spark_dbp.explore.plan.reuse import Judged, judge_steps
 from spark_dbp.explore.plan.seen import OnlySparkError, Seen
 from spark_dbp.explore.plan.sizes import Sizer
 from spark_dbp.job import Job
-from spark_dbp.lake import files, parquet_files
+from spark_dbp.lake import files, mounts, parquet_files
 from spark_dbp.lake.local_files import is_store_mount
 from spark_dbp.lake.lock import describe_holder
 from spark_dbp.lake.store import RUN_JSON, EarlierSteps, refuse_strangers
@@ -254,7 +254,7 @@ def _predict_engine(config: RunConfig, path: str, why_spark: str) -> EngineChoic
     """Which engine a run is likely to choose, without a probe."""
     if config.engine != "auto":
         return EngineChoice(config.engine, "the configuration asks for it")
-    if why_spark.startswith("output.path"):
+    if why_spark.startswith("output.path") or mounts.is_mounted(path):  # a session lent it, now or before
         return EngineChoice("sql", "this process reaches output.path only through Spark")
     if files.is_local(path) and is_store_mount(f"{path}/"):
         return EngineChoice("sql", f"{Path(path).parts[1]} is a mount of a store, which renames nothing")
