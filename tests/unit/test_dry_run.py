@@ -18,7 +18,7 @@ from made_formats import FORMATS
 from made_shards import keys_of, write_shards
 
 from spark_dbp import RunConfig, plan, plan_quotas, plan_steps
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.explore.plan import make
 from spark_dbp.explore.plan.costs import Machine
 from spark_dbp.explore.plan.feasible import judge_quotas
@@ -235,6 +235,13 @@ def test_of_an_estimate_nothing_is_certain(source: Path, kind: str, is_ok: bool)
     )
     quotas = judge_quotas(RunConfig.from_dict(values), Count(N, kind), Count(K))
     assert (quotas.is_ok, "met only if" in quotas.why) == (is_ok, is_ok)
+
+
+def test_only_rows_that_are_certain_are_too_many_for_the_driver(source: Path, monkeypatch):
+    monkeypatch.setattr(make, "read_memory_limit", lambda: 1000)
+    plan_of(source, input={"filter": "at < 4"}, cluster={"n_clusters": K})
+    with pytest.raises(SparkDbpError, match="training sample"):
+        plan_of(source, cluster={"n_clusters": K})
 
 
 SCORED = [

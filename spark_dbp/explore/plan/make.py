@@ -283,8 +283,8 @@ def _plan_step(judged: Judged, config: RunConfig, sizer: Sizer, machine: Machine
 
 def _check_driver(config: RunConfig, sizer: Sizer, planned: list[PlannedStep]) -> None:
     """Refuse a training sample that the driver cannot hold, as the step `ingest` would."""
-    if sizer.seen.dimension is None or sizer.seen.rows.kind == "about":
-        return
+    if sizer.seen.dimension is None or sizer.rows_of_input.kind != "exact":
+        return  # fewer rows may fit
     sections: list[tuple[str, Any]] = [("dedup.semantic", config.dedup.semantic)]
     sections += [("cluster", config.cluster)] if config.input.cluster_id is None else []
     limit = _read_collect_limit(config)
