@@ -9,6 +9,7 @@ locked or in conflict, 1 anything else.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -39,7 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _open_closed_streams()
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is not None:
+        return _run(list(arguments))
+    from spark_dbp.engine.patience import is_any_waiting
+
+    code = _run(sys.argv[1:])
+    if is_any_waiting():  # pyarrow ends with its last request, which a silent store holds up for minutes
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(given: list[str]) -> int:
     parsed = parse(make_parser(), given)
     try:
         with keep_logs(given, debug=parsed.debug, quiet=parsed.quiet, log_file=parsed.log_file):
@@ -111,7 +125,7 @@ def run_job() -> None:
     SystemExit
         With the exit code, when it is not 0.
     """
-    code = main()
+    code = main(sys.argv[1:])  # not as a process of its own, which may end at once
     if code:
         raise SystemExit(code)
 

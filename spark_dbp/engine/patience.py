@@ -8,6 +8,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+# Threads that were not waited for any longer.
+_left: list[threading.Thread] = []
+
 
 def finish_within(seconds: float, work: Callable[[], Result]) -> Result:
     """What `work` returns or raises.
@@ -34,8 +37,20 @@ def finish_within(seconds: float, work: Callable[[], Result]) -> Result:
     thread.start()
     thread.join(seconds)
     if not done:
+        _left.append(thread)
         raise TimeoutError(f"no answer within {seconds:g} seconds")
     result, error = done[0]
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def is_any_waiting() -> bool:
+    """Whether work that was given up still waits: a store's client may hold up the end of a process then.
+
+    Examples
+    --------
+    >>> is_any_waiting()
+    False
+    """
+    return any(thread.is_alive() for thread in _left)

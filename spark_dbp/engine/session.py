@@ -15,9 +15,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from spark_dbp.engine.class_archive import share_classes
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("spark_dbp")
 
 TIME_ZONE = "spark.sql.session.timeZone"
+_WAREHOUSE = "spark.sql.warehouse.dir"
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # In which a user may have given options to every Java.
 _JAVA_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
@@ -152,6 +154,27 @@ def get_session(conf: Mapping[str, Any] | None = None, *, records_classes: bool 
     return session
 
 
+@contextmanager
+def borrow_session(conf: Mapping[str, Any] | None = None) -> Iterator[SparkSession]:
+    """A session only to look with: as `get_session`, but one that is started here ends, and leaves no files.
+
+    Parameters
+    ----------
+    conf : mapping, optional
+        Spark configuration, as for `get_session`.
+    """
+    if _find_session() is not None:
+        yield get_session(conf)
+        return
+    settings = {name: _conf_text(value) for name, value in (conf or {}).items()}
+    with TemporaryDirectory(prefix="spark_dbp_", ignore_cleanup_errors=True) as folder:
+        session = start_local_session(settings, warehouse=f"{folder}/warehouse")
+        try:
+            yield session
+        finally:
+            session.stop()
+
+
 def _find_session() -> SparkSession | None:
     """The active session of this thread, or the platform's."""
     try:
@@ -186,7 +209,7 @@ def _apply_late(session: SparkSession, settings: Mapping[str, str]) -> None:
 
 
 def start_local_session(
-    settings: Mapping[str, str] | None = None, *, records_classes: bool = False
+    settings: Mapping[str, str] | None = None, *, records_classes: bool = False, warehouse: str | None = None
 ) -> SparkSession:
     """Start a session on this machine, or on the master or Connect server that `settings` names.
 
@@ -196,6 +219,9 @@ def start_local_session(
         Spark configuration. It overrides the local defaults.
     records_classes : bool
         Whether to record an archive of its classes where there is none (see `class_archive`).
+    warehouse : str, optional
+        Directory in which its own catalog would make tables. Not taken where `settings` or Spark's own
+        configuration name one, or a metastore, which would remember this one.
 
     Returns
     -------
@@ -204,6 +230,8 @@ def start_local_session(
     from pyspark.sql import SparkSession
 
     wanted = {**_local_defaults(), **(settings or {})}
+    if warehouse is not None and _is_own_catalog(wanted):
+        wanted[_WAREHOUSE] = warehouse
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     remote = wanted.pop("spark.remote", None)
@@ -279,13 +307,28 @@ def _choose_java_options(
     return options
 
 
+def _is_own_catalog(settings: Mapping[str, str]) -> bool:
+    """Whether a session's catalog lives as long as the session, and nobody said where its tables lie."""
+    from pyspark.find_spark_home import _find_spark_home
+
+    is_named = _WAREHOUSE in settings or _WAREHOUSE in _read_defaults(_find_spark_home())
+    return not is_named and settings.get("spark.sql.catalogImplementation") == "in-memory"
+
+
+def _read_defaults(spark_home: str) -> str:
+    """Spark's own configuration file, as text; empty without one."""
+    folder = os.environ.get("SPARK_CONF_DIR") or f"{spark_home}/conf"
+    try:
+        return Path(folder, "spark-defaults.conf").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def _has_collector(settings: Mapping[str, str], spark_home: str) -> bool:
     """Whether the user may have chosen one of Java's collectors: it refuses to start with two."""
-    folder = os.environ.get("SPARK_CONF_DIR") or f"{spark_home}/conf"
     given = [os.environ.get(name, "") for name in _JAVA_VARIABLES]
     given.append(settings.get("spark.driver.defaultJavaOptions", ""))
-    with suppress(OSError):
-        given.append(Path(folder, "spark-defaults.conf").read_text(errors="replace"))
+    given.append(_read_defaults(spark_home))
     return any("GC" in text for text in given)
 
 

@@ -43,7 +43,13 @@ _MEND_CONNECT = (
 
 
 def reach_storage(
-    spark: SparkSession, path: str, name: str, *, writes: bool = False, is_needed: bool = True
+    spark: SparkSession,
+    path: str,
+    name: str,
+    *,
+    writes: bool = False,
+    is_needed: bool = True,
+    must_answer: bool = False,
 ) -> None:
     """See that this process reaches the store of `path`; where only the session does, mount its file system.
 
@@ -60,6 +66,8 @@ def reach_storage(
         Whether the process writes there: a small file is written, read and deleted.
     is_needed : bool
         Whether to refuse a store that is not reached. Input of Spark's needs no more than Spark.
+    must_answer : bool
+        Whether to refuse a store that gives no answer at all: whoever reads there would wait without end.
 
     Raises
     ------
@@ -69,20 +77,40 @@ def reach_storage(
     path = files.normalize(path)
     if files.is_local(path):
         return
-    root, failures = mounts.split_root(path)[0], []
+    root, failures, is_silent = mounts.split_root(path)[0], [], False
     for way in _list_ways(spark, root):
         try:
             finish_within(_PATIENCE, partial(_reach, spark, path, way, writes))
         except (OSError, SparkDbpError) as error:
             failures.append(f"{way}: {getattr(error, 'what', None) or error}")
+            is_silent |= isinstance(error, TimeoutError)
         else:
+            if must_answer and way == _BY_PYARROW and _has_jvm(spark):
+                _refuse_silent(spark, path, name)
             _tell(f"{root} is reached by {way}", f" ({'; '.join(failures)})" if failures else "")
             return
     mounts.unmount(root)
     what = f"{name} {path}: this process does not reach {root} ({'; '.join(failures)})"
-    if is_needed:
+    if is_needed or (must_answer and is_silent and _has_jvm(spark)):
         raise ConfigError(what, mend=_MEND if _BY_HADOOP in _list_ways(spark, root) else _MEND_CONNECT)
     _tell(what, "; only Spark reads it")
+
+
+def _refuse_silent(spark: SparkSession, path: str, name: str) -> None:
+    """Refuse a store that this process reaches by itself, and that the session waits for."""
+    from spark_dbp.engine.hadoop import open_hadoop
+
+    root, key = mounts.split_root(_find_beginning(path))
+    try:
+        finish_within(_PATIENCE, lambda: open_hadoop(spark, root).get_file_info(f"/{key}"))
+    except TimeoutError as error:
+        raise ConfigError(
+            f"{name} {path}: this process reaches {root}, the session does not ({_BY_HADOOP}: {error})",
+            mend="give the session the same endpoint and rights (spark.hadoop.fs... settings), and see that "
+            "the network lets it there",
+        ) from None
+    except (OSError, SparkDbpError) as error:
+        log.debug("Spark does not open %s: %s", root, error)  # Spark's own message says more
 
 
 def _tell(what: str, why: str) -> None:

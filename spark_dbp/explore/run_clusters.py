@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from spark_dbp.lake import parquet_files
 from spark_dbp.stages.quota import find_floors
 
 if TYPE_CHECKING:
+    from spark_dbp.lake.store import EarlierSteps
     from spark_dbp.runs import Run
 
 IntVector = npt.NDArray[np.int64]
@@ -161,8 +162,11 @@ def read_small_table(run: Run, table: str, *columns: str) -> Any:
 
 
 @contextmanager
-def translate_damage(run: Run, table: str, path: str = "") -> Iterator[None]:
-    """What pyarrow raises where a table of a run, or a file of it, cannot be read becomes DamagedRunError."""
+def translate_damage(run: Run | EarlierSteps, table: str, path: str = "") -> Iterator[None]:
+    """What pyarrow raises where a table of a run, or a file of it, cannot be read becomes DamagedRunError.
+
+    Of steps of an unfinished run `path` must be given.
+    """
     from pyarrow import ArrowException
 
     try:
@@ -172,7 +176,7 @@ def translate_damage(run: Run, table: str, path: str = "") -> Iterator[None]:
     except (OSError, ArrowException, LookupError) as error:
         why = str(error.args[0] if error.args else "") if isinstance(error, LookupError) else str(error)
         raise DamagedRunError(
-            f"{path or run.table_path(table)}: the table {table} of the run cannot be read: "
+            f"{path or cast('Run', run).table_path(table)}: the table {table} of the run cannot be read: "
             f"{next(iter(why.splitlines()), type(error).__name__)}",
             mend=f"see what spark-dbp verify {run.path} says; run the job again to write it anew",
         ) from None

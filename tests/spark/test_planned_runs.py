@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import VIEW, config_of, make_embeddings, make_keys, write_table
+from conftest import ROOT, VIEW, config_of, make_embeddings, make_keys, write_table
 
 from spark_dbp import Run, RunConfig, plan, run
-from spark_dbp.errors import ConfigError, InputError
+from spark_dbp.engine import hadoop, storage
+from spark_dbp.engine.hadoop import has_jvm
+from spark_dbp.errors import ConfigError, DamagedRunError, InputError
+from spark_dbp.explore.plan import make
 from spark_dbp.explore.plan.planned import Plan
+from spark_dbp.explore.plan.seen import OnlySparkError
 
 N, DIM, K = 4000, 16, 12
 # Of the bytes that a run writes, a plan may be off by this share; tables this small are mostly footer.
@@ -103,6 +111,18 @@ def test_a_damaged_table_is_made_again(first: tuple[Plan, Run], config: RunConfi
     assert reused_of(planned) == run(config, spark).document["reused_stages"]
 
 
+def test_damaged_statistics_are_said(first: tuple[Plan, Run], config: RunConfig, spark):
+    """Of a file with other bytes in it but as many, marks see nothing."""
+    path = Path(run(config, spark).list_files("cluster_stats")[0])
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    try:
+        with pytest.raises(DamagedRunError, match="cluster_stats of the run cannot be read"):
+            plan(config.with_settings(["prune.temperature=0.2"]))
+    finally:
+        path.write_bytes(content)
+
+
 def test_a_changed_input_is_told(first: tuple[Plan, Run], config: RunConfig, folder: Path):
     path = folder / "in" / "more.parquet"
     path.write_bytes((folder / "in" / "00000.parquet").read_bytes())
@@ -155,3 +175,65 @@ def test_settings_of_the_session_are_compared(first: tuple[Plan, Run], config: R
     named = config.with_settings(["spark.spark.sql.session.timeZone=Asia/Tokyo"])
     step = plan(named).steps[0]
     assert step.judged.changed == ["spark.sql.session.timeZone"]
+
+
+@pytest.mark.parametrize("hangs", ["both", "session"])
+def test_a_store_that_does_not_answer_a_session_either(
+    config: RunConfig, folder: Path, spark, hangs: str, monkeypatch
+):
+    if not has_jvm(spark):
+        pytest.skip("only a session with a JVM here can be asked beforehand")
+
+    def wait(*_args: object) -> bool:
+        time.sleep(3)
+        return True
+
+    monkeypatch.setattr(storage, "_PATIENCE", 0.2)
+    monkeypatch.setattr(make, "look", refuse)
+    monkeypatch.setattr(hadoop, "open_hadoop", wait)
+    monkeypatch.setattr(storage.files, "exists", wait if hangs == "both" else lambda _: True)
+    given = ["input.cluster_id=number", "input.centroids=s3://silent/c.npy", "cluster.n_clusters=null"]
+    begun = time.monotonic()
+    words = r"input\.centroids s3://silent/c\.npy: this process .*no answer within"
+    with pytest.raises(ConfigError, match=words) as error:
+        plan(config.with_settings([*given, f"output.path={folder}/of_silent"]), spark)
+    assert "spark.hadoop.fs" in error.value.mend
+    assert time.monotonic() - begun < 3
+
+
+def refuse(*_args: object) -> None:
+    raise OnlySparkError("it is not reached")
+
+
+def test_nested_vectors_are_seen_through_a_session(folder: Path, config: RunConfig, spark):
+    """Whoever looks sees the same dimension."""
+    nested = "transform(array(embedding), x -> x) AS embedding"
+    spark.read.parquet(str(folder / "in")).selectExpr("key", nested).createOrReplaceTempView("planned_nested")
+    given = config.with_settings(
+        ["input.path=null", "input.table=planned_nested", f"output.path={folder}/of_nested"]
+    )
+    planned = plan(given, spark)
+    assert planned.seen.dimension == DIM
+    assert not planned.assumes
+
+
+def test_a_session_of_a_plan_leaves_nothing(tmp_path: Path):
+    """Its warehouse is elsewhere, and it ends; a table of the catalog is not there, which is said."""
+    (tmp_path / "c.yaml").write_text(
+        "input: {table: default.nowhere}\noutput: {path: run}\ncluster: {n_clusters: 3}\n"
+        "prune: {keep_ratio: 0.2}\n"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "spark_dbp", "plan", "c.yaml"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "SPARK_REMOTE"}
+        | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "no such table" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before

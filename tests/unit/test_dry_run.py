@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import product
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from conftest import config_of, make_embeddings, make_keys, write_table
 from made_formats import FORMATS
 from made_shards import keys_of, write_shards
 
-from spark_dbp import RunConfig, plan, plan_steps
+from spark_dbp import RunConfig, plan, plan_quotas, plan_steps
+from spark_dbp.errors import ConfigError, InputError, SparkDbpError
 from spark_dbp.explore.plan import make
 from spark_dbp.explore.plan.costs import Machine
+from spark_dbp.explore.plan.feasible import judge_quotas
 from spark_dbp.explore.plan.look import to_java_uri
+from spark_dbp.explore.plan.seen import Count
 from spark_dbp.explore.plan.show import write_bytes
 from spark_dbp.lake.marks import FORMAT_VERSION, FinishedStep
 from spark_dbp.lake.store import EarlierSteps
@@ -36,7 +40,7 @@ def _no_session(monkeypatch):
     def refuse(*_args, **_settings):
         raise NeedsSessionError
 
-    monkeypatch.setattr(make, "get_session", refuse)
+    monkeypatch.setattr(make, "borrow_session", refuse)
     monkeypatch.setattr(make, "measure_machine", lambda _: Machine(2, 2e10, "2 cores"))
 
 
@@ -196,8 +200,9 @@ def test_a_table_of_the_catalog_needs_a_session(source: Path):
 
 QUOTAS = [
     ({"n_keep": N}, {"n_clusters": K}, True, ""),
-    ({"n_keep": 30, "min_per_cluster": 6}, {"n_clusters": K}, False, "prune.min_per_cluster to 5"),
-    ({"n_keep": 3}, {"n_clusters": K}, False, "at most 3"),
+    ({"n_keep": 30, "min_per_cluster": 6}, {"n_clusters": K}, True, "prune.min_per_cluster to 5"),
+    ({"n_keep": 3}, {"n_clusters": K}, True, "at most 3"),
+    ({"n_keep": 3, "min_per_cluster": 4}, {"n_clusters": K}, False, "keep at least"),
     ({"keep_ratio": 0.5, "cluster_balance": 1.0}, {"n_clusters": K}, True, ""),
 ]
 
@@ -207,6 +212,170 @@ def test_quotas(source: Path, prune: dict, cluster: dict, is_ok: bool, mend: str
     quotas = plan_of(source, prune={"keep_ratio": None, **prune}, cluster=cluster).quotas
     assert quotas.is_ok == is_ok
     assert mend in quotas.mend
+
+
+def test_clusters_smaller_than_their_floor(source: Path, tmp_path: Path):
+    """Of a large cluster and small ones floors take little: a plan without their sizes cannot refuse."""
+    cid = pa.array([0] * 390 + list(range(1, K)) * 2)
+    write_table(tmp_path / "in", make_keys(N), make_embeddings(N, DIM, K), cid=cid)
+    given = {"path": str(tmp_path / "in"), "cluster_id": "cid", "centroids": str(source / "c.npy")}
+    quotas = plan_of(
+        tmp_path, input=given, prune={"n_keep": 80, "min_per_cluster": 60, "keep_ratio": None}
+    ).quotas
+    assert quotas.is_ok
+    assert "met only if" in quotas.why
+    made = plan_quotas(np.bincount(cid), np.ones(K), np.ones(K), 80, min_per_cluster=60)
+    assert made["quota"].sum() == 80
+
+
+@pytest.mark.parametrize(("kind", "is_ok"), [("exact", False), ("at most", False), ("about", True)])
+def test_of_an_estimate_nothing_is_certain(source: Path, kind: str, is_ok: bool):
+    values = config_of(
+        source / "in", source / "run", prune={"n_keep": 500, "keep_ratio": None}, cluster={"n_clusters": K}
+    )
+    quotas = judge_quotas(RunConfig.from_dict(values), Count(N, kind), Count(K))
+    assert (quotas.is_ok, "met only if" in quotas.why) == (is_ok, is_ok)
+
+
+def test_only_rows_that_are_certain_are_too_many_for_the_driver(source: Path, monkeypatch):
+    monkeypatch.setattr(make, "read_memory_limit", lambda: 1000)
+    plan_of(source, input={"filter": "at < 4"}, cluster={"n_clusters": K})
+    with pytest.raises(SparkDbpError, match="training sample"):
+        plan_of(source, cluster={"n_clusters": K})
+
+
+SCORED = [
+    (pa.array(range(N)), "exact"),
+    (pa.array([None, *range(N - 1)]), "at most"),
+    (pa.array(np.arange(N) / 2), "at most"),  # footers do not see NaN
+]
+
+
+@pytest.mark.parametrize(("scores", "kind"), SCORED)
+def test_rows_without_a_score_do_not_count(tmp_path: Path, scores: pa.Array, kind: str):
+    write_table(tmp_path / "in", make_keys(N), make_embeddings(N, DIM, K), n_files=2, score=scores)
+    made = plan_of(
+        tmp_path, cluster={"n_clusters": K}, score_filter={"column": "score", "keep_fraction": 0.5}
+    )
+    kinds = {name: table.rows.kind for step in made.steps for name, table in step.tables.items()}
+    assert kinds["filtered"] == kinds["keep_list"] == kind
+
+
+@pytest.mark.parametrize(
+    ("bad", "most"), [({}, 0), ({"on_bad_items": "drop", "max_bad_share": 0.25}, N // 4)]
+)
+def test_items_that_may_be_bad(source: Path, bad: dict, most: int):
+    made = plan_of(source, embed=[{**TEXTS, "name": "embedding", **bad}])
+    rejected = next(step.tables["rejected"] for step in made.steps if "rejected" in step.tables)
+    assert rejected.rows == Count(most, "at most")
+    assert all(
+        table.is_assumed for step in made.steps for name, table in step.tables.items() if name == "embeddings"
+    )
+
+
+ML = pa.struct(
+    [
+        ("type", pa.int8()),
+        ("size", pa.int32()),
+        ("indices", pa.list_(pa.int32())),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
+DENSE, SPARSE = (
+    {"type": 1, "size": None, "indices": None},
+    {"type": 0, "size": DIM, "indices": list(range(DIM))},
+)
+ML_TYPE = {"type": "udt", "class": "org.apache.spark.ml.linalg.VectorUDT", "pyClass": "pyspark.ml.linalg.VectorUDT",
+    "sqlType": {"type": "struct", "fields": [
+        {"name": "type", "type": "byte", "nullable": False, "metadata": {}},
+        {"name": "size", "type": "integer", "nullable": True, "metadata": {}},
+        {"name": "indices", "type": {"type": "array", "elementType": "integer", "containsNull": False},
+         "nullable": True, "metadata": {}},
+        {"name": "values", "type": {"type": "array", "elementType": "double", "containsNull": False},
+         "nullable": True, "metadata": {}}]}}  # fmt: skip
+ML_SCHEMA = {"type": "struct", "fields": [
+    {"name": "key", "type": "string", "nullable": True, "metadata": {}},
+    {"name": "emb", "type": ML_TYPE, "nullable": True, "metadata": {}}]}  # fmt: skip
+VECTORS = [
+    ("emb", lambda x: pa.array([[row] for row in x], pa.list_(pa.list_(pa.float32())))),
+    ("emb", lambda x: pa.array([[row] for row in x], pa.list_(pa.list_(pa.float64(), DIM), 1))),
+    ("emb", lambda x: pa.array([[{"v": v} for v in row] for row in x])),
+    ("emb.a.v", lambda x: pa.array([{"a": {"v": row}} for row in x])),
+    ("emb.v", lambda x: pa.array([[{"v": v, "w": 1} for v in row] for row in x])),
+    ("emb", lambda x: pa.array([{**(DENSE, SPARSE)[n % 2], "values": row} for n, row in enumerate(x)], ML)),
+]
+
+
+@pytest.mark.parametrize(("name", "make_column"), VECTORS)
+def test_the_dimension_of_vectors_in_other_forms(tmp_path: Path, name: str, make_column):
+    column = make_column([[float(v) for v in row] for row in make_embeddings(N, DIM, K)])
+    table = pa.table({"key": make_keys(N), "emb": column})
+    if column.type == ML:
+        table = table.replace_schema_metadata(
+            {"org.apache.spark.sql.parquet.row.metadata": json.dumps(ML_SCHEMA)}
+        )
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in/0.parquet", row_group_size=150)
+    given = {"path": str(tmp_path / "in"), "embedding": name}
+    made = plan_of(tmp_path, input=given, cluster={"n_clusters": K})
+    assert made.seen.dimension == DIM
+    assert not made.assumes
+    assert made.unchecked == []
+    assert made.seen.n_checked == 3 * 64
+    assert made.steps[0].tables["samples"].bytes < N * (4 * DIM + 20) + 2000
+
+
+def test_what_is_not_one_by_d_is_said(tmp_path: Path):
+    column = pa.array([[[1.0, 2.0]]] * (N - 1) + [[[1.0], [2.0]]])
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"key": make_keys(N), "embedding": column[::-1]}), tmp_path / "in/0.parquet")
+    with pytest.raises(InputError, match="1 x d"):
+        plan_of(tmp_path, cluster={"n_clusters": K})
+
+
+def test_an_assumed_dimension_makes_bytes_estimates(source: Path):
+    made = plan_of(source, embed=[{**TEXTS, "name": "embedding"}])
+    assert made.assumes
+    assert made.to_dict()["total"]["dimension_assumed"]
+    assert [line for line in str(made).splitlines() if line.startswith("total") and " ~ " in line]
+    for name in ("samples", "embeddings", "centroids"):
+        sizes = [step.tables[name] for step in made.steps if name in step.tables]
+        assert all(size.bytes_are == "about" for size in sizes), name
+
+
+@pytest.mark.parametrize("given", [0, -5, "abc", 2.5, 3_000_000_000, True])
+def test_partitions_that_spark_refuses(source: Path, given: object):
+    with pytest.raises(ConfigError, match=r"spark\.sql\.shuffle\.partitions cannot be"):
+        plan_of(source, spark={"spark.sql.shuffle.partitions": given}, cluster={"n_clusters": K})
+
+
+@pytest.mark.parametrize("given", ["auto", "7", 9])
+def test_partitions_that_spark_takes(source: Path, given: object):
+    plan_of(source, spark={"spark.sql.shuffle.partitions": given}, cluster={"n_clusters": K})
+
+
+SILENT = [{"path": "s3://silent/in"}, {"cluster_id": "cid", "centroids": "s3://silent/c.npy"}]
+
+
+@pytest.mark.parametrize("given", SILENT)
+def test_a_store_that_does_not_answer(source: Path, given: dict, monkeypatch):
+    """Also one that has the centroids only: this process does not wait for it."""
+    monkeypatch.setattr(make, "look", lambda *_: time.sleep(3))
+    monkeypatch.setattr(make, "_PATIENCE", 0.05)
+    begun = time.monotonic()
+    with pytest.raises(NeedsSessionError):
+        plan_of(source, input={"path": str(source / "in"), "key": "key", "embedding": "embedding", **given},
+                **({} if "cluster_id" in given else {"cluster": {"n_clusters": K}}))  # fmt: skip
+    assert time.monotonic() - begun < 2
+
+
+def test_an_output_that_stops_to_answer(source: Path, monkeypatch):
+    monkeypatch.setattr(make, "_OUTPUT_PATIENCE", 0.05)
+    monkeypatch.setattr(make.files, "list_names", lambda _: [])
+    monkeypatch.setattr(make, "_make_plan", lambda *_: time.sleep(3))
+    values = config_of(source / "in", "s3://silent/run", cluster={"n_clusters": K})
+    with pytest.raises(ConfigError, match=r"output\.path s3://silent/run: no answer within"):
+        plan(RunConfig.from_dict(values))
 
 
 RUNS = [name for name, case in BAD.items() if case.arguments[:1] == ("run",)]

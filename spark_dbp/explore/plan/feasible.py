@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spark_dbp.build_samples import check_feasible
 from spark_dbp.config import PruneConfig, RunConfig
-from spark_dbp.errors import InfeasibleError, InputError
+from spark_dbp.errors import InputError
 from spark_dbp.explore.plan.seen import Count, Seen
 from spark_dbp.stages.kmeans import check_n_clusters
 from spark_dbp.stages.quota import find_floors
@@ -27,7 +27,7 @@ class Feasibility:
     why : str
         What is known; or what cannot be.
     mend : str
-        What to change; empty where nothing must be.
+        What to change; where `is_ok`, only if the condition that `why` names is not met.
     """
 
     is_ok: bool
@@ -69,39 +69,51 @@ def judge_quotas(
     prune = config.prune
     try:
         n_keep = prune.count_to_keep(rows.n)
-    except InfeasibleError as error:
-        return Feasibility(False, error.what, error.mend)
-    try:
         check_feasible(config, rows.n)
-    except InputError as error:
+    except InputError as error:  # as InfeasibleError is
+        if rows.kind == "about":
+            return Feasibility(True, f"met only if there are more rows than {rows}: {error.what}", error.mend)
         return Feasibility(False, error.what, error.mend)
     if sizes is not None:
         return _judge_sizes(prune, n_keep, sizes)
-    is_bound = rows.kind != "exact"
     bound = {"exact": "", "at most": "at most ", "about": "about "}[rows.kind]
     n_text = f"{bound if prune.n_keep is None else ''}{n_keep:,}"
     floor = max(prune.min_per_cluster, int(prune.cluster_balance * n_keep / max(1, k.n)))
     least = min(floor * k.n, rows.n)
-    if least > n_keep and k.kind != "at most":
-        return Feasibility(
-            False,
-            f"cannot keep {n_keep:,} samples: {k.n:,} clusters of {floor:,} at least need {least:,}, unless "
-            "many clusters are smaller than that",
-            f"keep at least {least:,}, or lower prune.min_per_cluster to {n_keep // max(1, k.n):,}, or "
-            f"cluster into at most {n_keep // max(1, floor):,}",
-        )
-    if prune.n_keep is not None and is_bound:
-        return Feasibility(
-            True,
-            f"prune.n_keep {n_keep:,} of {rows}: met only where at least {n_keep:,} rows reach pruning",
-        )
     if least > n_keep:
+        return _judge_floors(prune, n_keep, n_text, floor, rows, k)
+    if prune.n_keep is not None and rows.kind != "exact":
         return Feasibility(
-            True, f"{n_text} kept; met where at most {n_keep // max(1, floor):,} clusters have rows"
+            True, f"prune.n_keep {n_keep:,} of {rows}: met only if at least {n_keep:,} rows reach pruning"
         )
     more = ", where all rows reach pruning" if rows.kind == "at most" else ""
     return Feasibility(
         True, f"{n_text} of {rows.n:,} kept{more}; floors of {k} clusters take {least:,} of these"
+    )
+
+
+def _judge_floors(
+    prune: PruneConfig, n_keep: int, n_text: str, floor: int, rows: Count, k: Count
+) -> Feasibility:
+    """Of floors that take more than is kept where all clusters are as large as that; a small one takes less.
+
+    All rows may lie in one cluster. So what floors take at least is that of one cluster, with all rows.
+    """
+    least = min(floor * k.n, rows.n)
+    mend = (
+        f"keep at least {least:,}, or lower prune.min_per_cluster to {n_keep // max(1, k.n):,}, or cluster "
+        f"into at most {n_keep // max(1, floor):,}"
+    )
+    if rows.kind == "exact" and min(prune.min_per_cluster, rows.n) > n_keep:
+        least = min(prune.min_per_cluster, rows.n)
+        return Feasibility(
+            False, f"cannot keep {n_keep:,} samples: the floor of a single cluster is {least:,}", mend
+        )
+    return Feasibility(
+        True,
+        f"{n_text} of {rows}: met only if the clusters' floors ({floor:,} rows each, or all of a smaller "
+        f"cluster) take at most {n_keep:,} together; {k} clusters as large as that would take {least:,}",
+        mend,
     )
 
 

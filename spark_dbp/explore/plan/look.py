@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from spark_dbp.columns import describe_type
 from spark_dbp.config import RunConfig
+from spark_dbp.config_base import name_column
 from spark_dbp.engine.compat import from_arrow_schema
 from spark_dbp.engine.expressions import find_names
 from spark_dbp.engine.file_errors import Place, refuse_by_its_bytes
@@ -85,7 +86,7 @@ def look(config: RunConfig, steps: Sequence[Step], check: Callable[[Seen], None]
     except InputError:
         raise
     except (SparkDbpError, OSError) as error:
-        if isinstance(error, ConfigError) and all(map(files.is_local, _list_places(config))):
+        if isinstance(error, ConfigError) and all(map(files.is_local, list_places(config))):
             raise
         raise OnlySparkError(f"this process does not reach it: {error}") from error
     named = {name: _write_setting(value) for name, value in config.spark.items()}
@@ -93,7 +94,8 @@ def look(config: RunConfig, steps: Sequence[Step], check: Callable[[Seen], None]
     return seen
 
 
-def _list_places(config: RunConfig) -> list[str]:
+def list_places(config: RunConfig) -> list[str]:
+    """Where the input and its centroids are, normalized."""
     given = [*(config.shards or config.input.paths), config.input.centroids]
     return [files.normalize(place) for place in given if place is not None]
 
@@ -142,6 +144,9 @@ def _look_at_parquet(config: RunConfig, steps: Sequence[Step], check: Callable[[
     seen.in_memory = sum(in_memory[column] for column in tops) / snapshot.rows
     if config.input.filter is None and not seen.unknown_columns:
         seen.groups = [(path, _list_groups(footers[path].metadata, tops)) for path in found]
+    score = name_column(config.score_filter.column) if config.score_filter is not None else None
+    if score is not None and _is_full(footers.values(), score):
+        seen.full_columns = {score}
     if config.input.cluster_id is not None:
         seen.most_clusters = _find_most(footers.values(), str(config.input.cluster_id))
     check(seen)
@@ -250,17 +255,32 @@ def _list_groups(metadata: Any, columns: Collection[str]) -> list[tuple[int, int
 
 def _find_most(footers: Iterable[Any], name: str) -> int | None:
     """The largest value of a column of whole numbers, and one; None where footers do not say."""
-    most = -1
+    found = [one.max if one is not None else None for one in _list_statistics(footers, name)]
+    numbers = [value for value in found if isinstance(value, int)]
+    most = max(numbers, default=-1)
+    return most + 1 if most >= 0 and len(numbers) == len(found) else None
+
+
+def _is_full(footers: Iterable[Any], name: str) -> bool:
+    """Whether a column surely has no null and no NaN: statistics count nulls, and do not see NaN."""
+    found = _list_statistics(footers, name)
+    return bool(found) and all(
+        one is not None and one.has_null_count and one.null_count == 0
+        and one.physical_type not in ("FLOAT", "DOUBLE")
+        for one in found
+    )  # fmt: skip
+
+
+def _list_statistics(footers: Iterable[Any], name: str) -> list[Any]:
+    """Statistics of a column in all row groups; None where a group has none."""
+    found = []
     for footer in footers:
         for number in range(footer.metadata.num_row_groups):
             group = footer.metadata.row_group(number)
-            one = next(
-                (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == name), None
-            )
-            if one is None or one.statistics is None or not isinstance(one.statistics.max, int):
-                return None
-            most = max(most, one.statistics.max)
-    return most + 1 if most >= 0 else None
+            columns = map(group.column, range(group.num_columns))
+            one = next((column for column in columns if column.path_in_schema == name), None)
+            found.append(None if one is None else one.statistics)
+    return found
 
 
 def _refuse_other_types(

@@ -13,7 +13,8 @@ from spark_dbp.columns import CLUSTER_ID, DIMENSION, DISTANCE, KEY, PROBLEM, VEC
 from spark_dbp.config import RunConfig
 from spark_dbp.config_base import name_column
 from spark_dbp.errors import InputError
-from spark_dbp.explore.plan.seen import Seen, Shape
+from spark_dbp.explore.plan.seen import Seen
+from spark_dbp.explore.plan.take_fields import find_top, take_field, take_vectors
 from spark_dbp.stages.check_samples import WRONG_DIMENSION
 from spark_dbp.steps import Step
 
@@ -55,30 +56,41 @@ def sample_rows(
         for new, name in name_samples(config, steps).items()
         if seen.is_known(name) and name in shape.columns
     }
-    plain = {new: name for new, name in wanted.items() if not _is_field(shape, name)}
-    few = [name for new, name in plain.items() if new in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
-    many = {new: name for new, name in plain.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
+    few = {new: name for new, name in wanted.items() if new in (KEY, CLUSTER_ID, DISTANCE, VECTOR)}
+    many = {new: name for new, name in wanted.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
+    tops = [name for name in shape.columns if name not in shape.fields]
     try:
-        if KEY in plain:
-            checked = _join(read(list(dict.fromkeys(few)), CHECKED_ROWS))
-            rows = {new: checked.column(plain[new]) for new in plain if plain[new] in few}
-            check_rows(config, seen, pa.table(rows))
+        if KEY in few:
+            check_rows(config, seen, _read_some(tops, few, read, CHECKED_ROWS))
         if many:
-            table = _join(read(list(dict.fromkeys(many.values())), SAMPLED_ROWS))
-            seen.sample = pa.table({new: table.column(name) for new, name in many.items()})
+            seen.sample = _read_some(tops, many, read, SAMPLED_ROWS)
     except (pa.ArrowException, ValueError) as error:
         seen.unchecked.append(f"rows: this process does not read them as Spark does ({error})")
 
 
-def _is_field(shape: Shape, name: str) -> bool:
-    """Whether a column is a field of a struct, which files have no column for."""
-    return any(name.startswith(f"{other}.") for other in shape.columns if other != name)
-
-
-def _join(tables: list[pa.Table]) -> pa.Table:
+def _read_some(
+    tops: list[str],
+    names: dict[str, str],
+    read: Callable[[list[str], int], list[pa.Table]],
+    n_rows: int,
+) -> pa.Table:
+    """Some rows of columns, and of fields of structs, which files have no column for."""
     import pyarrow as pa
 
-    return pa.concat_tables(tables, promote_options="permissive")
+    found = {new: find_top(tops, name) for new, name in names.items()}
+    table = pa.concat_tables(
+        read(list(dict.fromkeys(top for top in found.values() if top is not None)), n_rows),
+        promote_options="permissive",
+    )
+    columns = {}
+    for new, top in found.items():
+        if top is None:
+            continue
+        column, rest = table.column(top), names[new][len(top) + 1 :]
+        taken = take_field(column, rest) if rest else column
+        if taken is not None:
+            columns[new] = taken
+    return pa.table(columns)
 
 
 def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
@@ -92,10 +104,15 @@ def check_rows(config: RunConfig, seen: Seen, rows: pa.Table) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from spark_dbp.kernels.samples import make_samples
+    from spark_dbp.kernels.samples import SHAPE, make_samples
     from spark_dbp.kernels.vectors import is_embedding_type
 
-    rows = _cast_vectors(rows)
+    rows = rows.combine_chunks()
+    if VECTOR in rows.column_names:
+        vectors, problems = take_vectors(rows.column(VECTOR).combine_chunks())
+        rows = rows.set_column(rows.column_names.index(VECTOR), VECTOR, vectors)
+        if SHAPE not in rows.column_names:
+            rows = rows.append_column(SHAPE, problems)
     if VECTOR in rows.column_names and not is_embedding_type(rows.schema.field(VECTOR).type):
         rows = rows.drop_columns([VECTOR])
     for name, data_type in ((CLUSTER_ID, pa.int64()), (DISTANCE, pa.float64())):
@@ -142,19 +159,3 @@ def describe_bad_rows(problems: Counter[str], dimension: int | None, dimensions:
         + (f" ({others} where most have {dimension})" if problem == WRONG_DIMENSION else "")
         for problem, n in problems.items()
     )
-
-
-def _cast_vectors(rows: pa.Table) -> pa.Table:
-    """Whole numbers in lists as Spark hands them on: DOUBLE."""
-    import pyarrow as pa
-
-    if VECTOR not in rows.column_names:
-        return rows
-    given = rows.schema.field(VECTOR).type
-    if pa.types.is_fixed_size_list(given) or pa.types.is_list(given) or pa.types.is_large_list(given):
-        inner = given.value_type
-        if pa.types.is_integer(inner) or pa.types.is_decimal(inner) or pa.types.is_float16(inner):
-            kind = pa.float32() if pa.types.is_float16(inner) else pa.float64()
-            at = rows.column_names.index(VECTOR)
-            return rows.set_column(at, VECTOR, rows.column(VECTOR).cast(pa.list_(kind)))
-    return rows

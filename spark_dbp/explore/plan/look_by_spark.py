@@ -1,6 +1,6 @@
 """Look at the input through a session: for tables, stores that only Spark reaches, and SQL.
 
-Imports `job`, `opening`, `engine`, `look`; pyspark inside functions.
+Imports `job`, `opening`, `engine`, `kernels`, `look`; pyspark inside functions.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from dataclasses import asdict
 
 from spark_dbp.columns import CLUSTER_ID, DISTANCE, KEY, VECTOR
 from spark_dbp.engine.compat import collect_arrow, column, read_setting
+from spark_dbp.engine.forms import to_embedding_column
 from spark_dbp.engine.session import READ_SETTINGS
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.explore.plan.look_at_rows import CHECKED_ROWS, SAMPLED_ROWS, check_rows, name_samples
 from spark_dbp.explore.plan.seen import UNKNOWN, Count, Seen, Shape
 from spark_dbp.job import Job
+from spark_dbp.kernels.samples import SHAPE
 from spark_dbp.opening import open_input
 from spark_dbp.stages.keep_trie import check_key_expression
 from spark_dbp.steps import Step
@@ -57,7 +59,7 @@ def look_by_spark(job: Job, steps: Sequence[Step], written: list[tuple[str, str]
         found.stored, found.in_memory, found.dimension = seen.stored, seen.in_memory, seen.dimension
         found.sample, found.n_checked, found.most_clusters = seen.sample, seen.n_checked, seen.most_clusters
         found.centroids, found.centroids_snapshot = seen.centroids, seen.centroids_snapshot
-        found.distance_spread = seen.distance_spread
+        found.distance_spread, found.full_columns = seen.distance_spread, seen.full_columns
         found.notes, found.groups = seen.notes, seen.groups
     with translate_errors(source.name):
         if found.sample is None or found.dimension is None:
@@ -84,8 +86,12 @@ def _sample(job: Job, steps: Sequence[Step], seen: Seen) -> None:
     few = [name for name in names if name in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
     many = [name for name in names if name not in (CLUSTER_ID, DISTANCE, VECTOR)]
     selected = {new: column(name).alias(new) for new, name in names.items()}
+    checked = [selected[name] for name in few if name != VECTOR]
+    if VECTOR in few:
+        vector, problem = to_embedding_column(frame, names[VECTOR], "input.embedding")
+        checked += [vector.alias(VECTOR), problem.alias(SHAPE)]
     try:
-        rows = collect_arrow(frame.select([selected[name] for name in few]).limit(CHECKED_ROWS))
+        rows = collect_arrow(frame.select(checked).limit(CHECKED_ROWS))
         seen.sample = collect_arrow(frame.select([selected[name] for name in many]).limit(SAMPLED_ROWS))
         if rows.num_rows:
             check_rows(job.config, seen, rows)

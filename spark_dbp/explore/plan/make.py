@@ -1,14 +1,17 @@
 """Plan a run: look at configuration and input, compare with an earlier run, count what it would cost.
 
-Imports what is beside it, `pipeline`, `opening`, `job`, `config`, `engine`, `lake`; pyspark inside functions.
+Imports what is beside it, `run_clusters`, `pipeline`, `opening`, `job`, `config`, `engine` and
+`lake`; pyspark inside functions.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spark_dbp.columns import N_ITEMS, show_name, split_name
 from spark_dbp.config import RunConfig
@@ -16,21 +19,24 @@ from spark_dbp.config_base import name_column
 from spark_dbp.engine.catalog_target import TABLES, VIEW, Target, check_input, refuse_glob
 from spark_dbp.engine.compat import count_cores
 from spark_dbp.engine.expressions import evaluate_calls
+from spark_dbp.engine.hadoop import has_jvm
 from spark_dbp.engine.memory import parse_size, read_memory_limit
 from spark_dbp.engine.patience import finish_within
 from spark_dbp.engine.probe import EngineChoice
-from spark_dbp.engine.session import get_session, guard_session
+from spark_dbp.engine.session import borrow_session, guard_session
 from spark_dbp.engine.spark_errors import translate_errors
 from spark_dbp.engine.storage import reach_storage
 from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.explore.plan.costs import Machine, estimate_cost, measure_machine
 from spark_dbp.explore.plan.feasible import judge_quotas, refuse_infeasible
-from spark_dbp.explore.plan.look import look
+from spark_dbp.explore.plan.look import list_places, look
 from spark_dbp.explore.plan.look_by_spark import look_by_spark
 from spark_dbp.explore.plan.planned import Plan, PlannedStep
 from spark_dbp.explore.plan.reuse import Judged, judge_steps
 from spark_dbp.explore.plan.seen import OnlySparkError, Seen
-from spark_dbp.explore.plan.sizes import Sizer
+from spark_dbp.explore.plan.sizes import Sizer, count_partitions
+from spark_dbp.explore.run_clusters import check_columns as check_names
+from spark_dbp.explore.run_clusters import translate_damage
 from spark_dbp.job import Job
 from spark_dbp.lake import files, mounts, parquet_files
 from spark_dbp.lake.local_files import is_store_mount
@@ -47,8 +53,11 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-# How long, in seconds, a store may take before a session is asked.
-_PATIENCE = 20.0
+Result = TypeVar("Result")
+
+# How long, in seconds, a store may take before a session is asked; the output's, which has answered once; and
+# a session.
+_PATIENCE, _OUTPUT_PATIENCE, _SESSION_PATIENCE = 20.0, 60.0, 600.0
 
 
 def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
@@ -78,34 +87,55 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
     >>> from spark_dbp import RunConfig, plan
     >>> print(plan(RunConfig.from_yaml("conf.yaml")))  # doctest: +SKIP
     """
+    count_partitions(config)
     written = config.list_sql()
     steps = plan_steps(config)
     path = files.normalize(config.output.path)
-    seen, why_spark = None, ""
-    try:
-        seen = _look_in_time(config, steps, path)
-    except OnlySparkError as error:
-        why_spark = str(error)
-        spark = spark or get_session(config.spark)
-    cores = None
-    if spark is not None:
-        given = dict.fromkeys(config.shards or config.input.paths, config.source_setting)
-        given |= {config.input.centroids: "input.centroids"} if config.input.centroids is not None else {}
-        for place, setting in given.items():
-            reach_storage(spark, place, setting, is_needed=False)
-        reach_storage(spark, path, "output.path")
-        with guard_session(spark), translate_errors():
-            config = config.replace_sql(evaluate_calls(spark, (text for _, text in written)))
-            steps = plan_steps(config)
-            if seen is None and config.input.table is None:
-                seen = _look_again(config, steps)
-            if config.output.table is not None:
-                target = Target(spark, config.output.table, config.output.table_format, path)
-                check_input(target, config.input.table)
-            job = Job(config, spark, _NoDirectory(path), EngineChoice("sql", "nothing is run"))  # type: ignore[arg-type]
-            seen = look_by_spark(job, steps, written, seen)
-            cores = count_cores(spark)
-    assert seen is not None
+    places = dict.fromkeys(config.shards or config.input.paths, config.source_setting)
+    places |= {config.input.centroids: "input.centroids"} if config.input.centroids is not None else {}
+    seen, why_spark, cores = None, "", None
+    with ExitStack() as held:
+        try:
+            seen = _look_in_time(config, steps, path)
+        except OnlySparkError as error:
+            why_spark = str(error)
+            if spark is None:
+                spark = held.enter_context(borrow_session(config.spark))
+                held.callback(_unmount, [path, *places])
+        if spark is not None:
+            for place, setting in places.items():
+                reach_storage(spark, place, setting, is_needed=False, must_answer=True)
+            reach_storage(spark, path, "output.path")
+            with guard_session(spark), translate_errors():
+                config = config.replace_sql(evaluate_calls(spark, (text for _, text in written)))
+                steps = plan_steps(config)
+                if seen is None and config.input.table is None:
+                    seen = _look_again(config, steps)
+                if config.output.table is not None:
+                    target = Target(spark, config.output.table, config.output.table_format, path)
+                    check_input(target, config.input.table)
+                job = Job(config, spark, _NoDirectory(path), EngineChoice("sql", "nothing is run"))  # type: ignore[arg-type]
+                ask = partial(look_by_spark, job, steps, written, seen)
+                # Of a session without a JVM here nobody knows beforehand whether a store answers it.
+                seen = ask() if has_jvm(spark) else _wait_for(_SESSION_PATIENCE, places, ask)
+                cores = count_cores(spark)
+        assert seen is not None
+        has_session = spark is not None
+        make = partial(_make_plan, config, steps, seen, written, cores, why_spark, has_session)
+        return _wait_for(_OUTPUT_PATIENCE, {path: "output.path"}, make)
+
+
+def _make_plan(
+    config: RunConfig,
+    steps: list[Step],
+    seen: Seen,
+    written: list[tuple[str, str]],
+    cores: int | None,
+    why_spark: str,
+    has_session: bool,
+) -> Plan:
+    """What follows from what was seen, and from what is in the output directory."""
+    path = files.normalize(config.output.path)
     earlier = EarlierSteps(path)
     seen.notes += _find_parts(config, earlier)
     _check_output(config, path)
@@ -128,8 +158,36 @@ def plan(config: RunConfig, spark: SparkSession | None = None) -> Plan:
         files.exists(earlier.at(RUN_JSON)),
         _name_catalog(config),
         machine,
-        _list_unchecked(config, seen, written, spark is not None),
+        _list_unchecked(config, seen, written, has_session),
     )
+
+
+def _unmount(places: Iterable[str]) -> None:
+    """Forget the file systems of a session that ends."""
+    for place in map(files.normalize, places):
+        if not files.is_local(place):
+            mounts.unmount(mounts.split_root(place)[0])
+
+
+def _wait_for(seconds: float, places: Mapping[str, str], work: Callable[[], Result]) -> Result:
+    """What `work` gives, which reads at places that settings name; stores among them may never answer.
+
+    Raises
+    ------
+    ConfigError
+        When that takes longer.
+    """
+    far = [place for place in places if not files.is_local(files.normalize(place))]
+    if not far:
+        return work()
+    try:
+        return finish_within(seconds, work)
+    except TimeoutError as error:
+        named = ", ".join(f"{places[place]} {place}" for place in far)
+        raise ConfigError(
+            f"{named}: {error}",
+            mend="see that the store is up, and that its address and the network are right; or name another",
+        ) from None
 
 
 def _find_parts(config: RunConfig, earlier: EarlierSteps) -> list[str]:
@@ -168,8 +226,7 @@ class _NoDirectory:
 
 def _look_in_time(config: RunConfig, steps: list[Step], path: str) -> Seen:
     """What this process sees of the input by itself; a store may never answer."""
-    given = config.shards or config.input.paths
-    if all(files.is_local(files.normalize(place)) for place in (path, *given)):
+    if all(map(files.is_local, [path, *list_places(config)])):
         return look(config, steps, partial(_check_columns, config, steps))
     try:
         finish_within(_PATIENCE, lambda: files.list_names(path))
@@ -184,8 +241,8 @@ def _look_in_time(config: RunConfig, steps: list[Step], path: str) -> Seen:
 def _look_again(config: RunConfig, steps: list[Step]) -> Seen | None:
     """Look once more, where a session has lent its file system; what cannot be seen so, Spark looks at."""
     try:
-        return look(config, steps, partial(_check_columns, config, steps))
-    except OnlySparkError as error:
+        return finish_within(_PATIENCE, lambda: look(config, steps, partial(_check_columns, config, steps)))
+    except (OnlySparkError, TimeoutError) as error:
         if config.shards:
             raise SparkDbpError(
                 f"{config.source_setting}: the samples of shards cannot be counted from here: {error}",
@@ -226,8 +283,8 @@ def _plan_step(judged: Judged, config: RunConfig, sizer: Sizer, machine: Machine
 
 def _check_driver(config: RunConfig, sizer: Sizer, planned: list[PlannedStep]) -> None:
     """Refuse a training sample that the driver cannot hold, as the step `ingest` would."""
-    if sizer.seen.dimension is None or sizer.seen.rows.kind == "about":
-        return
+    if sizer.seen.dimension is None or sizer.rows_of_input.kind != "exact":
+        return  # fewer rows may fit
     sections: list[tuple[str, Any]] = [("dedup.semantic", config.dedup.semantic)]
     sections += [("cluster", config.cluster)] if config.input.cluster_id is None else []
     limit = _read_collect_limit(config)
@@ -242,8 +299,11 @@ def _read_cluster_sizes(judged: list[Judged], earlier: EarlierSteps) -> Any:
     one = next(one for one in judged if one.step.name == "cluster_stats")
     if not one.is_reused or one.known is None:
         return None
-    stats = parquet_files.read_parquet(earlier.at(one.known.tables["cluster_stats"]))
-    return stats.column(N_ITEMS).to_numpy()
+    path = earlier.at(one.known.tables["cluster_stats"])
+    with translate_damage(earlier, "cluster_stats", path):
+        stats = parquet_files.read_parquet(path)
+        check_names(stats.column_names, [N_ITEMS])
+        return stats.column(N_ITEMS).to_numpy()
 
 
 def _read_collect_limit(config: RunConfig) -> float:

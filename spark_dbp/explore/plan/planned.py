@@ -60,6 +60,7 @@ def _describe_table(table: TableSize) -> dict[str, Any]:
         "rows": table.rows.n,
         "rows_are": table.rows.kind,
         "bytes": table.bytes,
+        "bytes_are": table.bytes_are,
         "files": table.files,
         "is_there": table.is_known,
     }
@@ -110,6 +111,11 @@ class Plan:
         """Bytes that the run would add to its directory, at most or about."""
         return sum(step.cost.bytes_written for step in self.steps if step.cost is not None)
 
+    @property
+    def assumes(self) -> bool:
+        """Whether bytes and times rest on a dimension that was not seen."""
+        return any(table.is_assumed for step in self.steps for table in step.tables.values())
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         seen, costs = self.seen, [step.cost for step in self.steps if step.cost is not None]
@@ -141,6 +147,7 @@ class Plan:
                 "factor": FACTOR,
                 "not_in_seconds": [step.judged.step.name for step in self.steps if _has_no_time(step)],
                 "bytes_written": self.bytes_written,
+                "dimension_assumed": self.assumes,
                 "bytes_read": sum(cost.bytes_read for cost in costs),
                 "bytes_shuffled": sum(cost.bytes_shuffled for cost in costs),
                 "driver_bytes": max((cost.driver_bytes for cost in costs), default=0),

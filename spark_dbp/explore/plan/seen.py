@@ -65,9 +65,12 @@ class Shape:
     Attributes
     ----------
     schema : StructType
+    fields : frozenset of str
+        Those of the columns that are fields of structs.
     """
 
     schema: StructType
+    fields: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> list[str]:
@@ -79,10 +82,12 @@ class Shape:
         from pyspark.sql import types as T
 
         fields = list(self.schema.fields)
+        added = []
         for name in names:
             if name not in self.columns and find_path(self, name) is not None:  # type: ignore[arg-type]
                 fields.append(T.StructField(name, _find_field(self.schema, name), True))
-        return Shape(T.StructType(fields))
+                added.append(name)
+        return Shape(T.StructType(fields), self.fields.union(added))
 
 
 def _find_field(data_type: Any, name: str) -> Any:
@@ -124,6 +129,8 @@ class Seen:
         Bytes that a column takes in the files for each row, where footers say so.
     in_memory : float
         Uncompressed bytes of all columns that are needed, for each row; 0 where not known.
+    full_columns : set of str
+        Columns without null and NaN, as footers say.
     groups : list
         Row groups that workers would share, as `engine.file_scan.share_groups` takes them; empty where Spark
         reads the input.
@@ -159,6 +166,7 @@ class Seen:
     unknown_columns: set[str] = field(default_factory=set)
     stored: dict[str, float] = field(default_factory=dict)
     in_memory: float = 0.0
+    full_columns: set[str] = field(default_factory=set)
     groups: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
     dimension: int | None = None
     sample: pa.Table | None = None

@@ -190,7 +190,7 @@ def _list_tables(plan: Plan) -> list[list[str]]:
 
 
 def _list_table(name: str, table: TableSize, note: str) -> list[str]:
-    sign = {"exact": "", "at most": "<= ", "about": "~ "}[table.rows.kind]
+    sign = {"exact": "", "at most": "<= ", "about": "~ "}[table.bytes_are]
     return [name, str(table.rows), f"{sign}{write_bytes(table.bytes)}", f"{table.files:,}", note]
 
 
@@ -198,22 +198,22 @@ def _write_rest(plan: Plan) -> str:
     found = plan.to_dict()
     total = found["total"]
     lines = [("quotas", plan.quotas.why)]
-    if not plan.quotas.is_ok:
-        lines.append(("", f"to mend it: {plan.quotas.mend}"))
+    if plan.quotas.mend:
+        lines.append(("", f"{'if not' if plan.quotas.is_ok else 'to mend it'}: {plan.quotas.mend}"))
     if plan.catalog:
         lines.append(("catalog", ", ".join(plan.catalog)))
     lines += [("not checked", text) for text in plan.unchecked]
     lines += [("note", text) for text in plan.seen.notes]
-    memory = f"driver {write_bytes(total['driver_bytes'])} beside Spark's spark.driver.memory"
-    lines.append(("memory", f"{memory}; each Python worker {write_bytes(total['worker_bytes'])}"))
-    time = f"{write_seconds(plan.seconds)}, right within a factor of {FACTOR:g}"
+    sign = "~ " if plan.assumes else ""
+    memory = f"driver {sign}{write_bytes(total['driver_bytes'])} beside Spark's spark.driver.memory"
+    lines.append(("memory", f"{memory}; each Python worker {sign}{write_bytes(total['worker_bytes'])}"))
+    how_right = "for the dimension assumed" if plan.assumes else f"right within a factor of {FACTOR:g}"
+    time = f"{sign}{write_seconds(plan.seconds)}, {how_right}"
     time += f" ({START:.0f} s of it to start and end; {total['machine']})"
     if total["not_in_seconds"]:
         time += f", without {', '.join(total['not_in_seconds'])}"
-    lines += [
-        ("total", f"{write_bytes(plan.bytes_written)} written, {write_bytes(total['bytes_read'])} read"),
-        ("", time),
-    ]
+    written, read = (f"{sign}{write_bytes(total[name])}" for name in ("bytes_written", "bytes_read"))
+    lines += [("total", f"{written} written, {read} read"), ("", time)]
     anew = sum(step.cost is not None for step in plan.steps)
     lines.append(("", f"{len(plan.steps) - anew} of {len(plan.steps)} steps reused"))
     return _write_pairs(lines)

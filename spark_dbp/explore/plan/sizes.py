@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from spark_dbp.columns import KEY, name_carried
 from spark_dbp.config import RunConfig
+from spark_dbp.config_base import name_column
+from spark_dbp.config_embed import MAIN
 from spark_dbp.engine.compat import name_codec
 from spark_dbp.engine.file_scan import share_groups
-from spark_dbp.errors import SparkDbpError
+from spark_dbp.errors import ConfigError, SparkDbpError
 from spark_dbp.explore.plan.look_at_rows import SAMPLED_PLACES
 from spark_dbp.explore.plan.reuse import Judged
 from spark_dbp.explore.plan.seen import Count, Seen
@@ -45,6 +48,7 @@ _BINS, _BIN = 290, 1.45
 _DICTIONARY = 1 << 18
 # Bytes of a task that reads files, as `engine.file_scan` shares them; and of a row of unknown size.
 _TASK_BYTES, _FEW_BYTES = 64 << 20, 4 << 20
+_PARTITIONS = "spark.sql.shuffle.partitions"
 _UNKNOWN_BYTES, _UNKNOWN_KEY, _UNKNOWN_DIMENSION = 16.0, 24.0, 768
 
 
@@ -59,12 +63,20 @@ class TableSize:
     files : int
     is_known : bool
         Whether the table is there already, and these are its own numbers.
+    is_assumed : bool
+        Whether the bytes are of vectors whose dimension was not seen.
     """
 
     rows: Count
     bytes: int
     files: int
     is_known: bool = False
+    is_assumed: bool = False
+
+    @property
+    def bytes_are(self) -> str:
+        """How far the bytes can be trusted, as `Count.kind`."""
+        return "about" if self.is_assumed else self.rows.kind
 
     @property
     def row_bytes(self) -> float:
@@ -126,9 +138,22 @@ def _mix_rows(n: int) -> npt.NDArray[np.int64]:
 
 
 def count_partitions(config: RunConfig) -> int:
-    """Partitions of a shuffle: as set, or as a local session has them."""
-    given = str(config.spark.get("spark.sql.shuffle.partitions", ""))
-    return int(given) if given.isdigit() else max(8, 4 * (os.cpu_count() or 2))
+    """Partitions of a shuffle: as set, or as a local session has them.
+
+    Raises
+    ------
+    ConfigError
+        When they are set to what Spark refuses.
+    """
+    given = str(config.spark.get(_PARTITIONS, "auto")).strip()
+    if given == "auto":  # as Databricks has it
+        return max(8, 4 * (os.cpu_count() or 2))
+    if not re.fullmatch(r"\+?[0-9]+", given) or not 0 < int(given) < 2**31:
+        raise ConfigError(
+            f"spark: {_PARTITIONS} cannot be {given!r}: it must be a positive whole number",
+            mend="correct the spark section of the configuration",
+        )
+    return int(given)
 
 
 def count_clusters(config: RunConfig, seen: Seen) -> Count:
@@ -185,7 +210,23 @@ class Sizer:
                 self.widths.vector = 4.0 * self.widths.dimension + 4
             return
         for table in step.writes:
-            self.tables[table] = self._size(table, step)
+            size = self._size(table, step)
+            self.tables[table] = replace(size, is_assumed=self._assumes(table, step))
+
+    def _assumes(self, table: str, step: Step) -> bool:
+        """Whether a table has vectors of a dimension that nothing told."""
+        how = getattr(step.build, "keywords", {})
+        sections = {one.table: one.name for one in self.config.embed}
+        if table in sections:
+            return not self.has_dimension or sections[table] != MAIN
+        if self.has_dimension:
+            return False
+        has_vectors = how.get("with_vectors") or how.get("has_vectors")
+        return (
+            bool(has_vectors)
+            or table.endswith("centroids")
+            or (table == "samples" and self.config.embeds_main)
+        )
 
     def vectors_of(self, table: str) -> tuple[str, bool]:
         """The table that has the vectors of the samples in `table`, and whether keys must be joined to it."""
@@ -212,7 +253,7 @@ class Sizer:
         if table.startswith("embeddings"):
             return self._size_embeddings(table, how)
         if table.startswith("rejected"):
-            return self._make(self.seen.rows.at_most(0), self.widths.key + _UNKNOWN_BYTES)
+            return self._make(self._count_rejected(table), self.widths.key + _UNKNOWN_BYTES)
         if table.endswith("survivors"):
             return self._size_survivors(table, how)
         return self._size_duplicates(table, how)
@@ -262,6 +303,12 @@ class Sizer:
         carried = sum(self.widths.carried[name] for name in how.get("carried", ()))
         return self._make(self.rows_of_input, self.widths.key + self.widths.vector + _DIMENSION + carried)
 
+    def _count_rejected(self, table: str) -> Count:
+        """Items that may be bad before a run refuses them: none, or a share of the rows."""
+        section = next(one for one in self.config.embed if one.rejected_table == table)
+        share = 0.0 if section.on_bad_items == "fail" else section.max_bad_share
+        return self.seen.rows.at_most(int(share * self.seen.rows.n))
+
     def _size_survivors(self, table: str, how: Mapping[str, Any]) -> TableSize:
         given, widths = self.config.input, self.widths
         row = widths.key + sum(widths.carried[name] for name in how["carried"])
@@ -283,7 +330,9 @@ class Sizer:
         rows = self.tables[how["rows"]].rows
         if settings.keep_fraction is not None:
             kept = rows.share(settings.count_to_keep)
-            rows = kept if settings.within is None and settings.clip_score is None else kept.at_most()
+            # A row without a score, null or NaN, does not count.
+            is_certain = settings.within is None and name_column(settings.column) in self.seen.full_columns
+            rows = kept if is_certain else kept.at_most()
         else:
             rows = rows.at_most()
         widths, given = self.widths, self.config.input
