@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -449,3 +451,23 @@ def test_html_is_inert(tmp_path: Path):
     write_table(tmp_path / "<b>in", make_keys(40), make_embeddings(40, 4, 3))
     values = config_of(tmp_path / "<b>in", tmp_path / "run", cluster={"n_clusters": 3})
     assert "<b>" not in plan(RunConfig.from_dict(values))._repr_html_()
+
+
+def test_a_process_does_not_end_with_a_silent_store(tmp_path: Path):
+    """As pyarrow, whose end waits for its requests: what is given up does not hold up the exit code."""
+    code = f"""
+import atexit, sys, time
+from spark_dbp.cli import main
+from spark_dbp.engine.patience import finish_within
+atexit.register(time.sleep, 60)
+try:
+    finish_within(0.01, lambda: time.sleep(60))
+except TimeoutError:
+    sys.argv = ["spark-dbp", "plan", {str(tmp_path / "none.yaml")!r}]
+    sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == 2
+    assert "none.yaml" in done.stderr

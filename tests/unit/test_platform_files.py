@@ -78,7 +78,7 @@ def test_databricks_entry_point_raises(monkeypatch, capsys):
         cli.run_job()
     assert stopped.value.code == 2
     assert "cannot read /no/such.yaml" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "main", lambda: 0)
+    monkeypatch.setattr(cli, "main", lambda _: 0)
     assert cli.run_job() is None
 
 
