@@ -58,7 +58,7 @@ def test_it_is_a_join(spark, monkeypatch, same_hash):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "slice_rows"), [(40_000, 200), pytest.param(2_000_000, 10_000, marks=pytest.mark.slow)]
+    ("n_rows", "slice_rows"), [(40_000, 200), pytest.param(500_000, 2_500, marks=pytest.mark.slow)]
 )
 def test_a_value_that_half_of_all_rows_share_is_spread_over_the_tasks(
     spark, tmp_path, monkeypatch, capsys, n_rows, slice_rows

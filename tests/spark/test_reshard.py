@@ -308,6 +308,7 @@ def test_workers_that_do_not_reach_it_are_refused(spark, run, shards, tmp_path, 
 
 def test_workers_that_are_away_for_a_moment_cost_nothing(spark, run, shards, copy, made, monkeypatch):
     cut_short(copy)
+    monkeypatch.setattr("spark_dbp.lake.lock.WATCHED", 0.2)
     before = sorted(path.name for path in copy.glob("*.tar"))
     with monkeypatch.context() as away, pytest.raises(ConfigError, match="a task on x does not see it"):
         away.setattr(module, "find_problem_of_workers", lambda *_: "a task on x does not see it")
