@@ -59,9 +59,11 @@ def sample_rows(
     few = [name for new, name in plain.items() if new in (KEY, CLUSTER_ID, DISTANCE, VECTOR)]
     many = {new: name for new, name in plain.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
     try:
-        if KEY in plain:
+        if few:
             checked = _join(read(list(dict.fromkeys(few)), CHECKED_ROWS))
             rows = {new: checked.column(plain[new]) for new in plain if plain[new] in few}
+            if KEY not in rows:  # only a session makes the keys
+                rows = {KEY: pa.array([f"row {number}" for number in range(len(checked))]), **rows}
             check_rows(config, seen, pa.table(rows))
         if many:
             table = _join(read(list(dict.fromkeys(many.values())), SAMPLED_ROWS))
