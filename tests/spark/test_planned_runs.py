@@ -101,6 +101,21 @@ def test_what_is_reused_is_what_the_run_reuses(
             assert rows <= table.rows.n if table.rows.kind == "at most" else rows == table.rows.n
 
 
+def test_folders_that_name_a_column(folder: Path, spark):
+    """Their types, and SQL, only Spark knows; what is reused is told all the same."""
+    for lang in ("de", "en"):
+        keys = [f"{lang}{number}" for number in range(40)]
+        write_table(folder / "parts" / f"lang={lang}", keys, make_embeddings(40, 4, 3))
+    given = config_of(folder / "parts", folder / "of_parts", cluster={"n_clusters": 3, "n_iter": 1})
+    given["input"] |= {"key": {"sql": "concat(lang, key)"}, "filter": "lang > 'a'"}
+    config = RunConfig.from_dict({**given, "dedup": {"exact": {"columns": ["lang", "key"]}}})
+    planned = plan(config)
+    assert {count.rows.kind for step in planned.steps for count in step.tables.values()} >= {"at most"}
+    run(config, spark)
+    for again in (plan(config), plan(config, spark)):
+        assert set(status_of(again).values()) == {"reused"}
+
+
 def test_a_damaged_table_is_made_again(first: tuple[Plan, Run], config: RunConfig, spark):
     done = run(config, spark)
     Path(done.list_files("quotas")[0]).unlink()

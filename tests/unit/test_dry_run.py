@@ -191,6 +191,7 @@ def test_sql_is_not_guessed(source: Path):
     assert [text for text in made.unchecked if "input.filter" in text]
     assert [text for text in made.unchecked if "input.key" in text]
     assert found["input"]["key_type"] is None
+    assert found["input"]["dimension"] == DIM
 
 
 def test_a_table_of_the_catalog_needs_a_session(source: Path):

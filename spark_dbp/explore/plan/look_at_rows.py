@@ -60,8 +60,11 @@ def sample_rows(
     many = {new: name for new, name in wanted.items() if new not in (VECTOR, CLUSTER_ID, DISTANCE)}
     tops = [name for name in shape.columns if name not in shape.fields]
     try:
-        if KEY in few:
-            check_rows(config, seen, _read_some(tops, few, read, CHECKED_ROWS))
+        if few:
+            rows = _read_some(tops, few, read, CHECKED_ROWS)
+            if KEY not in rows.column_names:  # only a session makes the keys
+                rows = rows.add_column(0, KEY, pa.array([f"row {number}" for number in range(len(rows))]))
+            check_rows(config, seen, rows)
         if many:
             seen.sample = _read_some(tops, many, read, SAMPLED_ROWS)
     except (pa.ArrowException, ValueError) as error:
