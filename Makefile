@@ -48,7 +48,7 @@ test-all: $(STAMP)  ## Run all tests but the long ones
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not long and not s3a and not matrix and not browser'
 
 test-faults: $(STAMP)  ## Run the longer tests: more kills and faults, random jobs, lanes
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m long
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m long
 
 # Neither PyPI nor the wheel of Spark has the connector as such; this package of AWS carries one that fits.
 S3A := $(VENV)/s3a/sagemaker_pyspark-1.4.5/deps/jars
