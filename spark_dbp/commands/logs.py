@@ -130,14 +130,16 @@ class _FileHandler(logging.FileHandler):
 
 
 def _open_file(path: str) -> logging.Handler:
-    for folder in Path(path).expanduser().absolute().parents:
-        if (folder / "run.json").is_file():
+    from spark_dbp.exchange.out_place import list_runs_above
+
+    try:
+        place = Path(path).expanduser()
+        if runs := list_runs_above(place):
             raise ConfigError(
-                f"--log-file {path} lies in the run directory {folder}, which holds the run's own files",
+                f"--log-file {path} lies in the run directory {runs[0]}, which holds the run's own files",
                 mend="name a file elsewhere",
             )
-    try:
-        handler = _FileHandler(Path(path).expanduser(), encoding="utf-8", errors="backslashreplace")
+        handler = _FileHandler(place, encoding="utf-8", errors="backslashreplace")
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--log-file {path}: it cannot be written: {getattr(error, 'strerror', None) or error}",

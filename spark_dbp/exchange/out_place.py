@@ -51,8 +51,7 @@ def check_place(out: str | os.PathLike[str], run: str | None = None) -> str:
         raise ConfigError(f"--out {base} is a whole store", mend=f"name a place in it: {base}/name")
     runs = [run] if run is not None else []
     if files.is_local(base):
-        above = [Path(base), *Path(base).parents][:_LEVELS]
-        runs += [str(folder) for folder in above if (folder / RUN_JSON).is_file()]
+        runs += list_runs_above(Path(base))
     place = paths.locate(base)
     for one in runs:
         within = paths.locate(one)
@@ -62,6 +61,12 @@ def check_place(out: str | os.PathLike[str], run: str | None = None) -> str:
                 mend="name a place outside it, such as beside it",
             )
     return base
+
+
+def list_runs_above(place: Path) -> list[str]:
+    """Directories of finished runs in which a local place lies, the nearest first."""
+    above = [place, *place.absolute().parents][:_LEVELS]
+    return [str(folder) for folder in above if (folder / RUN_JSON).is_file()]
 
 
 def list_out(base: str) -> list[str]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from spark_dbp._version import __version__
 from spark_dbp.columns import (
@@ -43,6 +45,7 @@ from spark_dbp.explore.run_clusters import read_small_table, translate_damage
 from spark_dbp.explore.run_tables import RunTables, read_zone
 from spark_dbp.explore.story import KEPT, PRUNED
 from spark_dbp.lake import files
+from spark_dbp.lake.local_files import can_rename
 from spark_dbp.stages.select import select
 
 if TYPE_CHECKING:
@@ -261,20 +264,42 @@ def write_verdicts(run: Run, out: str, spark: SparkSession | None = None) -> Wri
     """
     spark, out = spark or get_session(), files.normalize(out)
     reach_storage(spark, out, "--out", writes=True)
+    _refuse_full(out)
+    planned = plan_verdicts(run, spark)
+    described, draft = describe_jobs(spark, "spark-dbp export: writing the verdicts"), _name_draft(out)
+    try:
+        with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
+            how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
+            written = write_table(spark, "verdicts", planned.frame, draft, **how)
+            counted = _count(run, planned, written.frame, out)
+        if draft != out:
+            _refuse_full(out)
+            if files.is_local(out):
+                Path(draft).rename(out)
+            else:
+                files.move_within(draft, out)
+        return counted
+    except BaseException:
+        files.delete(draft)
+        raise
+
+
+def _refuse_full(out: str) -> None:
     names = files.list_names(out) if files.exists(out) else []
     if names:
         raise ConflictError(f"--out {out} is not empty: {names[0]} is there", mend="name a new directory")
     files.delete_if_empty(out)
-    planned = plan_verdicts(run, spark)
-    described = describe_jobs(spark, "spark-dbp export: writing the verdicts")
-    try:
-        with guard_session(spark, read_zone(run)), described, translate_errors(f"run {run.path}"):
-            how: dict[str, Any] = {"describe": lambda what: describe_jobs(spark, what), "totals": {}}
-            written = write_table(spark, "verdicts", planned.frame, out, **how)
-            return _count(run, planned, written.frame, out)
-    except BaseException:
-        files.delete(out)
-        raise
+
+
+def _name_draft(out: str) -> str:
+    """Where the table is written before it appears at `out`: there itself where nothing can be renamed."""
+    if files.is_local(out):
+        if not can_rename(Path(out).parent):
+            return out
+    elif not files.renames(out):
+        return out
+    parent, _, name = out.rpartition("/")
+    return f"{parent}/.{name}.{uuid4().hex[:8]}"
 
 
 def publish_verdicts(run: Run, out: str | None = None, spark: SparkSession | None = None) -> WrittenVerdicts:

@@ -15,7 +15,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, config_of, make_embeddings, make_keys, rows_of, write_table
+from conftest import ROOT, VIEW, config_of, make_embeddings, make_keys, rows_of, write_table
 from test_key_types import KEYS
 
 from spark_dbp import Run, RunConfig, diff, explain, open_run, prune_again, run, verdicts
@@ -400,7 +400,21 @@ def test_verdicts_as_a_table(spark, done, tmp_path, capsys):
     damaged.document["accounting"]["kept"] += 1
     with pytest.raises(DamagedRunError, match="rows by reason"):
         write_verdicts(damaged, str(tmp_path / "damaged"), spark)
-    assert not (tmp_path / "damaged").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["why not"]  # no draft beside it either
+
+
+def test_verdicts_appear_when_they_are_counted(spark, done, viewed, tmp_path, monkeypatch):
+    count, seen = verdicts_module._count, []
+
+    def look(run, planned, frame, place):
+        seen.append(Path(place.replace(VIEW, str(viewed))).exists())
+        return count(run, planned, frame, place)
+
+    monkeypatch.setattr(verdicts_module, "_count", look)
+    for place in (str(tmp_path / "local"), f"{VIEW}/verdicts"):
+        assert write_verdicts(done, place, spark).path == place
+        assert spark.read.parquet(place).count() == N
+    assert seen == [False, False]
 
 
 def test_verdicts_are_counted_before_they_take_a_place(spark, done, monkeypatch, tmp_path):

@@ -323,10 +323,10 @@ def test_a_log_file_makes_the_terminal_no_louder(command, chatty, tmp_path):
     assert "Traceback" in (tmp_path / "x.log").read_text()
 
 
-@pytest.mark.parametrize("place", ["none/x.log", "", "file/x.log"])
+@pytest.mark.parametrize("place", ["none/x.log", "", "file/x.log", "~nobody-of-that-name/x.log"])
 def test_a_log_file_that_cannot_be_written(command, chatty, tmp_path, place):
     (tmp_path / "file").write_text("")
-    done = command("sweep", RUN, "--log-file", tmp_path / place)
+    done = command("sweep", RUN, "--log-file", place if place.startswith("~") else tmp_path / place)
     assert (done.code, done.out) == (2, "")
     assert "--log-file" in done.err
     assert "to mend it" in done.err
